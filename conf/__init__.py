@@ -1,0 +1,1 @@
+"""The YAML that composes a pipeline; importable so that wheels carry it."""

@@ -1,0 +1,27 @@
+"""Options of the built-in models; importing them loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline_kit.config import option
+
+__all__ = ["HfModelConfig", "StaticModelConfig"]
+
+
+@dataclass
+class HfModelConfig:
+    """Options of ``model=hf``."""
+
+    head: Literal["base", "sequence-classification"] | None = option(
+        None, "the head on top of the network; null: the one the task asks for"
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
+        None, "the attention kernel; null: sdpa where the architecture has it, else eager"
+    )
+
+
+@dataclass
+class StaticModelConfig:
+    """Options of ``model=static``."""

@@ -1,0 +1,44 @@
+"""Options of the built-in postprocessors; importing them loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline_kit.config import option
+
+__all__ = ["ClassificationConfig", "FeaturesConfig", "LogitsConfig", "PoolingConfig"]
+
+
+@dataclass
+class ClassificationConfig:
+    """Options of ``postprocessor=classification``."""
+
+    function: Literal["auto", "softmax", "sigmoid", "none"] = option(
+        "auto", "logits to scores; auto: by the checkpoint's problem_type and number of labels, as in transformers"
+    )
+    top_k: int | None = option(1, "how many labels a result lists, best first; null: all", minimum=1)
+    thresholds: dict[str, float] = option({}, "label: score it must reach to be listed or chosen")
+    merge: Literal["mean", "max"] = option("mean", "windows of a long text: mean, weighted by their tokens, or max")
+
+
+@dataclass
+class PoolingConfig:
+    """Options of ``postprocessor=pooling``."""
+
+    pooling: Literal["mean", "cls", "max", "last", "weighted_mean"] = option(
+        "mean", "how token vectors become one; weighted_mean weighs a token by its place, from 1"
+    )
+    normalize: bool = option(True, "scale each vector to length 1")
+
+
+@dataclass
+class FeaturesConfig:
+    """Options of ``postprocessor=features``."""
+
+    special_tokens: bool = option(True, "keep the vectors of special tokens such as [CLS]")
+
+
+@dataclass
+class LogitsConfig:
+    """Options of ``postprocessor=logits``."""

@@ -1,0 +1,37 @@
+"""Options of the built-in tokenizers; importing them loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline_kit.config import option
+
+__all__ = ["HfTokenizerConfig", "TokenizersJsonConfig"]
+
+
+@dataclass
+class HfTokenizerConfig:
+    """Options of ``tokenizer=hf``."""
+
+    max_length: int | None = option(
+        None, "tokens of an encoding, special ones included; null: the checkpoint's own", minimum=1
+    )
+    overflow: Literal["truncate", "error", "window"] = option(
+        "truncate", "a longer text: cut it and say so, fail its row, or split it into overlapping windows"
+    )
+    overlap: int = option(64, "tokens that neighbouring windows share", minimum=0)
+    max_chars: int | None = option(
+        None,
+        "characters looked at before tokenizing; null: 250 per token of max_length, no limit for windows",
+        minimum=1,
+    )
+    add_special_tokens: bool = option(True, "add the tokens the checkpoint was trained with, such as [CLS]")
+
+
+@dataclass
+class TokenizersJsonConfig(HfTokenizerConfig):
+    """Options of ``tokenizer=tokenizers_json``."""
+
+    file: str = option("tokenizer.json", "the tokenizer's file, inside the checkpoint's folder")
+    pad_token: str | None = option(None, "the padding token; null: the file's or the checkpoint's own")

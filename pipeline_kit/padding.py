@@ -1,0 +1,93 @@
+"""Padding policies: how long a batch is, and the one vectorised write that fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline_kit.config import option
+from pipeline_kit.types import Encoding, Side, TokenBatch
+
+__all__ = ["PaddingConfig", "PaddingPolicy", "collate"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass
+class PaddingConfig:
+    """Options of the group ``padding``."""
+
+    name: Literal["longest", "max_length", "multiple_of", "none"] = option(
+        "longest", "longest: to the longest row of a batch; none: only rows of equal length share a batch"
+    )
+    max_length: int | None = option(None, "tokens to pad to; null takes the checkpoint's own limit", minimum=1)
+    multiple_of: int = option(8, "round the longest row up to a multiple of this many tokens", minimum=1, maximum=4096)
+    side: Literal["left", "right"] | None = option(None, "null takes the checkpoint's own side")
+
+
+@dataclass(frozen=True)
+class PaddingPolicy:
+    """A policy made definite for one checkpoint.
+
+    :param max_length: what ``max_length`` pads to, and what rounding never goes beyond; None: no limit.
+    :param note: why the policy is not the one that was asked for, None if it is.
+    """
+
+    name: Literal["longest", "max_length", "multiple_of", "none"]
+    side: Side = "right"
+    pad_token_id: int = 0
+    max_length: int | None = None
+    multiple_of: int = 1
+    note: str | None = None
+
+    def padded(self, longest: int) -> int:
+        """Give the number of tokens per row of a batch whose longest row has `longest`."""
+        if self.name == "max_length" and self.max_length is not None:
+            return max(longest, self.max_length)
+        if self.name == "multiple_of":
+            rounded = -(-longest // self.multiple_of) * self.multiple_of
+            return max(longest, rounded if self.max_length is None else min(rounded, self.max_length))
+        return longest
+
+    @property
+    def equal_lengths_only(self) -> bool:
+        """Whether rows may share a batch only if they need no padding."""
+        return self.name == "none"
+
+
+def collate(encodings: Sequence[Encoding], policy: PaddingPolicy, device: str) -> TokenBatch:
+    """Pad `encodings` into tensors ``[B, T]`` on `device`.
+
+    The ids of all rows are written with one masked assignment; there is no loop over tokens or rows.
+    """
+    import torch
+
+    count = len(encodings)
+    lengths = np.fromiter((len(e.input_ids) for e in encodings), dtype=np.int64, count=count)
+    total, width = int(lengths.sum()), policy.padded(int(lengths.max()))
+    columns = np.arange(width)
+    mask = columns < lengths[:, None] if policy.side == "right" else columns >= (width - lengths)[:, None]
+    padded = total < count * width
+
+    def fill(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+        flat: Ints = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=total)
+        if not padded:
+            return torch.from_numpy(flat.reshape(count, width)).to(device)
+        table = np.full((count, width), filler, dtype=np.int64)
+        table[mask] = flat
+        return torch.from_numpy(table).to(device)
+
+    types = [e.token_type_ids for e in encodings]
+    return TokenBatch(
+        input_ids=fill([e.input_ids for e in encodings], policy.pad_token_id),
+        attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
+        # 0 is what the fast tokenizers themselves pad segment ids with.
+        token_type_ids=fill([t for t in types if t is not None], 0) if types[0] is not None else None,
+        lengths=lengths,
+        side=policy.side,
+        padded=padded,
+    )

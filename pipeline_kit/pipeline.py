@@ -1,0 +1,229 @@
+"""Runs three stages over a stream of examples: chunks, batches, isolation of bad rows, input order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, overload
+
+from pipeline_kit.batching import BatchingPolicy, plan
+from pipeline_kit.errors import ExampleError, RowError, StageError
+from pipeline_kit.isolate import Failed, InStage, isolate
+from pipeline_kit.outputs import split_rows
+from pipeline_kit.padding import PaddingPolicy, collate
+from pipeline_kit.stages import Model, Postprocessor, Tokenizer
+from pipeline_kit.stats import RunStats
+from pipeline_kit.types import Device, Encoding, Example, Result, RowFailure, RowOutput
+
+__all__ = ["Observer", "Pipeline"]
+
+FIRST_CHUNK = 64  # A stream's first results should not wait for a whole sort window; chunks grow from here.
+
+Observer = Callable[[str, Any, Any], None]
+"""Called after each stage with its name, input and output; see :class:`Pipeline`."""
+
+Outcome = Result | RowFailure
+Encoded = list[list[Encoding] | Failed]
+
+
+@dataclass
+class Pipeline:
+    """A runnable pipeline: call it, or stream through it.
+
+    :param observer: if set, called as ``observer(stage, input, output)`` for ``tokenizer`` (examples,
+        encodings), ``padding`` (encodings, TokenBatch), ``model`` (TokenBatch, ModelOutput), ``reduce``
+        (ModelOutput, ModelOutput) and ``postprocessor`` ((examples, encodings, outputs), results).
+    :param description: the resolved config as plain data, for people and manifests.
+    """
+
+    tokenizer: Tokenizer
+    model: Model
+    postprocessor: Postprocessor
+    padding: PaddingPolicy
+    batching: BatchingPolicy
+    device: Device
+    description: Mapping[str, Any]
+    observer: Observer | None = None
+
+    @overload
+    def __call__(self, inputs: str | Mapping[str, Any]) -> Result: ...
+    @overload
+    def __call__(self, inputs: Sequence[Example]) -> list[Result]: ...
+    @overload
+    def __call__(self, inputs: Iterable[Example]) -> list[Result] | Iterator[Result]: ...
+    def __call__(self, inputs: Any) -> Any:
+        """Run on one example, on a list of them, or on a stream.
+
+        :returns: a result for a string or mapping; a list for anything with a length, in the same order;
+            an iterator for a generator or other iterator, as :meth:`stream` gives.
+        :raises RowError: on the first row that fails.
+        """
+        if isinstance(inputs, str | Mapping):
+            return next(self.stream([inputs]))
+        if isinstance(inputs, bytes | bytearray) or not hasattr(inputs, "__iter__"):
+            raise ExampleError(f"a pipeline takes a text, a mapping, or several of them, not {type(inputs).__name__}")
+        return list(self.stream(inputs)) if hasattr(inputs, "__len__") else self.stream(inputs)
+
+    def stream(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result]:
+        """Run on any iterable in bounded memory; results come in input order.
+
+        :param stats: counted into, if given.
+        :raises RowError: at the place of the first row that fails, after the results before it.
+        """
+        for outcome in self.outcomes(examples, stats):
+            if isinstance(outcome, RowFailure):
+                raise RowError(outcome.index, outcome.stage, outcome.error, outcome.message)
+            yield outcome
+
+    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
+        """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""
+        stats = RunStats() if stats is None else stats
+        start = 0
+        for chunk, encoded in self._encoded_chunks(examples, stats):
+            yield from self._run_chunk(chunk, encoded, start, stats)
+            start += len(chunk)
+
+    def _encoded_chunks(self, examples: Iterable[Example], stats: RunStats) -> Iterator[tuple[list[Example], Encoded]]:
+        """Tokenize each chunk on a second thread while the caller runs the model on the one before."""
+        chunks = self._chunks(examples)
+        current = next(chunks, None)
+        if current is None:
+            return
+        following = next(chunks, None)
+        if following is None:
+            yield current, self._encode(current, stats)
+            return
+        encoder = ThreadPoolExecutor(1, thread_name_prefix="pipeline-kit-tokenizer")
+        try:
+            pending = encoder.submit(self._encode, current, stats)
+            while current is not None:
+                encoded = pending.result()
+                if following is not None:
+                    pending = encoder.submit(self._encode, following, stats)
+                yield current, encoded
+                current, following = following, (next(chunks, None) if following is not None else None)
+        finally:
+            encoder.shutdown(wait=True, cancel_futures=True)
+
+    def _chunks(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
+        window = self.batching.window
+        size = window if hasattr(examples, "__len__") else min(FIRST_CHUNK, window)
+        source = iter(examples)
+        while chunk := list(islice(source, size)):
+            yield chunk
+            size = min(size * 4, window)
+
+    def _encode(self, chunk: Sequence[Example], stats: RunStats) -> Encoded:
+        def call(examples: Sequence[Example]) -> list[list[Encoding]]:
+            grouped: list[list[Encoding]] = [[] for _ in examples]
+            for encoding in self.tokenizer.encode(examples):
+                if not 0 <= encoding.example < len(examples) or not len(encoding.input_ids):
+                    raise StageError("the tokenizer gave an encoding that is empty or belongs to no example")
+                grouped[encoding.example].append(encoding)
+            if not all(grouped):
+                raise StageError(f"the tokenizer gave no encoding for example {grouped.index([])} of {len(examples)}")
+            return grouped
+
+        with stats.timed("tokenizer"):
+            encoded = isolate(call, chunk)
+        if self.observer is not None:
+            self.observer("tokenizer", chunk, encoded)
+        return encoded
+
+    def _run_chunk(self, chunk: list[Example], encoded: Encoded, start: int, stats: RunStats) -> Iterator[Outcome]:
+        """Give the outcomes of a chunk in order, once all its batches ran."""
+        outcomes: list[Outcome | None] = [None] * len(chunk)
+        owners: list[int] = []
+        flat: list[Encoding] = []
+        for place, item in enumerate(encoded):
+            if isinstance(item, Failed):
+                outcomes[place] = _failure(start + place, "tokenizer", item.error)
+            else:
+                owners.extend([place] * len(item))
+                flat.extend(item)
+        waiting = [0 if isinstance(item, Failed) else len(item) for item in encoded]
+        outputs: list[RowOutput | None] = [None] * len(flat)
+        first = {owner: place for place, owner in reversed(list(enumerate(owners)))}
+        for batch in plan([len(e.input_ids) for e in flat], self.batching, self.padding):
+            ready: list[int] = []
+            for place, output in zip(batch, isolate(self._forward(stats), [flat[i] for i in batch]), strict=True):
+                owner = owners[place]
+                if isinstance(output, Failed):
+                    outcomes[owner] = _failure(start + owner, "model", output.error)
+                else:
+                    outputs[place] = output
+                waiting[owner] -= 1
+                if not waiting[owner] and outcomes[owner] is None:
+                    ready.append(owner)
+            rows = [(chunk[i], encoded[i], outputs[first[i] : first[i] + len(encoded[i])]) for i in ready]  # type: ignore[arg-type]
+            for owner, result in zip(ready, self._postprocess(rows, stats), strict=True):
+                if isinstance(result, Failed):
+                    outcomes[owner] = _failure(start + owner, "postprocessor", result.error)
+                else:
+                    outcomes[owner] = _annotate(result, encoded[owner], stats)  # type: ignore[arg-type]
+            for owner in ready:  # what a finished row's outputs held is not needed until the chunk ends
+                outputs[first[owner] : first[owner] + len(encoded[owner])] = [None] * len(encoded[owner])  # type: ignore[arg-type]
+        for outcome in outcomes:
+            assert outcome is not None, "every row of a chunk has an outcome"
+            stats.rows += 1
+            stats.failed += isinstance(outcome, RowFailure)
+            yield outcome
+
+    def _forward(self, stats: RunStats) -> Callable[[Sequence[Encoding]], list[RowOutput]]:
+        def call(encodings: Sequence[Encoding]) -> list[RowOutput]:
+            with stats.timed("padding"):
+                batch = collate(encodings, self.padding, self.device.name)
+            with stats.timed("model"):
+                output = self.model.forward(batch)
+            try:
+                with stats.timed("postprocessor"):
+                    reduced = self.postprocessor.reduce(output, batch)
+            except Exception as error:
+                raise InStage("postprocessor", error) from error
+            with stats.timed("model"):  # on a GPU the copy is where the wait for the model's work is
+                rows = split_rows(reduced, batch)
+            stats.batches += 1
+            stats.tokens += int(batch.lengths.sum())
+            stats.slots += batch.input_ids.numel()
+            if self.observer is not None:
+                self.observer("padding", encodings, batch)
+                self.observer("model", batch, output)
+                self.observer("reduce", output, reduced)
+            return rows
+
+        return call
+
+    def _postprocess(self, rows: Sequence[tuple[Any, ...]], stats: RunStats) -> list[Result | Failed]:
+        def call(part: Sequence[tuple[Any, ...]]) -> list[Result]:
+            examples, encodings, outputs = ([row[i] for row in part] for i in range(3))
+            results = self.postprocessor(examples, encodings, outputs)
+            if len(results) != len(examples):
+                raise StageError(f"the postprocessor gave {len(results)} results for {len(examples)} examples")
+            if self.observer is not None:
+                self.observer("postprocessor", (examples, encodings, outputs), results)
+            return results
+
+        with stats.timed("postprocessor"):
+            return isolate(call, rows)
+
+
+def _failure(index: int, stage: str, error: BaseException) -> RowFailure:
+    if isinstance(error, InStage):
+        stage, error = error.stage, error.cause
+    return RowFailure(index, stage, type(error).__name__, str(error))
+
+
+def _annotate(result: Result, encodings: Sequence[Encoding], stats: RunStats) -> Result:
+    """Add what a user must know about cut and split texts, so that neither is ever silent."""
+    tokens, characters = encodings[0].truncated, encodings[0].truncated_chars
+    if tokens or characters:
+        stats.truncated_rows += 1
+        result["truncated"] = tokens
+        if characters:
+            result["truncated_chars"] = characters
+    if len(encodings) > 1:
+        stats.windows += len(encodings)
+        result["windows"] = len(encodings)
+    return result

@@ -1,0 +1,152 @@
+"""Names to stages. Targets are strings, loaded on first use, so listing them imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, get_args
+
+from pipeline_kit.errors import Fault, RegistryError, closest, shorten
+
+__all__ = ["KINDS", "Kind", "Registry", "StageSpec"]
+
+Kind = Literal["tokenizer", "model", "postprocessor"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One registered stage.
+
+    :param target: ``package.module:Class``, imported when a pipeline that uses it is built.
+    :param config: the dataclass of its options.
+    :param source: the distribution and version, or the file, that registered it.
+    """
+
+    kind: Kind
+    name: str
+    target: str
+    config: type[Any]
+    summary: str
+    source: str
+
+    def load(self) -> type[Any]:
+        """Import the stage's class.
+
+        :raises RegistryError: if the module cannot be imported or lacks the class; names the source.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            fault = Fault(
+                f"{self.kind}={self.name}",
+                f"{self.source} registered it as '{self.target}', which fails to load: {error}.",
+                hint="is a dependency missing? see: pipeline-kit doctor",
+            )
+            raise RegistryError([fault]) from error
+        if not isinstance(found, type):
+            raise RegistryError([Fault(f"{self.kind}={self.name}", f"'{self.target}' is not a class.")])
+        return found
+
+
+class Registry:
+    """The stages by kind and name, and the packages that ship presets.
+
+    A plugin's ``register`` function gets one and calls :meth:`tokenizer`, :meth:`model`,
+    :meth:`postprocessor` and :meth:`conf`.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._specs: dict[tuple[str, str], StageSpec] = {}
+        self._conf: dict[str, str] = {}
+        self.source = "pipeline-kit"
+        """Who registers at the moment, kept in each spec."""
+        self.failed: dict[str, Exception] = {}
+        """Plugins that could not be loaded, by what they call themselves."""
+
+    def add(self, kind: Kind, name: str, target: str, config: type[Any], summary: str = "") -> StageSpec:
+        """Register a stage.
+
+        :raises RegistryError: if the name is taken by another target (both owners are named), or if
+            name, target or config are not of their form.
+        """
+        where = f"{kind}={shorten(name)}"
+        if kind not in KINDS:
+            raise RegistryError([Fault(where, f"'{shorten(kind)}' is no kind of stage.", allowed=KINDS)])
+        if not _NAME.fullmatch(name):
+            raise RegistryError([Fault(where, "a stage's name is a-z, 0-9 and _, at most 64 characters.")])
+        if not _TARGET.fullmatch(target):
+            raise RegistryError([Fault(where, f"the target '{shorten(target)}' is not 'package.module:Class'.")])
+        if not hasattr(config, "__dataclass_fields__"):
+            raise RegistryError([Fault(where, "its config is not a dataclass.")])
+        spec = StageSpec(kind, name, target, config, summary, self.source)
+        other = self._specs.get((kind, name))
+        if other is not None and (other.target, other.source) != (spec.target, spec.source):
+            problem = f"registered twice: by {other.source} ({other.target}) and by {spec.source} ({spec.target})."
+            raise RegistryError([Fault(where, problem, hint="rename one, or leave one plugin out")])
+        self._specs[kind, name] = spec
+        return spec
+
+    def tokenizer(self, name: str, target: str, config: type[Any], *, summary: str = "") -> None:
+        """Register a :class:`~pipeline_kit.stages.Tokenizer`."""
+        self.add("tokenizer", name, target, config, summary)
+
+    def model(self, name: str, target: str, config: type[Any], *, summary: str = "") -> None:
+        """Register a :class:`~pipeline_kit.stages.Model`."""
+        self.add("model", name, target, config, summary)
+
+    def postprocessor(self, name: str, target: str, config: type[Any], *, summary: str = "") -> None:
+        """Register a :class:`~pipeline_kit.stages.Postprocessor`."""
+        self.add("postprocessor", name, target, config, summary)
+
+    def conf(self, package: str) -> None:
+        """Add the presets of a package, written ``pkg://package.conf``, to the config search path."""
+        if not re.fullmatch(r"pkg://[A-Za-z_][\w.]*", package):
+            raise RegistryError([Fault("conf", f"'{shorten(package)}' is not of the form 'pkg://package.conf'.")])
+        self._conf[package] = self.source
+
+    def get(self, kind: str, name: str) -> StageSpec:
+        """Give the stage `name`.
+
+        :raises RegistryError: listing the known names, the closest one, and plugins that failed.
+        """
+        spec = self._specs.get((kind, name))
+        if spec is None:
+            raise RegistryError([self.unknown(kind, name, tuple(s.name for s in self.specs(kind)))])
+        return spec
+
+    def unknown(self, kind: str, name: object, known: tuple[str, ...]) -> Fault:
+        """Describe an unknown option `name` of the group `kind` whose options are `known`."""
+        hint = f"see: pipeline-kit ls {kind}"
+        if self.failed:
+            broken = ", ".join(f"'{who}' ({type(why).__name__}: {why})" for who, why in self.failed.items())
+            hint = f"note: these plugins failed to load and may provide it: {shorten(broken, 500)}; " + hint
+        return Fault(f"{kind}={shorten(name, 80)}", "no such option.", known, closest(name, known), hint)
+
+    def specs(self, kind: str | None = None) -> Iterator[StageSpec]:
+        """Go through the stages, by kind and then by name."""
+        for key in sorted(self._specs):
+            if kind is None or key[0] == kind:
+                yield self._specs[key]
+
+    @property
+    def conf_packages(self) -> dict[str, str]:
+        """The packages with presets and who registered each."""
+        return dict(self._conf)
+
+    def copy(self) -> Registry:
+        """Give an independent registry with the same content, to try a registration on."""
+        twin = Registry()
+        twin._specs, twin._conf = dict(self._specs), dict(self._conf)
+        twin.failed, twin.source = dict(self.failed), self.source
+        return twin
+
+    def adopt(self, other: Registry) -> None:
+        """Take over the content of `other`, a copy of this one that a registration succeeded on."""
+        self._specs, self._conf = dict(other._specs), dict(other._conf)
