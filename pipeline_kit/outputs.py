@@ -30,4 +30,4 @@ def split_rows(output: ModelOutput, batch: TokenBatch) -> list[RowOutput]:
             if per_token and length < width:
                 value = value[:length] if batch.side == "right" else value[width - length :]
             rows[i][name] = value
-    return rows
+    return list(rows)

@@ -48,11 +48,13 @@ class Pipeline:
     observer: Observer | None = None
 
     @overload
-    def __call__(self, inputs: str | Mapping[str, Any]) -> Result: ...
+    def __call__(self, inputs: str) -> Result: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, inputs: Sequence[Example]) -> list[Result]: ...
+    def __call__(self, inputs: Mapping[str, Any]) -> Result: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, inputs: Iterable[Example]) -> list[Result] | Iterator[Result]: ...
+    def __call__(self, inputs: Sequence[Example]) -> list[Result]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, inputs: Iterable[Example]) -> Iterator[Result]: ...
     def __call__(self, inputs: Any) -> Any:
         """Run on one example, on a list of them, or on a stream.
 

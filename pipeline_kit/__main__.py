@@ -1,0 +1,9 @@
+"""Runs the command line with ``python -m pipeline_kit``."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline_kit.cli import main
+
+sys.exit(main())

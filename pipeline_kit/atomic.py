@@ -1,0 +1,144 @@
+"""A file that appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import final
+
+from pipeline_kit.errors import OutputError
+
+__all__ = ["AtomicFile", "atomic_writer"]
+
+BLOCK = 1 << 20
+
+
+@final
+class AtomicFile:
+    """The open end of :func:`atomic_writer`: text goes in, UTF-8 comes out."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Write to `descriptor`; `path` is the final name, for messages."""
+        self._path = path
+        self._descriptor = descriptor
+        self._pending = bytearray()
+
+    def write(self, text: str) -> None:
+        """Add `text`, which may wait in memory until a block is full.
+
+        :raises OutputError: if the disk takes no more.
+        """
+        self._pending += text.encode("utf-8")
+        if len(self._pending) >= BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything over to the operating system."""
+        try:
+            waiting = memoryview(bytes(self._pending))
+            while waiting:
+                waiting = waiting[os.write(self._descriptor, waiting) :]
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        self._pending.clear()
+
+
+@contextmanager
+def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
+    """Write a text file that is complete or not there at all.
+
+    The text goes to a temporary file in the same folder. When the body ends, that file is synced to the
+    disk and renamed to `path`, and the folder is synced. When anything fails or interrupts before that,
+    the temporary file is removed and what `path` named before is left as it was.
+
+    :raises OutputError: if `path` is a folder, a link or a device, or if a step fails; it names `path`.
+        After a failed sync of the folder, `path` is removed: it might not survive a loss of power.
+    """
+    target = Path(path)
+    mode = _checked(target)
+    folder = target.parent
+    temporary = folder / f".pipeline-kit-{secrets.token_hex(8)}.tmp"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(temporary, flags, 0o666)
+    except OSError as error:
+        raise _failed(target, error) from error
+    try:
+        if mode is not None:
+            with suppress(OSError):
+                os.chmod(temporary, mode)
+        writer = AtomicFile(target, descriptor)
+        yield writer
+        writer.flush()
+        _publish(descriptor, temporary, target)
+        descriptor = -1
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    finally:
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+    _sync_folder(target)
+
+
+def _publish(descriptor: int, temporary: Path, target: Path) -> None:
+    """Sync, rename and close, in the order that leaves no torn file under the final name."""
+    try:
+        os.fsync(descriptor)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _failed(target, error) from error
+    with suppress(OSError):  # the data is on the disk already, so closing has nothing to lose
+        os.close(descriptor)
+
+
+def _sync_folder(target: Path) -> None:
+    try:
+        descriptor = os.open(target.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            return  # this file system, or a folder one may not read, has no such sync
+        with suppress(OSError):
+            os.unlink(target)
+        raise _failed(target, error) from error
+
+
+def _checked(target: Path) -> int | None:
+    """Refuse a target that a rename would harm; give the permissions of the file it replaces.
+
+    :raises OutputError: see :func:`atomic_writer`.
+    """
+    if str(target).endswith(os.sep) or target.name in ("", "."):
+        raise OutputError(f"{target}: is a folder; name a file in it")
+    try:
+        found = os.lstat(target).st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failed(target, error) from error
+    if stat.S_ISREG(found):
+        return stat.S_IMODE(found)
+    if stat.S_ISDIR(found):
+        raise OutputError(f"{target}: is a folder; name a file in it (jobs that fill a folder come later)")
+    if stat.S_ISLNK(found):
+        raise OutputError(f"{target}: is a symbolic link; name the file it points to: {os.path.realpath(target)}")
+    raise OutputError(f"{target}: is a device or a pipe, not a file; print to stdout instead and redirect that")
+
+
+def _failed(target: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    hint = ""
+    if isinstance(error, FileNotFoundError):
+        hint = f"; is there a folder '{target.parent}'?"
+    return OutputError(f"{target}: cannot be written: {reason}{hint}")

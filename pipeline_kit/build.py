@@ -1,0 +1,126 @@
+"""The composition root: from a checked config to a runnable pipeline. Only here are stages built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_kit.batching import BatchingConfig, BatchingPolicy, default_max_tokens
+from pipeline_kit.checkpoint import resolve_checkpoint
+from pipeline_kit.compose import compose
+from pipeline_kit.device import resolve_device
+from pipeline_kit.discovery import load_registry
+from pipeline_kit.errors import ConfigError, Fault, RegistryError
+from pipeline_kit.padding import PaddingConfig, PaddingPolicy
+from pipeline_kit.pipeline import Pipeline
+from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
+from pipeline_kit.registry import Registry
+from pipeline_kit.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
+from pipeline_kit.types import Device
+
+__all__ = ["build", "load"]
+
+
+def load(
+    *overrides: str,
+    config_dir: str | Path | Sequence[str | Path] = (),
+    config_name: str = "config",
+    plugins: Sequence[str] = (),
+) -> Pipeline:
+    """Compose a config and build its pipeline: the Python twin of the command line.
+
+    :param overrides: as on the command line: ``"task=sentence-embedding"``, ``"device.threads=2"``.
+    :param config_dir: a folder, or several, with YAML of your own.
+    :param config_name: the config to start from, for one that stands in `config_dir`.
+    :param plugins: files or modules with a ``register(registry)`` function; installed ones are found.
+    :raises ConfigError: with all faults of the config at once.
+    :raises CheckpointError: if the model folder or hub id cannot be used.
+    :raises DeviceError: if the device is not on this machine.
+    """
+    folders = [config_dir] if isinstance(config_dir, str | Path) else config_dir
+    registry = load_registry(plugins)
+    return build(compose(overrides, registry=registry, config_dir=folders, config_name=config_name))
+
+
+def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
+    """Build the pipeline that `config` describes.
+
+    :param registry: not needed, since the config holds its stages; taken for symmetry with `compose`.
+    """
+    del registry
+    checkpoint = resolve_checkpoint(config.checkpoint)
+    device = resolve_device(config.device, checkpoint)
+    postprocessor_class = _class(config.postprocessor, Postprocessor)
+    requires = postprocessor_class.requires
+    if not requires <= ENCODING_FIELDS:
+        unknown = ", ".join(sorted(requires - ENCODING_FIELDS))
+        raise RegistryError(
+            [Fault(f"postprocessor={config.postprocessor.name}", f"requires unknown fields: {unknown}.")]
+        )
+    head = config.task.head
+    context = StageContext(checkpoint, device, head, requires, config.task.name)
+    tokenizer: Tokenizer = _class(config.tokenizer, Tokenizer)(config.tokenizer.options, context)
+    context = StageContext(checkpoint, device, head, requires, config.task.name, tokenizer)
+    model: Model = _class(config.model, Model)(config.model.options, context)
+    postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
+    padding = _padding(config.padding, tokenizer, model)
+    batching = _batching(config.batching, device)
+    description = {
+        "task": config.task.name,
+        "checkpoint": {"name": checkpoint.name, "revision": checkpoint.revision, "path": str(checkpoint.path)},
+        "tokenizer": {"name": config.tokenizer.name, "max_length": tokenizer.max_length},
+        "model": {"name": config.model.name, "tolerance": model.tolerance},
+        "postprocessor": {"name": config.postprocessor.name},
+        "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
+        "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
+        "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
+        "notes": [padding.note] if padding.note else [],
+    }
+    return Pipeline(tokenizer, model, postprocessor, padding, batching, device, description)
+
+
+def _class(choice: StageChoice, interface: type[Any]) -> Any:
+    found = choice.spec.load()
+    if not issubclass(found, interface):
+        where = f"{choice.spec.kind}={choice.name}"
+        raise RegistryError([Fault(where, f"'{choice.spec.target}' is no {interface.__name__}; see docs/plugins.md.")])
+    return found
+
+
+def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> PaddingPolicy:
+    """Make the padding policy definite, giving up padding where it would change the model's answers."""
+    side = config.side or tokenizer.padding_side
+    sides = model.supported_sides
+    if config.side is not None and config.side not in sides and sides:
+        problem = f"this checkpoint's answers change when it is padded on the {config.side}."
+        raise ConfigError([Fault("padding.side", problem, allowed=tuple(sorted(sides)))])
+    if side not in sides and sides:
+        side = next(iter(sides))
+    limit = tokenizer.max_length
+    if config.max_length is not None and limit is not None and config.max_length > limit:
+        problem = f"{config.max_length} is more than the {limit} tokens that the tokenizer gives at the most."
+        raise ConfigError([Fault("padding.max_length", problem, hint="set tokenizer.max_length too")])
+    if config.name == "max_length" and config.max_length is None and limit is None:
+        problem = "padding=max_length needs a length: this checkpoint names none."
+        raise ConfigError([Fault("padding.max_length", problem, hint="set padding.max_length=128, say")])
+    name, note = config.name, None
+    if name != "none" and not sides:
+        note = "padding changes this architecture's answers, so only rows of equal length share a batch"
+    elif name != "none" and tokenizer.pad_token_id is None:
+        note = "the checkpoint has no padding token, so only rows of equal length share a batch"
+    return PaddingPolicy(
+        name="none" if note else name,
+        side=side,
+        pad_token_id=tokenizer.pad_token_id or 0,
+        max_length=config.max_length if config.max_length is not None else limit,
+        multiple_of=config.multiple_of,
+        note=note,
+    )
+
+
+def _batching(config: BatchingConfig, device: Device) -> BatchingPolicy:
+    if config.name == "fixed":
+        return BatchingPolicy(False, None, config.max_rows or 8, config.window)
+    max_tokens = config.max_tokens or default_max_tokens(device.kind)
+    return BatchingPolicy(True, max_tokens, config.max_rows, config.window)

@@ -1,0 +1,163 @@
+"""From ``checkpoint.path`` to a model folder that was found, checked and parsed; loads no model library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline_kit.checkpoint_json import read_json
+from pipeline_kit.checkpoint_locate import find_folder, hub_id, near_miss
+from pipeline_kit.checkpoint_scan import CONVERT, UnsafeFiles, files_of, scan_folder
+from pipeline_kit.checkpoint_weights import WEIGHTS_NAME, read_header, weight_files
+from pipeline_kit.config import REQUIRED, option
+from pipeline_kit.errors import CheckpointError, shorten
+from pipeline_kit.types import Checkpoint
+
+__all__ = ["CheckpointConfig", "fingerprint", "resolve_checkpoint", "weight_names"]
+
+_MAX_LABELS = 1_000_000
+_DATA_SUFFIXES = frozenset({".json", ".model", ".spm", ".txt"})
+
+
+@dataclass
+class CheckpointConfig:
+    """Options of the group ``checkpoint``."""
+
+    path: str = option(REQUIRED, "a model folder, a hub id such as org/name, or pkg://package/folder")
+    revision: str | None = option(None, "commit, tag or branch of a hub checkpoint; null: its main branch")
+    offline: bool = option(False, "true: never touch the network, use only what was downloaded before")
+    cache_dir: str | None = option(None, "where downloads are kept; null: the Hugging Face cache")
+    unsafe_files: UnsafeFiles = option(
+        "refuse", "pickles and code in the folder: refuse the folder, or ignore them (they are never opened)"
+    )
+
+
+def resolve_checkpoint(config: CheckpointConfig) -> Checkpoint:
+    """Find the folder that `config` names, downloading it if it is a hub id, and check all of it.
+
+    A folder that exists wins over a hub id of the same name.
+
+    :raises CheckpointError: if it is not found, unsafe, broken, or has no safetensors.
+    """
+    folder, revision, unsafe_files = find_folder(config.path), None, config.unsafe_files
+    if folder is None:
+        repository = hub_id(config.path)
+        from pipeline_kit.hub import download
+
+        snapshot = download(
+            repository, config.revision, config.offline, config.cache_dir, near_miss(config.path, "No such folder here")
+        )
+        # Other programs share the hub's cache and may have left pickles in it; they are never opened.
+        folder, revision, unsafe_files = snapshot.folder, snapshot.commit, "ignore"
+    elif config.revision is not None:
+        raise CheckpointError(
+            f"checkpoint.revision={config.revision}: '{config.path}' is a folder on this machine, which has no "
+            "revisions; leave checkpoint.revision out, or give a hub id as checkpoint.path"
+        )
+    return open_folder(folder, config.path, unsafe_files, revision)
+
+
+def open_folder(
+    folder: Path, name: str, unsafe_files: UnsafeFiles = "refuse", revision: str | None = None
+) -> Checkpoint:
+    """Check and parse the model folder `folder`, which the user called `name`.
+
+    :raises CheckpointError: if it is unsafe, broken, or has no safetensors.
+    """
+    if not (folder / "config.json").is_symlink() and not (folder / "config.json").exists():
+        raise CheckpointError(_no_config(folder))
+    scan_folder(folder, unsafe_files)
+    config = _object(folder / "config.json")
+    _check_labels(folder / "config.json", config)
+    tokenizer_path = folder / "tokenizer_config.json"
+    tokenizer_config = _object(tokenizer_path) if tokenizer_path.exists() else {}
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(_no_weights(folder))
+    for path in files:
+        read_header(path)
+    return Checkpoint(folder, name, config, tokenizer_config, revision)
+
+
+def weight_names(checkpoint: Checkpoint) -> frozenset[str]:
+    """Give the names of the tensors in the checkpoint's weights, over all shards.
+
+    :raises CheckpointError: if a weights file is broken.
+    """
+    return frozenset(name for path in weight_files(checkpoint.path) for name in read_header(path))
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
+    """Give the SHA-256 of every file that a stage may read, by its path inside the folder.
+
+    :raises CheckpointError: if a file cannot be read.
+    """
+    used = {*weight_files(checkpoint.path)}
+    used.update(path for path in files_of(checkpoint.path) if path.suffix.lower() in _DATA_SUFFIXES)
+    return {path.relative_to(checkpoint.path).as_posix(): _sha256(path) for path in sorted(used)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is no model's file")
+    return value
+
+
+def _check_labels(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse label tables that could not be indexed, or only at the price of all memory."""
+    names = config.get("id2label")
+    if names is not None and not isinstance(names, Mapping):
+        raise CheckpointError(f"{path}: 'id2label' must map indices to names, not '{shorten(names, 80)}'")
+    for key in names or ():
+        if not (key.isascii() and key.isdigit() and len(key) < 8 and int(key) < _MAX_LABELS):
+            raise CheckpointError(
+                f"{path}: 'id2label' has the index '{shorten(key, 80)}'; indices are whole numbers under {_MAX_LABELS}"
+            )
+    count = config.get("num_labels")
+    if isinstance(count, int) and not 0 <= count < _MAX_LABELS:
+        raise CheckpointError(f"{path}: 'num_labels' is {count}; it must be 0 to {_MAX_LABELS - 1}")
+
+
+def _no_config(folder: Path) -> str:
+    message = f"{folder} has no config.json, so it is no model folder"
+    if (folder / "adapter_config.json").exists():
+        return f"{message} but a PEFT adapter; merge it into its base model and save that with save_pretrained"
+    other = _other_format(folder)
+    if other:
+        return f"{message}; {other}"
+    inner = [found for pattern in ("*", "*/*") for found in sorted(folder.glob(f"{pattern}/config.json"))[:3]]
+    if inner:
+        return f"{message}; did you mean checkpoint.path={inner[0].parent}?"
+    held = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(shorten(name, 40) for name in held[:5]) + (" …" if held[5:] else "")
+    return f"{message}; it holds {shown or 'nothing'}. A folder written by save_pretrained has all that is needed"
+
+
+def _no_weights(folder: Path) -> str:
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return (
+            f"{folder} has no {WEIGHTS_NAME} but {', '.join(others[:3])}; "
+            f"rename the file that holds the whole model to {WEIGHTS_NAME}"
+        )
+    return f"{folder} holds no safetensors. {_other_format(folder) or CONVERT}"
+
+
+def _other_format(folder: Path) -> str | None:
+    for suffix, kind in ((".gguf", "GGUF"), (".onnx", "ONNX")):
+        found = [*folder.glob(f"*{suffix}"), *folder.glob(f"onnx/*{suffix}")]
+        if found:
+            return f"it holds {kind} weights ({found[0].name}); use the checkpoint they were made from, in safetensors"
+    return None

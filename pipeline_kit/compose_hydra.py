@@ -1,0 +1,142 @@
+"""The only place that talks to Hydra: composing, parsing overrides, sweeps, completion.
+
+Hydra keeps its state in singletons. Everything here borrows them under one lock and puts them back,
+so that composing works from several threads and inside a program that is itself a Hydra app.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import hydra
+from hydra import initialize_config_module, version
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from pipeline_kit.config import defaults
+from pipeline_kit.registry import Registry
+
+__all__ = ["Override", "compose_container", "expand_sweep", "parse_override", "resolve", "to_yaml"]
+
+CONF_MODULE = "pipeline_kit.conf"
+_LOCK = threading.RLock()
+_VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+
+
+def compose_container(
+    registry: Registry, overrides: Sequence[str], config_name: str, config_dirs: Sequence[Path]
+) -> dict[str, Any]:
+    """Compose a config into plain data, references not yet resolved.
+
+    :param config_dirs: folders of the user, looked through after the package's own ``conf``.
+    """
+    with _borrowed_hydra(registry):
+        cfg = hydra.compose(config_name=config_name, overrides=[*_search_path(registry, config_dirs), *overrides])
+        found = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(found, dict)
+        return {str(key): value for key, value in found.items()}
+
+
+def parse_override(text: str) -> Override:
+    """Parse one override by Hydra's grammar.
+
+    :raises hydra.errors.OverrideParseException: if it is none.
+    """
+    return OverridesParser.create().parse_override(text)
+
+
+def expand_sweep(registry: Registry, overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[list[str]]:
+    """Expand Hydra's sweep syntax (``a=1,2``, ``range``, ``choice``, ``glob``) into one list of overrides each."""
+    with _borrowed_hydra(registry):
+        # A glob such as task=* needs the options, which the loader knows once something was composed.
+        hydra.compose(config_name="config", overrides=_search_path(registry, config_dirs))
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        lists = []
+        for override in parser.parse_overrides(list(overrides)):
+            key = override.get_key_element()
+            swept = override.is_sweep_override()
+            if swept and not override.is_discrete_sweep():
+                raise HydraException(f"{override.input_line}: an interval has no list of values; use range or choice")
+            values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+            lists.append([f"{key}={value}" for value in values])
+        return [list(combination) for combination in product(*lists)]
+
+
+def to_yaml(data: Any) -> str:
+    """Write plain data as YAML, keys in their order."""
+    return OmegaConf.to_yaml(OmegaConf.create(data))
+
+
+def resolve(data: dict[str, Any]) -> dict[str, Any]:
+    """Resolve plain references such as ``${task.name}``; `data` must have been scanned before."""
+    found = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def _search_path(registry: Registry, config_dirs: Sequence[Path]) -> list[str]:
+    paths = [*registry.conf_packages, *(f"file://{path.resolve()}" for path in config_dirs)]
+    if not paths:
+        return []
+    quoted = ",".join("'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'" for path in paths)
+    return [f"hydra.searchpath=[{quoted}]"]
+
+
+@contextmanager
+def _borrowed_hydra(registry: Registry) -> Iterator[None]:
+    """Set Hydra up for this package's config, and put back whatever was there before."""
+    with _LOCK:
+        _load_plugins_of_hydra_alone()
+        store, runtime, holder = ConfigStore.instance(), JobRuntime.instance(), GlobalHydra.instance()
+        saved = (holder.hydra, store.repo, runtime.conf.copy(), version.VersionBase.instance().getbase())
+        holder.hydra = None
+        # Only Hydra's own entries are kept: a surrounding app may have groups called model or task too.
+        store.repo = {
+            key: node for key, node in store.repo.items() if key == "hydra" or key == "_dummy_empty_config_.yaml"
+        }
+        for spec in registry.specs():
+            node = {"name": spec.name, **defaults(spec.config)}
+            store.store(name=spec.name, group=spec.kind, node=node, provider=spec.source)
+        try:
+            with initialize_config_module(CONF_MODULE, **_VERSION_BASE):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = saved[0]
+            store.repo = saved[1]
+            runtime.conf = saved[2]
+            version.VersionBase.instance().version_base = saved[3]
+
+
+def _load_plugins_of_hydra_alone() -> None:
+    """Keep Hydra from importing every package called ``hydra_plugins``, which it does on first use.
+
+    Where a surrounding app has already loaded its plugins they stay as they are.
+    """
+    if Plugins in Singleton._instances:
+        return
+    name = "hydra_plugins"
+    saved = sys.modules.get(name)
+    empty = ModuleType(name)
+    empty.__path__ = []
+    sys.modules[name] = empty
+    try:
+        Plugins.instance()
+    finally:
+        if saved is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = saved

@@ -1,0 +1,102 @@
+"""The whole of a pipeline's config, typed, and the check that turns composed plain data into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline_kit.batching import BatchingConfig
+from pipeline_kit.checkpoint import CheckpointConfig
+from pipeline_kit.config import check, option
+from pipeline_kit.device import DeviceConfig
+from pipeline_kit.errors import ConfigError, Fault, RegistryError, closest, shorten
+from pipeline_kit.padding import PaddingConfig
+from pipeline_kit.registry import KINDS, Registry, StageSpec
+
+__all__ = ["POLICIES", "PipelineConfig", "StageChoice", "TaskConfig", "parse_config"]
+
+
+@dataclass
+class TaskConfig:
+    """Options of the group ``task``."""
+
+    name: str = option("text-classification", "the task, by its Hugging Face name")
+    head: Literal["base", "sequence-classification"] = option("base", "the head it needs on top of the network")
+
+
+POLICIES: dict[str, type[Any]] = {
+    "task": TaskConfig,
+    "checkpoint": CheckpointConfig,
+    "padding": PaddingConfig,
+    "batching": BatchingConfig,
+    "device": DeviceConfig,
+}
+"""The groups that are no stages, with their options."""
+
+
+@dataclass(frozen=True)
+class StageChoice:
+    """A stage and its checked options."""
+
+    spec: StageSpec
+    options: Any
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """A config in which everything is known, typed and in range. `data` is the same as plain data."""
+
+    task: TaskConfig
+    checkpoint: CheckpointConfig
+    tokenizer: StageChoice
+    model: StageChoice
+    postprocessor: StageChoice
+    padding: PaddingConfig
+    batching: BatchingConfig
+    device: DeviceConfig
+    data: Mapping[str, Any]
+
+
+def parse_config(data: Mapping[str, Any], registry: Registry, faults: list[Fault]) -> PipelineConfig:
+    """Check composed data against every dataclass.
+
+    :param faults: faults already known; the new ones are added.
+    :raises ConfigError: with all of them, if there is any.
+    """
+    known = (*POLICIES, *KINDS)
+    for key in data:
+        if key not in known:
+            faults.append(Fault(shorten(str(key), 80), "unknown option.", known, closest(key, known)))
+    parts: dict[str, Any] = {}
+    for group, schema in POLICIES.items():
+        node = data.get(group, {})
+        if isinstance(node, Mapping):
+            parts[group] = check(schema, node, group, faults, hint=f"see: pipeline-kit show {group}")
+        else:
+            faults.append(Fault(group, f"'{shorten(node)}' is not a mapping of options."))
+    for kind in KINDS:
+        parts[kind] = _stage(kind, data.get(kind), registry, faults)
+    if faults:
+        raise ConfigError(faults)
+    return PipelineConfig(**parts, data=data)
+
+
+def _stage(kind: str, node: Any, registry: Registry, faults: list[Fault]) -> StageChoice | None:
+    if not isinstance(node, Mapping):
+        faults.append(Fault(kind, "no stage was chosen.", tuple(s.name for s in registry.specs(kind))))
+        return None
+    name = node.get("name")
+    try:
+        spec = registry.get(kind, name if isinstance(name, str) else shorten(name))
+    except RegistryError as error:
+        faults.extend(error.faults)
+        return None
+    rest = {key: value for key, value in node.items() if key != "name"}
+    options = check(spec.config, rest, kind, faults, hint=f"see: pipeline-kit show {kind}/{name}")
+    return None if options is None else StageChoice(spec, options)
