@@ -47,9 +47,8 @@ def resolve_checkpoint(config: CheckpointConfig) -> Checkpoint:
         repository = hub_id(config.path)
         from pipeline_kit.hub import download
 
-        snapshot = download(
-            repository, config.revision, config.offline, config.cache_dir, near_miss(config.path, "No such folder here")
-        )
+        hint = near_miss(config.path)
+        snapshot = download(repository, config.revision, config.offline, config.cache_dir, hint)
         # Other programs share the hub's cache and may have left pickles in it; they are never opened.
         folder, revision, unsafe_files = snapshot.folder, snapshot.commit, "ignore"
     elif config.revision is not None:

@@ -37,8 +37,9 @@ def find_folder(path: str) -> Path | None:
             f"checkpoint.path={shorten(path)} is a file; name the folder that holds it, config.json and the tokenizer"
         )
     if _is_path(path):
-        hint = near_miss(path, "")
-        raise CheckpointError(f"checkpoint.path={shorten(path)}: no such folder.{hint} Looked in {folder.absolute()}")
+        raise CheckpointError(
+            f"checkpoint.path={shorten(path)}: no such folder ({shorten(str(folder.absolute()))}).{near_miss(path)}"
+        )
     return None
 
 
@@ -52,13 +53,13 @@ def hub_id(path: str) -> str:
     if not plausible or len(parts) > 2 or len(path) > 96 or path.endswith(".git"):
         raise CheckpointError(
             f"checkpoint.path={shorten(path)}: no such folder, and no hub id either (those look like org/name)."
-            + near_miss(path, "")
+            + near_miss(path)
         )
     return path
 
 
-def near_miss(path: str, lead: str) -> str:
-    """Say which existing folder `path` may have meant, opened by `lead`; empty if there is none."""
+def near_miss(path: str) -> str:
+    """Ask whether `path` was meant to be an existing folder beside it; empty if none is close."""
     try:
         folder = Path(path).expanduser()
         siblings = [item.name for item in folder.parent.iterdir() if item.is_dir()]
@@ -67,10 +68,8 @@ def near_miss(path: str, lead: str) -> str:
     match = closest(folder.name, siblings)
     if match is None:
         return ""
-    shown = str(folder.parent / match)
-    return (
-        f"{' ' + lead + ';' if lead else ''} Did you mean '{shown if path.startswith(('/', '~')) else f'./{shown}'}'?"
-    )
+    there = folder.parent / match
+    return f" Did you mean the folder '{there if there.is_absolute() else f'./{there}'}'?"
 
 
 def _is_path(path: str) -> bool:

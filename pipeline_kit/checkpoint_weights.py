@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline_kit.checkpoint_json import read_json
 from pipeline_kit.errors import CheckpointError, shorten
@@ -137,7 +137,7 @@ def _check_offsets(path: Path, header: Mapping[str, Any], size: int) -> None:
         raise CheckpointError(_broken(path, missing))
 
 
-def _is_counts(value: Any, most: int) -> bool:
+def _is_counts(value: Any, most: int) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= most and all(type(item) is int and item >= 0 for item in value)
 
 

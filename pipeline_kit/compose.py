@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline_kit import compose_hydra, discovery
 from pipeline_kit.compose_hydra import to_yaml
@@ -45,7 +46,7 @@ def compose(
     accepted = _accepted(overrides, registry, folders, faults)
     try:
         data = _composed(registry, accepted, config_name, folders, faults)
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
         raise ConfigError([*faults, _hydra_fault(error, config_name, folders)]) from error
     unsafe = list(scan_data(data))
     if unsafe:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import hydra
-from hydra import initialize_config_module, version
+from hydra import initialize_config_dir, initialize_config_module, version
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -44,8 +44,10 @@ def compose_container(
 
     :param config_dirs: folders of the user, looked through after the package's own ``conf``.
     """
-    with _borrowed_hydra(registry):
-        cfg = hydra.compose(config_name=config_name, overrides=[*_search_path(registry, config_dirs), *overrides])
+    home = next((path for path in config_dirs if (path / f"{config_name}.yaml").is_file()), None)
+    with _borrowed_hydra(registry, home):
+        path = _search_path(registry, [folder for folder in config_dirs if folder != home], home is not None)
+        cfg = hydra.compose(config_name=config_name, overrides=[*path, *overrides])
         found = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(found, dict)
         return {str(key): value for key, value in found.items()}
@@ -88,8 +90,10 @@ def resolve(data: dict[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def _search_path(registry: Registry, config_dirs: Sequence[Path]) -> list[str]:
+def _search_path(registry: Registry, config_dirs: Sequence[Path], with_own: bool = False) -> list[str]:
     paths = [*registry.conf_packages, *(f"file://{path.resolve()}" for path in config_dirs)]
+    if with_own:
+        paths.insert(0, f"pkg://{CONF_MODULE}")
     if not paths:
         return []
     quoted = ",".join("'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'" for path in paths)
@@ -97,8 +101,11 @@ def _search_path(registry: Registry, config_dirs: Sequence[Path]) -> list[str]:
 
 
 @contextmanager
-def _borrowed_hydra(registry: Registry) -> Iterator[None]:
-    """Set Hydra up for this package's config, and put back whatever was there before."""
+def _borrowed_hydra(registry: Registry, home: Path | None = None) -> Iterator[None]:
+    """Set Hydra up for this package's config, and put back whatever was there before.
+
+    :param home: the folder that holds the config to start from, if it is not the package's own.
+    """
     with _LOCK:
         _load_plugins_of_hydra_alone()
         store, runtime, holder = ConfigStore.instance(), JobRuntime.instance(), GlobalHydra.instance()
@@ -112,7 +119,12 @@ def _borrowed_hydra(registry: Registry) -> Iterator[None]:
             node = {"name": spec.name, **defaults(spec.config)}
             store.store(name=spec.name, group=spec.kind, node=node, provider=spec.source)
         try:
-            with initialize_config_module(CONF_MODULE, **_VERSION_BASE):
+            start = (
+                initialize_config_module(CONF_MODULE, **_VERSION_BASE)
+                if home is None
+                else initialize_config_dir(str(home.resolve()), **_VERSION_BASE)
+            )
+            with start:
                 yield
         finally:
             GlobalHydra.instance().hydra = saved[0]

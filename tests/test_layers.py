@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "types"),
     ("stages", "registry"),
     ("config", "padding", "batching", "device", "atomic", "yaml_scan"),
-    ("checkpoint", "checkpoint_scan", "checkpoint_json", "checkpoint_weights", "hub", "records", "builtin"),
+    ("checkpoint", "hub", "records", "builtin"),
     ("isolate", "outputs", "stats", "pipeline"),
     ("build", "compose", "compose_hydra", "pipeline_config", "discovery"),
     ("job", "explain", "bench"),
@@ -70,9 +70,10 @@ def own(names: set[str], known: dict[str, Path]) -> set[str]:
 
 def layer(name: str) -> int | None:
     head = name.partition(".")[0]
-    for number, row in enumerate(LAYERS):
-        if head in row:
-            return number
+    for candidate in (head, head.partition("_")[0]):  # checkpoint_scan stands where checkpoint stands
+        for number, row in enumerate(LAYERS):
+            if candidate in row:
+                return number
     return None
 
 
