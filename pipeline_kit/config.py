@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,9 +32,8 @@ def option(
     :param least: the fewest items allowed in a list.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "least": least}
-    if isinstance(default, list | dict):
-        made = default
-        return field(default_factory=lambda: type(made)(made), metadata=metadata)
+    if isinstance(default, list | dict) or (is_dataclass(default) and not isinstance(default, type)):
+        return field(default_factory=lambda: deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
