@@ -50,7 +50,7 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
         value = json.loads(data.decode("utf-8"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise CheckpointError(f"{path} is not valid JSON: {error.msg} at {where}; copy or download it again") from error
+        raise NotJsonError(f"{path} is not valid JSON: {error.msg} at {where}; copy or download it again") from error
     except RecursionError as error:
         raise CheckpointError(_too_deep(path)) from error
     except ValueError as error:  # bytes that are no UTF-8, or an integer of thousands of digits

@@ -61,8 +61,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _shard(folder: Path, index: Path, name: str) -> Path:
     if not name.endswith(".safetensors"):
         raise CheckpointError(f"{index} names '{shorten(name)}', which is no .safetensors file; nothing else is loaded")
-    parts = PurePosixPath(name).parts
-    if len(parts) != 1 or name != parts[0] or "\\" in name or "\0" in name:
+    if PurePosixPath(name).name != name or {"\\", ":", "\0"} & {*name}:
         raise CheckpointError(f"{index} names '{shorten(name)}', which lies outside the folder; shards stand beside it")
     if not os.path.lexists(folder / name):
         raise CheckpointError(f"{folder} lacks the shard '{name}' that {INDEX_NAME} names; download or copy it too")

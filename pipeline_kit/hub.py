@@ -79,8 +79,8 @@ class _Wanted:
 def download(repository: str, revision: str | None, offline: bool, cache_dir: str | None, hint: str = "") -> Snapshot:
     """Give the local snapshot of `repository`, downloading what is missing.
 
-    A full commit hash that is cached needs no network; neither does a cached revision when the hub
-    cannot be reached, which is logged.
+    A full commit hash that is cached needs no network. When the hub cannot be reached or refuses, a
+    cached copy of the revision is used and a warning logged.
 
     :param hint: what else the user may have meant, put behind errors.
     :raises CheckpointError: if it is neither cached nor downloadable; says why and what to do.
@@ -101,8 +101,6 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
         _check_listing(wanted, _list_files(wanted))
     except CheckpointError:
         raise
-    except RevisionNotFoundError as error:
-        raise CheckpointError(_explain(wanted, error)) from error
     except Exception as error:
         snapshot = _cached(wanted, _explain(wanted, error), error)
         _log.warning(
@@ -166,9 +164,14 @@ def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Snapshot:
     what = f"'{wanted.repository}'" + (f" at revision {wanted.revision}" if wanted.revision else "")
     if cause is not None and not _is_network(cause):
         raise CheckpointError(f"{reason}.{wanted.hint}") from cause
+    command = " ".join(
+        ["hf download", wanted.repository]
+        + [f"--revision {wanted.revision}"] * (wanted.revision is not None)
+        + [f"--include '{pattern}'" for pattern in DOWNLOADED]
+    )
     raise CheckpointError(
-        f"{reason}, and {what} is not in the cache ({wanted.cache}).{wanted.hint} Where there is a network, run\n"
-        f"  hf download {wanted.repository} --local-dir my-model --exclude '*.bin' '*.onnx' '*.h5'\n"
+        f"{reason}, and the cache ({wanted.cache}) has no complete copy of {what}.{wanted.hint} "
+        f"Where there is a network, run\n  {command} --local-dir my-model\n"
         "then copy the folder my-model here and use checkpoint.path=./my-model (checkpoint=tiny_sentiment needs no "
         "download at all)"
     ) from cause

@@ -41,8 +41,9 @@ def scan_yaml(path: Path) -> list[Fault]:
             line = f"{where}:{event.start_mark.line + 1}" if event.start_mark is not None else where
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 return [Fault(line, "holds a YAML anchor or alias, which is not allowed; write the value out.")]
-            if getattr(event, "tag", None) not in (None, "!"):
-                return [Fault(line, f"holds the YAML tag '{shorten(event.tag)}', which is not allowed.")]
+            tag = getattr(event, "tag", None)
+            if tag not in (None, "!"):
+                return [Fault(line, f"holds the YAML tag '{shorten(tag)}', which is not allowed.")]
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 return [Fault(line, f"is nested more than {MAX_DEPTH} deep.")]
