@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline_kit.builtin.models import configs as models
-from pipeline_kit.builtin.postprocessors import configs as postprocessors
-from pipeline_kit.builtin.tokenizers import configs as tokenizers
+from pipeline_kit.builtin.models import configs as model_configs
+from pipeline_kit.builtin.postprocessors import configs as postprocessor_configs
+from pipeline_kit.builtin.tokenizers import configs as tokenizer_configs
 from pipeline_kit.registry import Registry
 
 __all__ = ["register"]
@@ -17,48 +17,48 @@ def register(registry: Registry) -> None:
     registry.tokenizer(
         "hf",
         f"{_HERE}.tokenizers.hf:HfTokenizer",
-        tokenizers.HfTokenizerConfig,
+        tokenizer_configs.HfTokenizerConfig,
         summary="the checkpoint's fast tokenizer, through transformers' AutoTokenizer",
     )
     registry.tokenizer(
         "tokenizers_json",
         f"{_HERE}.tokenizers.tokenizers_json:TokenizersJson",
-        tokenizers.TokenizersJsonConfig,
+        tokenizer_configs.TokenizersJsonConfig,
         summary="a tokenizer.json read by the tokenizers library alone, without transformers",
     )
     registry.model(
         "hf",
         f"{_HERE}.models.hf:HfModel",
-        models.HfModelConfig,
+        model_configs.HfModelConfig,
         summary="a transformers model with the task's head, from safetensors",
     )
     registry.model(
         "static",
         f"{_HERE}.models.static:StaticModel",
-        models.StaticModelConfig,
+        model_configs.StaticModelConfig,
         summary="static token embeddings, averaged, with a linear head; no transformers, very fast",
     )
     registry.postprocessor(
         "classification",
         f"{_HERE}.postprocessors.classification:Classification",
-        postprocessors.ClassificationConfig,
+        postprocessor_configs.ClassificationConfig,
         summary="logits to labels and scores",
     )
     registry.postprocessor(
         "pooling",
         f"{_HERE}.postprocessors.pooling:Pooling",
-        postprocessors.PoolingConfig,
+        postprocessor_configs.PoolingConfig,
         summary="token vectors to one vector per text",
     )
     registry.postprocessor(
         "features",
         f"{_HERE}.postprocessors.features:Features",
-        postprocessors.FeaturesConfig,
+        postprocessor_configs.FeaturesConfig,
         summary="the token vectors themselves, without padding",
     )
     registry.postprocessor(
         "logits",
         f"{_HERE}.postprocessors.logits:Logits",
-        postprocessors.LogitsConfig,
+        postprocessor_configs.LogitsConfig,
         summary="the raw logits with their label names",
     )

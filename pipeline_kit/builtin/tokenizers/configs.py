@@ -23,7 +23,8 @@ class HfTokenizerConfig:
     overlap: int = option(64, "tokens that neighbouring windows share", minimum=0)
     max_chars: int | None = option(
         None,
-        "characters looked at before tokenizing; null: 250 per token of max_length, no limit for windows",
+        "characters of a text that are tokenized; null: 16000, or 8 per token of max_length if that is more, and "
+        "up to 250 per token where those give too few tokens; no limit for windows",
         minimum=1,
     )
     add_special_tokens: bool = option(True, "add the tokens the checkpoint was trained with, such as [CLS]")

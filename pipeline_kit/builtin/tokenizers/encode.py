@@ -1,0 +1,221 @@
+"""Bulk encoding with the tokenizers library: what both built-in tokenizers do with a loaded backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from tokenizers import Encoding as Encoded
+from tokenizers import Tokenizer
+
+from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.limits import check_options
+from pipeline_kit.builtin.tokenizers.looks import Looks, View, looks, view
+from pipeline_kit.builtin.tokenizers.spans import Layout, Span, layout, truncated, windows
+from pipeline_kit.errors import ExampleError
+from pipeline_kit.stages import text_and_pair
+from pipeline_kit.types import Encoding, Example
+
+__all__ = ["Encoder", "encode", "make_encoder"]
+
+Texts = tuple[str, ...]
+Views = tuple[View, ...]
+
+# The fields that encode_batch_fast fills; it leaves offsets, tokens and word ids empty.
+_FAST_FIELDS = frozenset({"special_tokens_mask", "sequence_ids"})
+
+# An untruncated encoding takes about 600 bytes a token until it is cut, so a call gets no more than this at once.
+_CHARS_PER_CALL = 500_000
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded tokenizer with all that :func:`encode` needs to know.
+
+    :param token_types: whether encodings get segment ids.
+    :param left: whether truncation cuts at the beginning.
+    :param fields: the fields of an encoding that are filled on request.
+    """
+
+    backend: Tokenizer
+    options: HfTokenizerConfig
+    max_length: int | None
+    token_types: bool
+    left: bool
+    fields: tuple[str, ...]
+    looks: Looks | None
+    fast: bool
+
+
+def make_encoder(
+    backend: Tokenizer,
+    options: HfTokenizerConfig,
+    requires: frozenset[str],
+    *,
+    max_length: int | None,
+    token_types: bool,
+    left: bool,
+) -> Encoder:
+    """Check the options against the tokenizer and put an encoder together.
+
+    :raises ConfigError: if special tokens leave no room for text, or windows would not move forward.
+    """
+    specials = backend.num_special_tokens_to_add(False) if options.add_special_tokens else 0
+    check_options(options, max_length, specials)
+    return Encoder(
+        backend,
+        options,
+        max_length,
+        token_types,
+        left,
+        fields=tuple(sorted(requires)),
+        looks=looks(options, max_length),
+        fast=requires <= _FAST_FIELDS,
+    )
+
+
+def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
+    """Encode `examples` as :meth:`pipeline_kit.stages.Tokenizer.encode` says.
+
+    :raises ExampleError: for the first example that cannot be encoded.
+    """
+    rows = [_texts(example) for example in examples]  # all of them first: a wrong row must not cost an encoding
+    found: list[Encoding] = []
+    for start, views in _groups(encoder, rows):
+        for place, encoded in enumerate(_call(encoder, views), start):
+            found.extend(_finish(encoder, place, rows[place], views[place - start], encoded))
+    return found
+
+
+def _texts(example: Example) -> Texts:
+    text, pair = text_and_pair(example)
+    return (text, pair) if pair else (text,)  # transformers also takes an empty second text for none
+
+
+def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list[Views]]]:
+    """Cut the rows into calls of bounded size; gives the place of the first row and the rows' views."""
+    limit = None if encoder.looks is None else encoder.looks.first
+    start, size = 0, 0
+    group: list[Views] = []
+    for place, texts in enumerate(rows):
+        if encoder.options.overflow == "error":
+            _check_characters(encoder, texts)
+        views = tuple([view(text, limit, encoder.left) for text in texts])
+        group.append(views)
+        size += sum([len(v.text) for v in views])
+        if size >= _CHARS_PER_CALL:
+            yield start, group
+            start, size, group = place + 1, 0, []
+    if group:
+        yield start, group
+
+
+def _check_characters(encoder: Encoder, texts: Texts) -> None:
+    last = None if encoder.looks is None else encoder.looks.last
+    for text in texts:
+        if last is not None and len(text) > last:
+            raise ExampleError(
+                f"the text has {len(text)} characters; for max_length {encoder.max_length} at most {last} are "
+                "looked at; set tokenizer.overflow to truncate or window, or raise tokenizer.max_chars"
+            )
+
+
+def _call(encoder: Encoder, views: Sequence[Views]) -> list[Encoded]:
+    batch = encoder.backend.encode_batch_fast if encoder.fast else encoder.backend.encode_batch
+    inputs = [row[0].text if len(row) == 1 else (row[0].text, row[1].text) for row in views]
+    return batch(inputs, add_special_tokens=encoder.options.add_special_tokens)
+
+
+def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: Encoded) -> list[Encoding]:
+    """Turn the encoding of a row into one that fits, or into its windows."""
+    count, max_length = len(encoded), encoder.max_length
+    unseen = any([v.unseen for v in views])
+    if not unseen and (max_length is None or count <= max_length):
+        if not count:
+            raise ExampleError("the text gives no tokens")
+        return [_encoding(encoder, place, encoded)]
+    if unseen:
+        views, encoded = _look_further(encoder, texts, views, encoded)
+        count = len(encoded)
+    if not count:
+        raise ExampleError("the text gives no tokens")
+    spans = _spans(encoder, views, encoded)
+    kept = sum([end - begin for begin, end in spans[0]])
+    ids, full = encoded.ids, _fields(encoder, views, encoded)
+    return [
+        Encoding(
+            input_ids=_cut(ids, window_spans),
+            **{name: _cut(values, window_spans) for name, values in full.items()},
+            example=place,
+            window=window,
+            truncated=count - kept if len(spans) == 1 else 0,
+            truncated_chars=sum([v.unseen for v in views]),
+        )
+        for window, window_spans in enumerate(spans)
+    ]
+
+
+def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded) -> tuple[Views, Encoded]:
+    """Tokenize more of the texts that were not seen whole until they fill the room there is, or to the last look."""
+    assert encoder.looks is not None, "only a limited look leaves anything unseen"
+    limit = encoder.looks.first
+    while limit < encoder.looks.last and encoder.max_length is not None:
+        where = layout(encoded.sequence_ids, len(texts))
+        room = encoder.max_length - where.specials
+        # One token more than fits: the last one of a cut text may be half of a word.
+        short = [v.unseen and count <= room for v, count in zip(views, where.counts, strict=True)]
+        if not any(short):
+            break
+        limit = min(limit * 2, encoder.looks.last)
+        pairs = zip(texts, views, short, strict=True)
+        views = tuple([view(text, limit, encoder.left) if again else v for text, v, again in pairs])
+        encoded = _call(encoder, [views])[0]
+    return views, encoded
+
+
+def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[Span]]:
+    """Decide which tokens stay, for each encoding that the row gives.
+
+    :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
+    """
+    count, max_length = len(encoded), encoder.max_length
+    if max_length is None or count <= max_length:
+        return [[(0, count)]]
+    if encoder.options.overflow == "error":
+        more = "more than " if any([v.unseen for v in views]) else ""
+        raise ExampleError(
+            f"the text has {more}{count} tokens; at most {max_length} fit. Set tokenizer.overflow to "
+            "truncate or window to take longer ones"
+        )
+    where: Layout = layout(encoded.sequence_ids, len(views))
+    if encoder.options.overflow == "window":
+        return windows(where, max_length, encoder.options.overlap)
+    return [truncated(where, max_length, encoder.left)]
+
+
+def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
+    """Give a whole encoding; the path of nearly every row, so it does nothing more."""
+    types = encoded.type_ids if encoder.token_types else None
+    if not encoder.fields:
+        return Encoding(encoded.ids, types, example=place)
+    extra = {name: getattr(encoded, name) for name in encoder.fields}
+    return Encoding(encoded.ids, types, example=place, **extra)
+
+
+def _fields(encoder: Encoder, views: Views, encoded: Encoded) -> dict[str, Any]:
+    """Give the fields of an encoding besides its ids, offsets as places in the source texts."""
+    found: dict[str, Any] = {name: getattr(encoded, name) for name in encoder.fields}
+    if encoder.token_types:
+        found["token_type_ids"] = encoded.type_ids
+    if "offsets" in found and any([v.start for v in views]):
+        found["offsets"] = [
+            (begin, end) if text is None else (begin + views[text].start, end + views[text].start)
+            for (begin, end), text in zip(encoded.offsets, encoded.sequence_ids, strict=True)
+        ]
+    return found
+
+
+def _cut(values: Sequence[Any], spans: Sequence[Span]) -> list[Any]:
+    return list(chain.from_iterable([values[begin:end] for begin, end in spans]))

@@ -1,0 +1,92 @@
+"""The tokenizer ``hf``: what transformers' AutoTokenizer loads, used through its Rust backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from tokenizers import Tokenizer as Backend
+
+from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
+from pipeline_kit.builtin.tokenizers.guard import prepare
+from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
+from pipeline_kit.builtin.tokenizers.traits import takes_token_types, usable_pad_id
+from pipeline_kit.errors import CheckpointError, shorten
+from pipeline_kit.stages import StageContext, Tokenizer
+from pipeline_kit.types import Checkpoint, Encoding, Example, Side
+
+__all__ = ["HfTokenizer"]
+
+
+@final
+class HfTokenizer(Tokenizer):
+    """The checkpoint's fast tokenizer; ids equal transformers' own with ``truncation=True``.
+
+    :raises CheckpointError: if the folder has no tokenizer, or only a slow one.
+    :raises ConfigError: if an option does not fit the checkpoint.
+    """
+
+    def __init__(self, config: HfTokenizerConfig, context: StageContext) -> None:
+        """Load the tokenizer from the checkpoint's folder, running no code from it."""
+        checkpoint = context.checkpoint
+        loaded = _load(checkpoint)
+        backend: Backend = loaded.backend_tokenizer
+        prepare(backend, checkpoint)
+        self._backend = backend
+        self._padding_side: Side = "left" if loaded.padding_side == "left" else "right"
+        self._pad_token_id = usable_pad_id(backend, loaded.pad_token_id, checkpoint.config)
+        self._encoder = make_encoder(
+            backend,
+            config,
+            context.requires,
+            max_length=resolve_max_length(config.max_length, checkpoint, loaded.model_max_length),
+            token_types=takes_token_types(checkpoint.config, "token_type_ids" in loaded.model_input_names),
+            left=loaded.truncation_side == "left",
+        )
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._pad_token_id
+
+    @property
+    def padding_side(self) -> Side:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._padding_side
+
+    @property
+    def max_length(self) -> int | None:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._encoder.max_length
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return encode(self._encoder, examples)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+
+def _load(checkpoint: Checkpoint) -> Any:
+    # Importing AutoTokenizer from its own module instead takes the same time: torch is most of both.
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            str(checkpoint.path), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in native code, set off by a broken file, is no Exception
+        raise CheckpointError(
+            f"transformers cannot load a tokenizer from '{checkpoint.path}': {type(error).__name__}: "
+            f"{shorten(str(error), 500)}"
+        ) from error
+    if not isinstance(getattr(loaded, "backend_tokenizer", None), Backend):
+        raise CheckpointError(
+            f"the tokenizer of '{checkpoint.name}', {type(loaded).__name__}, has no fast version, and slow ones "
+            "are not supported; convert it to a tokenizer.json"
+        )
+    return loaded

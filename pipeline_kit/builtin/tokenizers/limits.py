@@ -1,0 +1,130 @@
+"""How many tokens an encoding may have: the user's limit, the checkpoint's, and the model's positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.traits import sentence_transformers
+from pipeline_kit.errors import ConfigError, Fault
+from pipeline_kit.types import Checkpoint
+
+__all__ = ["check_options", "positions", "resolve_max_length"]
+
+# Above this, a tokenizer's model_max_length only says that nobody set one.
+_UNSET = 1_000_000
+
+_POSITION_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_encoder_position_embeddings",
+    "max_seq_len",
+    "n_ctx",
+)
+
+# These number their positions from pad_token_id + 1, so that many rows of the table are never a token's.
+_OFFSET_BY_PAD = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+
+# Relative or computed positions: a text of any length runs, whatever number the config names.
+_UNLIMITED = frozenset(
+    {
+        "bloom",
+        "funnel",
+        "longt5",
+        "mamba",
+        "mpt",
+        "mt5",
+        "pop2piano",
+        "rwkv",
+        "switch_transformers",
+        "t5",
+        "transfo-xl",
+        "umt5",
+        "xlnet",
+    }
+)
+
+
+def resolve_max_length(wanted: int | None, checkpoint: Checkpoint, model_max_length: object) -> int | None:
+    """Give the longest encoding in tokens, None if nothing limits it.
+
+    :param wanted: the user's ``max_length``; None takes the checkpoint's own.
+    :param model_max_length: what the tokenizer's own config says.
+    :raises ConfigError: if `wanted` is more than the positions that the model has.
+    """
+    limit = positions(checkpoint.config)
+    if wanted is None:
+        # What a sentence-transformers checkpoint was trained with replaces the tokenizer's own.
+        trained = sentence_transformers(checkpoint.path).get("max_seq_length")
+        own = _length(trained) or _length(model_max_length)
+        known = [length for length in (own, limit) if length is not None]
+        return min(known) if known else None
+    # DeBERTa without absolute positions runs on longer texts; its number is only what it was trained with.
+    if limit is not None and wanted > limit and checkpoint.config.get("position_biased_input") is not False:
+        problem = f"'{wanted}' is more than the {limit} tokens that '{checkpoint.name}' has positions for."
+        hint = "for longer texts, split them: tokenizer.overflow=window"
+        raise ConfigError([Fault("tokenizer.max_length", problem, allowed=(f"1 to {limit}", "null"), hint=hint)])
+    return wanted
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """Give how many tokens the model of a ``config.json`` has positions for, None if it has no such limit."""
+    kind = config.get("model_type")
+    if kind in _UNLIMITED:
+        return None
+    nested = config.get("text_config")
+    found = next((n for n in (_length(config.get(key)) for key in _POSITION_KEYS) if n is not None), None)
+    if found is None:
+        return positions(nested) if isinstance(nested, Mapping) and "text_config" not in nested else None
+    pad = config.get("pad_token_id", 1)
+    if kind in _OFFSET_BY_PAD and isinstance(pad, int) and 0 <= pad < found - 1:
+        return found - pad - 1
+    return found
+
+
+def check_options(options: HfTokenizerConfig, max_length: int | None, specials: int) -> None:
+    """Check that a text fits between the special tokens, and windows move forward.
+
+    :param specials: how many special tokens a single text gets.
+    :raises ConfigError: with every option that does not fit the checkpoint.
+    """
+    faults: list[Fault] = []
+    if max_length is None:
+        if options.overflow == "window":
+            problem = "the checkpoint names no limit, so windows need one."
+            faults.append(Fault("tokenizer.max_length", problem, hint="for example: tokenizer.max_length=512"))
+    elif max_length <= specials:
+        problem = f"'{max_length}' leaves no room for text: {specials} tokens are special ones."
+        faults.append(Fault("tokenizer.max_length", problem, allowed=(f"{specials + 1} or more",)))
+    elif options.overflow == "window" and options.overlap >= max_length - specials:
+        room = max_length - specials
+        problem = f"'{options.overlap}' is not less than the {room} tokens of text in a window of {max_length}."
+        faults.append(Fault("tokenizer.overlap", problem, allowed=(f"0 to {room - 1}",)))
+    if faults:
+        raise ConfigError(faults)
+
+
+def _length(value: object) -> int | None:
+    """Read a length that somebody set on purpose; some files hold it as a float such as 1e30."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < _UNSET:
+        return None
+    return int(value)

@@ -1,0 +1,116 @@
+"""The tokenizer ``tokenizers_json``: a tokenizer.json read by the tokenizers library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import final
+
+from tokenizers import Tokenizer as Backend
+
+from pipeline_kit.builtin.tokenizers import traits
+from pipeline_kit.builtin.tokenizers.configs import TokenizersJsonConfig
+from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
+from pipeline_kit.builtin.tokenizers.guard import prepare
+from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
+from pipeline_kit.stages import StageContext, Tokenizer
+from pipeline_kit.types import Checkpoint, Encoding, Example, Side
+
+__all__ = ["TokenizersJson"]
+
+
+@final
+class TokenizersJson(Tokenizer):
+    """A tokenizer.json and what the files beside it say; never imports transformers.
+
+    :raises CheckpointError: if the file is missing or broken.
+    :raises ConfigError: if an option does not fit the checkpoint.
+    """
+
+    def __init__(self, config: TokenizersJsonConfig, context: StageContext) -> None:
+        """Load the file from the checkpoint's folder."""
+        checkpoint = context.checkpoint
+        own, names = checkpoint.config, checkpoint.tokenizer_config
+        self._backend = _load(_inside(checkpoint.path, config.file), checkpoint)
+        padding, truncation = self._backend.padding, self._backend.truncation
+        prepare(self._backend, checkpoint)
+        self._padding_side = traits.side(names, "padding_side", padding)
+        self._pad_token_id = _pad_id(self._backend, config, checkpoint, padding)
+        self._encoder = make_encoder(
+            self._backend,
+            config,
+            context.requires,
+            max_length=resolve_max_length(
+                config.max_length, checkpoint, names.get("model_max_length", names.get("max_len"))
+            ),
+            token_types=traits.takes_token_types(own, traits.names_token_types(own, names)),
+            left=traits.side(names, "truncation_side", truncation) == "left",
+        )
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._pad_token_id
+
+    @property
+    def padding_side(self) -> Side:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._padding_side
+
+    @property
+    def max_length(self) -> int | None:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._encoder.max_length
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return encode(self._encoder, examples)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Join a file's name to the folder; a link in a hub cache may point elsewhere, the name may not."""
+    for flavour in (PurePosixPath(name), PureWindowsPath(name)):
+        if flavour.is_absolute() or flavour.drive or flavour.root or ".." in flavour.parts:
+            problem = f"'{shorten(name)}' leaves the checkpoint's folder."
+            hint = "name a file inside it, such as tokenizer.json"
+            raise ConfigError([Fault("tokenizer.file", problem, hint=hint)])
+    return folder / name
+
+
+def _load(path: Path, checkpoint: Checkpoint) -> Backend:
+    if not path.is_file():
+        raise CheckpointError(
+            f"'{checkpoint.name}' has no file '{path.name}' in {path.parent}; "
+            "tokenizer=hf also reads checkpoints without a tokenizer.json"
+        )
+    try:
+        return Backend.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in native code, set off by a broken file, is no Exception
+        raise CheckpointError(f"'{path}' is no tokenizer.json that can be read: {shorten(str(error), 500)}") from error
+
+
+def _pad_id(
+    backend: Backend, config: TokenizersJsonConfig, checkpoint: Checkpoint, stored: dict[str, object] | None
+) -> int | None:
+    """Find the id of the padding token.
+
+    :raises ConfigError: if the user names a token that the tokenizer does not have.
+    """
+    if config.pad_token is not None:
+        found: int | None = backend.token_to_id(config.pad_token)
+        if found is None:
+            problem = f"'{shorten(config.pad_token, 80)}' is not a token of '{checkpoint.name}'."
+            known = tuple(token.content for token in backend.get_added_tokens_decoder().values())
+            fault = Fault("tokenizer.pad_token", problem, known[:20], closest(config.pad_token, known))
+            raise ConfigError([fault])
+        return found
+    token = traits.pad_token(checkpoint.path, checkpoint.tokenizer_config, stored)
+    named = None if token is None else backend.token_to_id(token)
+    return traits.usable_pad_id(backend, named, checkpoint.config)
