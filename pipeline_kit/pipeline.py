@@ -182,6 +182,8 @@ class Pipeline:
             try:
                 with stats.timed("postprocessor"):
                     reduced = self.postprocessor.reduce(output, batch)
+            except StageError:
+                raise
             except Exception as error:
                 raise InStage("postprocessor", error) from error
             with stats.timed("model"):  # on a GPU the copy is where the wait for the model's work is

@@ -223,6 +223,15 @@ def test_an_error_in_reduce_belongs_to_the_postprocessor() -> None:
     assert all(isinstance(o, RowFailure) and (o.stage, o.error) == ("postprocessor", "KeyError") for o in outcomes)
 
 
+def test_a_stage_error_in_reduce_stops_at_once() -> None:
+    class Reducer(Echo):
+        def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+            raise StageError("the model gave no 'logits'")
+
+    with pytest.raises(StageError, match="logits"):
+        list(make(postprocessor=Reducer()).outcomes(["a", "b"]))
+
+
 def test_cut_and_split_texts_are_reported() -> None:
     cut = make(tokenizer=WordTokenizer(WordTokenizerConfig(max_length=5)))
     stats = RunStats()

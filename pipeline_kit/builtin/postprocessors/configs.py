@@ -18,7 +18,9 @@ class ClassificationConfig:
         "auto", "logits to scores; auto: by the checkpoint's problem_type and number of labels, as in transformers"
     )
     top_k: int | None = option(1, "how many labels a result lists, best first; null: all", minimum=1)
-    thresholds: dict[str, float] = option({}, "label: score it must reach to be listed or chosen")
+    thresholds: dict[str, float] = option(
+        {}, "label: score it must reach to be chosen or listed; if none does, label is null"
+    )
     merge: Literal["mean", "max"] = option("mean", "windows of a long text: mean, weighted by their tokens, or max")
 
 
@@ -26,10 +28,12 @@ class ClassificationConfig:
 class PoolingConfig:
     """Options of ``postprocessor=pooling``."""
 
-    pooling: Literal["mean", "cls", "max", "last", "weighted_mean"] = option(
-        "mean", "how token vectors become one; weighted_mean weighs a token by its place, from 1"
+    pooling: Literal["auto", "mean", "cls", "max", "last", "weighted_mean"] = option(
+        "auto", "token vectors to one; auto: as the folder's modules.json says, else mean; cls is the first token"
     )
-    normalize: bool = option(True, "scale each vector to length 1")
+    normalize: bool | None = option(
+        None, "scale each vector to length 1; null: as the folder's modules.json says, else true"
+    )
 
 
 @dataclass

@@ -1,0 +1,126 @@
+"""Logits to labels and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+
+from pipeline_kit.builtin.postprocessors.configs import ClassificationConfig
+from pipeline_kit.builtin.postprocessors.merge import check_labels, floats, merge_windows
+from pipeline_kit.errors import ConfigError, Fault, closest, shorten
+from pipeline_kit.stages import Postprocessor, StageContext
+from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
+
+__all__ = ["Classification", "score_function"]
+
+Function = Literal["softmax", "sigmoid", "none"]
+
+
+def score_function(config: Mapping[str, Any], labels: int) -> Function:
+    """Decide how logits become scores, as transformers 5 does.
+
+    ``problem_type`` decides first (regression: none, multi-label: sigmoid); then one label means sigmoid
+    and several mean softmax.
+    https://github.com/huggingface/transformers/blob/main/src/transformers/pipelines/text_classification.py
+
+    :param config: the checkpoint's ``config.json``.
+    :param labels: how many labels it has.
+    """
+    problem = config.get("problem_type")
+    if problem == "regression":
+        return "none"
+    return "sigmoid" if problem == "multi_label_classification" or labels == 1 else "softmax"
+
+
+@final
+class Classification(Postprocessor):
+    """Gives ``label`` and ``score``, and with ``top_k`` other than 1 also ``labels``, best first.
+
+    Equal scores keep the order of the checkpoint's labels. With ``thresholds``, a label whose score is
+    below its own is neither chosen nor listed. When no label reaches its threshold, ``label`` is None,
+    ``score`` is the best score all the same, and ``labels`` is empty: no key ever goes missing.
+
+    The windows of a long text are merged after the scores are made: by their mean, weighted by tokens, or
+    by each label's largest score. The largest softmax scores are not scaled to add up to 1 again.
+    """
+
+    def __init__(self, config: ClassificationConfig, context: StageContext) -> None:
+        """Read the labels off the checkpoint.
+
+        :raises ConfigError: for thresholds of unknown labels, or that no score can reach.
+        """
+        self._labels = context.checkpoint.labels
+        self._checkpoint = context.checkpoint.name
+        decided = score_function(context.checkpoint.config, len(self._labels))
+        self._function: Function = decided if config.function == "auto" else config.function
+        self._top_k = config.top_k
+        self._merge = config.merge
+        _check_thresholds(config.thresholds, self._labels, self._function)
+        # In float32 as the scores are: 0.9 as a float64 is above 0.9 as a float32.
+        limits = [config.thresholds.get(label, -np.inf) for label in self._labels]
+        self._thresholds = np.array(limits, dtype=np.float32) if config.thresholds else None
+
+    def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+        """Give ``scores [B, L]``, float32."""
+        del batch
+        scores = floats(output, "logits", 2, "[B, L]")
+        if self._function == "softmax":
+            scores = torch.softmax(scores, dim=-1)
+        elif self._function == "sigmoid":
+            scores = torch.sigmoid(scores)
+        return ModelOutput({"scores": scores})
+
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        encodings: Sequence[Sequence[Encoding]],
+        outputs: Sequence[Sequence[RowOutput]],
+    ) -> list[Result]:
+        """Choose labels.
+
+        :raises StageError: if the model's width is not the number of labels.
+        :raises ExampleError: if a score is not finite.
+        """
+        if not examples:
+            return []
+        scores = merge_windows(encodings, outputs, "scores", self._merge)
+        check_labels(scores, self._labels, self._checkpoint)
+        ranked = scores
+        if self._thresholds is not None:
+            ranked = np.where(scores >= self._thresholds, scores, np.float32(-np.inf))
+        best = ranked.argmax(axis=1)
+        chosen = np.isfinite(ranked.max(axis=1)).tolist()
+        shown = np.where(chosen, scores[np.arange(len(scores)), best], scores.max(axis=1)).tolist()
+        results: list[Result] = [
+            {"label": self._labels[i] if found else None, "score": score}
+            for i, score, found in zip(best.tolist(), shown, chosen, strict=True)
+        ]
+        if self._top_k != 1:
+            for result, listed in zip(results, self._listed(ranked), strict=True):
+                result["labels"] = listed
+        return results
+
+    def _listed(self, ranked: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[dict[str, Any]]]:
+        """List each row's labels and scores, best first; minus infinity marks the ones left out."""
+        order = np.argsort(-ranked, axis=1, kind="stable")[:, : self._top_k]
+        counts = np.isfinite(ranked).sum(axis=1).tolist()
+        scores = np.take_along_axis(ranked, order, axis=1).tolist()
+        return [
+            [{"label": self._labels[i], "score": score} for i, score in zip(row[:count], values, strict=False)]
+            for row, values, count in zip(order.tolist(), scores, counts, strict=True)
+        ]
+
+
+def _check_thresholds(thresholds: Mapping[str, float], labels: Sequence[str], function: Function) -> None:
+    faults: list[Fault] = []
+    for label, value in thresholds.items():
+        key = f"postprocessor.thresholds.{shorten(label, 80)}"
+        if label not in labels:
+            faults.append(Fault(key, "the checkpoint has no such label.", tuple(labels), closest(label, labels)))
+        elif function != "none" and not 0 <= value <= 1:
+            faults.append(Fault(key, f"{value} is out of range for {function} scores.", ("0 to 1",)))
+    if faults:
+        raise ConfigError(faults)

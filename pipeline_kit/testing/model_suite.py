@@ -1,0 +1,174 @@
+"""The conformance suite for models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from pipeline_kit.outputs import split_rows
+from pipeline_kit.padding import PaddingPolicy, collate
+from pipeline_kit.registry import Kind
+from pipeline_kit.stages import Model
+from pipeline_kit.testing.compare import assert_same
+from pipeline_kit.testing.conformance import StageConformance, cuda_or_skip
+from pipeline_kit.types import Encoding, ModelOutput, RowOutput, Side, TokenBatch
+
+__all__ = ["ModelConformance"]
+
+
+class ModelConformance(StageConformance):
+    """Checks a model against the contract of :class:`pipeline_kit.stages.Model`.
+
+    The suite makes rows of random ids below the checkpoint's ``vocab_size`` (97 if it names none); override
+    :meth:`encodings` for a model that takes only certain ones.
+
+    :cvar lengths: tokens of those rows.
+    :cvar cuda_tolerance: how far the answers on a GPU may be from those on the CPU.
+    """
+
+    kind: ClassVar[Kind] = "model"
+    interface: ClassVar[type[Any]] = Model
+    lengths: ClassVar[Sequence[int]] = (7, 2, 12, 3, 7, 1)
+    cuda_tolerance: ClassVar[float] = 1e-3
+
+    def encodings(self, lengths: Sequence[int]) -> list[Encoding]:
+        """Give a row of each of these lengths; the same ones for the same lengths, no two alike."""
+        config = self.context().checkpoint.config
+        padding, size = config.get("pad_token_id") or 0, config.get("vocab_size", 97)
+        ids = [i for i in range(min(3, size - 1), size) if i != padding]
+        random = np.random.default_rng(0)
+        return [Encoding(random.choice(ids, size=length).tolist()) for length in lengths]
+
+    def batch(
+        self, encodings: Sequence[Encoding], side: Side = "right", width: int = 1, device: str = "cpu"
+    ) -> TokenBatch:
+        """Pad `encodings` to their longest or to `width`, whichever is more."""
+        padding = self.context().checkpoint.config.get("pad_token_id") or 0
+        return collate(encodings, PaddingPolicy("max_length", side, padding, max_length=width), device)
+
+    def rows(self, stage: Model, batch: TokenBatch) -> list[RowOutput]:
+        """Run `stage` and cut its outputs into rows without padding."""
+        return split_rows(stage.forward(batch), batch)
+
+    def test_outputs_have_the_batch_first(self) -> None:
+        """Each tensor's first dimension is B; T is the second of those in `per_token`, which all exist."""
+        stage = self.build()
+        for some in (self.encodings([5]), self._one_length()):
+            batch = self.batch(some)
+            output = stage.forward(batch)
+            count, width = batch.input_ids.shape
+            assert output.tensors, "forward gives no tensors"
+            unknown = sorted(output.per_token - set(output.tensors))
+            assert not unknown, f"per_token names {unknown}, which the model does not give"
+            for name, tensor in output.tensors.items():
+                shape = list(tensor.shape)
+                assert shape[:1] == [count], f"'{name}' has the shape {shape} for {count} rows"
+                if name in output.per_token:
+                    assert shape[1:2] == [width], f"'{name}' has the shape {shape} for {width} tokens"
+
+    def test_outputs_are_finite_and_on_the_device(self) -> None:
+        """Floats are finite, need no gradient, and are where the batch is."""
+        batch = self.batch(self._one_length())
+        for name, tensor in self.build().forward(batch).tensors.items():
+            assert not tensor.requires_grad, f"'{name}' needs a gradient; use torch.inference_mode()"
+            assert tensor.device == batch.input_ids.device, f"'{name}' is on {tensor.device}"
+            assert bool(torch.isfinite(tensor.float()).all()), f"'{name}' holds values that are not finite"
+
+    def test_supported_sides(self) -> None:
+        """`supported_sides` and `tolerance` are of their types."""
+        stage = self.build()
+        assert stage.supported_sides <= {"left", "right"}, f"supported_sides is {stage.supported_sides!r}"
+        assert 0 < stage.tolerance < 1, f"tolerance is {stage.tolerance!r}"
+
+    def test_batch_equals_one_by_one(self) -> None:
+        """A row's answer does not depend on the rows beside it, on each side of padding that is supported."""
+        stage = self.build()
+        encodings = self.encodings(self.lengths)
+        for side in sorted(stage.supported_sides):
+            together = self.rows(stage, self.batch(encodings, side))
+            assert_same(together, self._alone(stage, encodings), self.tolerance, f"rows padded on the {side} and alone")
+
+    def test_equal_lengths_equal_one_by_one(self) -> None:
+        """The same for rows that need no padding."""
+        stage = self.build()
+        encodings = self._one_length()
+        together = self.rows(stage, self.batch(encodings))
+        assert_same(together, self._alone(stage, encodings), self.tolerance, "rows of a batch and alone")
+
+    def test_more_padding_changes_nothing(self) -> None:
+        """Padding beyond the longest row changes no answer."""
+        stage = self.build()
+        encodings = self.encodings(self.lengths)
+        width = max(len(e.input_ids) for e in encodings) + 5
+        for side in sorted(stage.supported_sides):
+            found = self.rows(stage, self.batch(encodings, side, width))
+            expected = self.rows(stage, self.batch(encodings, side))
+            assert_same(found, expected, self.tolerance, f"rows padded further on the {side}")
+
+    def test_order_does_not_matter(self) -> None:
+        """Rows in reverse give the same answers in reverse."""
+        stage = self.build()
+        encodings = self._one_length()
+        forward = self.rows(stage, self.batch(encodings))
+        backward = self.rows(stage, self.batch(encodings[::-1]))
+        assert_same(backward[::-1], forward, self.tolerance, "rows in reverse")
+
+    def test_tokens_matter(self) -> None:
+        """Other tokens give another answer."""
+        stage = self.build()
+        first, second = self._one_length()[:2]
+        assert list(first.input_ids) != list(second.input_ids), "encodings() gives the same row twice"
+        rows = self.rows(stage, self.batch([first, second]))
+        same = all(np.array_equal(rows[0][name], rows[1][name]) for name in rows[0])
+        assert not same, "the model gives two different rows one answer"
+
+    def test_inputs_are_not_mutated(self) -> None:
+        """``forward`` leaves the batch's tensors as they were."""
+        batch, twin = (self.batch(self._one_length()) for _ in range(2))
+        self.build().forward(batch)
+        for name in ("input_ids", "attention_mask", "token_type_ids", "lengths"):
+            assert_same(getattr(batch, name), getattr(twin, name), 0, f"'{name}' after forward")
+
+    def test_deterministic(self) -> None:
+        """The same batch gives the same answer, whatever ran in between."""
+        stage = self.build()
+        batch = self.batch(self._one_length())
+        first = self.rows(stage, batch)
+        self.rows(stage, self.batch(self.encodings([5])))
+        assert_same(self.rows(stage, batch), first, 0, "rows of a second call")
+
+    def test_outputs_are_not_written_to_again(self) -> None:
+        """What a call gave does not change in the next one."""
+        stage = self.build()
+        encodings = self._one_length()
+        output: ModelOutput = stage.forward(self.batch(encodings))
+        kept = {name: tensor.clone() for name, tensor in output.tensors.items()}
+        stage.forward(self.batch(encodings[::-1]))
+        assert_same(output.tensors, kept, 0, "an output after the next call")
+
+    def test_instances_are_independent(self) -> None:
+        """A second instance gives the same and changes nothing about the first."""
+        stage = self.build()
+        batch = self.batch(self._one_length())
+        first = self.rows(stage, batch)
+        assert_same(self.rows(self.build(), batch), first, 0, "rows of a second instance")
+        assert_same(self.rows(stage, batch), first, 0, "rows after a second instance was used")
+
+    def test_cuda(self) -> None:
+        """On a GPU the answers are those of the CPU; skipped where there is none."""
+        device = cuda_or_skip()
+        encodings = self._one_length()
+        stage = self.build(self.context(device))
+        found = self.rows(stage, self.batch(encodings, device=device.name))
+        expected = self.rows(self.build(), self.batch(encodings))
+        assert_same(found, expected, self.cuda_tolerance, "rows on a GPU and on the CPU")
+
+    def _one_length(self) -> list[Encoding]:
+        """Give rows that need no padding."""
+        return self.encodings([9, 9, 9])
+
+    def _alone(self, stage: Model, encodings: Sequence[Encoding]) -> list[RowOutput]:
+        return [self.rows(stage, self.batch([encoding]))[0] for encoding in encodings]

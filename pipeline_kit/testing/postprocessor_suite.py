@@ -1,0 +1,216 @@
+"""The conformance suite for postprocessors."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from pipeline_kit.errors import ExampleError, shorten
+from pipeline_kit.outputs import split_rows
+from pipeline_kit.padding import PaddingPolicy, collate
+from pipeline_kit.registry import Kind
+from pipeline_kit.stages import ENCODING_FIELDS, Postprocessor, StageContext
+from pipeline_kit.testing.compare import assert_same
+from pipeline_kit.testing.conformance import HARD_TEXTS, StageConformance, cuda_or_skip
+from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig
+from pipeline_kit.testing.tiny import tiny_stage_context
+from pipeline_kit.testing.tiny_model import TinyModel
+from pipeline_kit.testing.words import WordTokenizer
+from pipeline_kit.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
+
+__all__ = ["PostprocessorConformance"]
+
+LONG = "A text of twenty words or a few more, so that it falls into several windows of the tiny tokenizer here."
+
+
+class PostprocessorConformance(StageConformance):
+    """Checks a postprocessor against the contract of :class:`pipeline_kit.stages.Postprocessor`.
+
+    ::
+
+        class TestKeyword(PostprocessorConformance):
+            stage = "keyword"
+            options = {"words": ["spam"]}
+
+    It runs behind a :class:`~pipeline_kit.testing.WordTokenizer` whose windows have 16 tokens and a
+    :class:`~pipeline_kit.testing.TinyModel`; override :meth:`encode` or :meth:`forward` for one that needs
+    other encodings or tensors.
+
+    :cvar head: the head the model has, see :class:`~pipeline_kit.testing.TinyModel`.
+    :cvar cuda_tolerance: how far the results on a GPU may be from those on the CPU.
+    """
+
+    kind: ClassVar[Kind] = "postprocessor"
+    interface: ClassVar[type[Any]] = Postprocessor
+    head: ClassVar[str] = "base"
+    cuda_tolerance: ClassVar[float] = 1e-3
+
+    def context(self, device: Device | None = None) -> StageContext:
+        """Give what the stage is built with."""
+        return tiny_stage_context(device=device, head=self.head)
+
+    def encode(self, examples: Sequence[Example]) -> list[list[Encoding]]:
+        """Give each example's encodings, all fields filled."""
+        tokenizer = WordTokenizer(WordTokenizerConfig(max_length=16, overflow="window", overlap=4))
+        return [[replace(e, example=i) for e in tokenizer.encode([example])] for i, example in enumerate(examples)]
+
+    def forward(self, batch: TokenBatch, device: Device | None = None) -> ModelOutput:
+        """Give the model's output."""
+        return TinyModel(TinyModelConfig(), self.context(device)).forward(batch)
+
+    def outputs(
+        self, stage: Postprocessor, groups: Sequence[Sequence[Encoding]], side: Side = "right", width: int = 1
+    ) -> list[list[RowOutput]]:
+        """Run the model and ``reduce`` on all encodings in one batch; give the rows per example."""
+        batch = _batch([e for windows in groups for e in windows], side, width)
+        rows = iter(split_rows(stage.reduce(self.forward(batch), batch), batch))
+        return [[next(rows) for _ in windows] for windows in groups]
+
+    def results(
+        self, stage: Postprocessor, examples: Sequence[Example], side: Side = "right", width: int = 1
+    ) -> list[Result]:
+        """Run tokenizer, model and `stage` on `examples` in one batch."""
+        groups = self.encode(examples)
+        return stage(examples, groups, self.outputs(stage, groups, side, width))
+
+    def test_no_examples(self) -> None:
+        """``[]`` gives ``[]``."""
+        assert_same(self.build()([], [], []), [], 0, "results of no examples")
+
+    def test_required_fields_are_known(self) -> None:
+        """`requires` names fields that encodings have on request."""
+        unknown = sorted(self.spec().load().requires - ENCODING_FIELDS)
+        assert not unknown, f"requires names {unknown}; there are: {', '.join(sorted(ENCODING_FIELDS))}"
+
+    def test_one_result_per_example(self) -> None:
+        """There is exactly one dict per example, and all have the same keys."""
+        results = self.results(self.build(), self.examples)
+        assert len(results) == len(self.examples), f"{len(results)} results for {len(self.examples)} examples"
+        for result in results:
+            assert isinstance(result, dict), f"a result is {type(result).__name__}, not a dict"
+            assert set(result) == set(results[0]), f"results differ in keys: {sorted(result)}, {sorted(results[0])}"
+
+    def test_batch_equals_one_by_one(self) -> None:
+        """A result does not depend on the examples beside it."""
+        stage = self.build()
+        alone = [result for example in self.examples for result in self.results(stage, [example])]
+        assert_same(self.results(stage, self.examples), alone, self.tolerance, "results of a batch and alone")
+
+    def test_order_is_kept(self) -> None:
+        """Examples in reverse give the same results in reverse."""
+        stage = self.build()
+        forward = self.results(stage, self.examples)
+        backward = self.results(stage, list(reversed(self.examples)))
+        assert_same(backward[::-1], forward, self.tolerance, "results of the examples in reverse")
+
+    def test_reduce_is_row_wise(self) -> None:
+        """A row that ``reduce`` gives depends on that row alone, whichever side padding is on."""
+        stage = self.build()
+        groups = [[e] for windows in self.encode(self.examples) for e in windows]
+        alone = [self.outputs(stage, [group])[0] for group in groups]
+        for side in ("right", "left"):
+            together = self.outputs(stage, groups, side)
+            assert_same(together, alone, self.tolerance, f"rows of reduce, padded on the {side} and alone")
+
+    def test_padding_changes_nothing(self) -> None:
+        """A result does not depend on the side or the amount of padding."""
+        stage = self.build()
+        expected = self.results(stage, self.examples)
+        for side in ("right", "left"):
+            found = self.results(stage, self.examples, side, 40)
+            assert_same(found, expected, self.tolerance, f"results with more padding, on the {side}")
+
+    def test_windows_give_one_result(self) -> None:
+        """A long text in several windows has one result, beside short ones too."""
+        stage = self.build()
+        examples = [LONG, *self.examples, LONG]
+        results = self.results(stage, examples)
+        assert len(results) == len(examples), f"{len(results)} results for {len(examples)} examples, two of them long"
+        alone = [result for example in examples for result in self.results(stage, [example])]
+        assert_same(results, alone, self.tolerance, "results of long and short texts together and alone")
+
+    def test_unicode_and_empty_text(self) -> None:
+        """Odd texts give a result or an ExampleError."""
+        stage = self.build()
+        for text in HARD_TEXTS:
+            try:
+                _assert_json(self.results(stage, [text]))
+            except ExampleError:
+                continue
+
+    def test_results_are_json(self) -> None:
+        """Results are JSON values, without NaN or infinity."""
+        _assert_json(self.results(self.build(), [LONG, *self.examples]))
+
+    def test_bad_numbers_are_an_example_error(self) -> None:
+        """Where the model gives NaN, the example is refused, or the result does without."""
+        stage = self.build()
+        groups = self.encode(self.examples[:1])
+        batch = _batch(groups[0])
+        output = self.forward(batch)
+        broken = {n: torch.full_like(t, torch.nan) if t.is_floating_point() else t for n, t in output.tensors.items()}
+        try:
+            rows = split_rows(stage.reduce(ModelOutput(broken, output.per_token), batch), batch)
+            results = stage(self.examples[:1], groups, [rows])
+        except ExampleError:
+            return
+        _assert_json(results)
+
+    def test_inputs_are_not_mutated(self) -> None:
+        """Both steps leave what they are given as it was."""
+        stage = self.build()
+        examples = copy.deepcopy(list(self.examples))
+        groups = self.encode(examples)
+        batch = _batch([e for windows in groups for e in windows])
+        output = self.forward(batch)
+        kept = {name: tensor.clone() for name, tensor in output.tensors.items()}
+        stage.reduce(output, batch)
+        assert_same(output.tensors, kept, 0, "the model's output after reduce")
+        outputs = self.outputs(stage, groups)
+        before = copy.deepcopy((groups, outputs))
+        stage(examples, groups, outputs)
+        assert_same(examples, list(self.examples), 0, "examples after the call")
+        assert_same((groups, outputs), before, 0, "encodings and outputs after the call")
+
+    def test_deterministic(self) -> None:
+        """The same examples give the same results, whatever ran in between."""
+        stage = self.build()
+        first = copy.deepcopy(self.results(stage, self.examples))
+        self.results(stage, [LONG])
+        assert_same(self.results(stage, self.examples), first, 0, "results of a second call")
+
+    def test_instances_are_independent(self) -> None:
+        """A second instance gives the same and changes nothing about the first."""
+        stage = self.build()
+        first = copy.deepcopy(self.results(stage, self.examples))
+        assert_same(self.results(self.build(), self.examples), first, 0, "results of a second instance")
+        assert_same(self.results(stage, self.examples), first, 0, "results after a second instance was used")
+
+    def test_cuda(self) -> None:
+        """``reduce`` works on a GPU and gives what it gives on the CPU; skipped where there is none."""
+        device = cuda_or_skip()
+        groups = self.encode(self.examples)
+        batch = _batch([e for windows in groups for e in windows], device=device.name)
+        stage = self.build(self.context(device))
+        rows = iter(split_rows(stage.reduce(self.forward(batch, device), batch), batch))
+        found = stage(self.examples, groups, [[next(rows) for _ in windows] for windows in groups])
+        expected = self.results(self.build(), self.examples)
+        assert_same(found, expected, self.cuda_tolerance, "results on a GPU and on the CPU")
+
+
+def _batch(encodings: Sequence[Encoding], side: Side = "right", width: int = 1, device: str = "cpu") -> TokenBatch:
+    return collate(encodings, PaddingPolicy("max_length", side, 0, max_length=width), device)
+
+
+def _assert_json(results: Sequence[Any]) -> None:
+    for result in results:
+        try:
+            text = json.dumps(result, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"a result is not made of JSON values ({error}): {shorten(result)}") from error
+        assert json.loads(text) == result, f"a result changes on its way through JSON: {shorten(result)}"
