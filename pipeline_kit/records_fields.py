@@ -51,7 +51,7 @@ class Fields:
                 near = closest(wanted, columns)
                 there = shorten(", ".join(columns), 300) if columns else "none"
                 raise InputError(
-                    f"no column '{shorten(wanted, 60)}'; there are: {there}."
+                    f"'{shorten(wanted, 60)}' is missing; there are: {there}."
                     + (f" Did you mean '{near}'?" if near else "")
                     + f" To take another: --fields {name}=COLUMN"
                 )

@@ -21,7 +21,8 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg} at character {error.pos + 1}: {shorten(text, 60)}") from error
+        problem = error.msg.removesuffix(" at")
+        raise InputError(f"not JSON: {problem} at character {error.pos + 1}: {shorten(text, 60)}") from error
     except RecursionError as error:
         raise InputError("not usable JSON: nested too deep") from error
     except ValueError as error:

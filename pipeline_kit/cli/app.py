@@ -1,0 +1,177 @@
+"""The front door: finds the subcommand, runs it, turns every error into a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+from pipeline_kit.cli.parsing import Parser, parse
+from pipeline_kit.cli.streams import discard_stdout, flush_out, say
+from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
+
+__all__ = ["COMMANDS", "load_command", "main"]
+
+PROG = "pipeline-kit"
+
+COMMANDS = {
+    "run": "run a pipeline over texts or a file",
+    "ls": "list the stages and presets there are",
+    "show": "show the options of one of them",
+    "cfg": "print the composed config",
+    "validate": "check a config without running it",
+    "doctor": "check this installation",
+    "new-plugin": "write a plugin to start from",
+    "completion": "print the completion script of a shell",
+}
+_HIDDEN = ("__complete",)
+
+EPILOG = """\
+examples:
+  pipeline-kit run --text "I love this." --text "I hate it."
+  pipeline-kit run --input reviews.csv --output labels.jsonl padding=none device.threads=4
+  pipeline-kit run -m padding=longest,max_length --text "I love this."
+  pipeline-kit show tokenizer/hf
+
+exit codes: 0 done, 1 something failed, 2 wrong usage or config, 130 and 143 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param argv: the words behind the program's name; None: those of this process.
+    :returns: the exit code.
+    """
+    words = [_as_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
+    debug = "--debug" in words
+    try:
+        with _signals(), _plain_warnings():
+            code = _dispatch(words)
+            flush_out()
+            return code
+    except PipelineKitError as error:
+        return _report(error, debug)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        discard_stdout()
+        return 141
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            say("terminated")
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            say(f"internal error: {type(error).__name__}: {shorten(str(error), 500)}")
+            say("(run again with --debug for the traceback, and please report it)")
+        return 1
+
+
+def load_command(name: str) -> Any:
+    """Import the module of a subcommand: it has ``configure(parser)`` and ``execute(args) -> int``."""
+    return import_module("pipeline_kit.cli." + name.strip("_").replace("-", "_"))
+
+
+def _as_utf8(word: str) -> str:
+    """Read an argument as UTF-8 where a plain C locale made Python read it as ASCII."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
+
+
+def _dispatch(words: list[str]) -> int:
+    place = next((i for i, word in enumerate(words) if word != "--debug"), None)
+    if place is None:
+        sys.stderr.write(_help())
+        return 2
+    name, rest = words[place], words[:place] + words[place + 1 :]
+    if name in ("-h", "--help", "help") and not [word for word in rest if word in COMMANDS]:
+        sys.stdout.write(_help())
+        return 0
+    if name == "help":
+        name, rest = next(word for word in rest if word in COMMANDS), ["--help"]
+    if name in ("-V", "--version"):
+        from pipeline_kit.cli.versions import version_line
+
+        sys.stdout.write(version_line() + "\n")
+        return 0
+    if name not in COMMANDS and name not in _HIDDEN:
+        raise _no_command(name)
+    command = load_command(name)
+    parser = Parser(prog=f"{PROG} {name}", description=command.__doc__, epilog=getattr(command, "EPILOG", None))
+    command.configure(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parse(parser, rest, words=getattr(command, "TAKES_WORDS", None))
+    return int(command.execute(args))
+
+
+def _no_command(name: str) -> UsageError:
+    names = ", ".join(COMMANDS)
+    if name.startswith("-") or "=" in name:
+        return UsageError(
+            f"'{shorten(name, 80)}': name a subcommand first, such as: {PROG} run {shorten(name, 80)} ..."
+        )
+    near = closest(name, list(COMMANDS))
+    hint = f" Did you mean '{near}'?" if near else f' To run on a text: {PROG} run --text "{shorten(name, 80)}"'
+    return UsageError(f"'{shorten(name, 80)}' is no subcommand.{hint}\n  subcommands: {names}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        f"usage: {PROG} [--version] [--help] SUBCOMMAND ...\n\n"
+        "Text pipelines as three pluggable stages: tokenizer, model, postprocessor.\n\n"
+        f"subcommands ({PROG} SUBCOMMAND --help says more):\n{lines}\n\n{EPILOG}"
+    )
+
+
+def _report(error: PipelineKitError, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    faults = getattr(error, "faults", None)
+    for text in [str(fault) for fault in faults] if faults else [str(error)]:
+        say(f"error: {text}")
+    return error.exit_code
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM end the run as an exception does, so that open files are cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a library's warning as one line, not with the line of code it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {shorten(str(message), 500)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

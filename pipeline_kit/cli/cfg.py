@@ -1,0 +1,50 @@
+"""Print the composed config as YAML, without running it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, subtree
+from pipeline_kit.cli.streams import prepare_stdout, print_out
+
+__all__ = ["TAKES_WORDS", "configure", "execute", "print_configs"]
+
+TAKES_WORDS = OVERRIDES
+EPILOG = """\
+examples:
+  pipeline-kit cfg task=sentence-embedding checkpoint.path=./my-model
+  pipeline-kit cfg --package tokenizer
+  pipeline-kit cfg --resolve device=auto      what auto and null became; loads the model
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``cfg``."""
+    parser.usage = "pipeline-kit cfg [--resolve] [--package KEY] [OVERRIDE ...]"
+    add_selection_flags(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the config."""
+    return print_configs(Selection.of(args), args.package, args.resolve)
+
+
+def print_configs(selection: Selection, package: str | None, resolve: bool) -> int:
+    """Print the config, or with ``-m`` all of them as YAML documents that open with their overrides."""
+    from pipeline_kit.compose import to_yaml
+
+    registry = selection.registry()
+    prepare_stdout()
+    for overrides, config in selection.compositions(registry):
+        data: Mapping[str, Any] = config.data
+        if resolve:
+            from pipeline_kit.build import build
+
+            data = {**data, "resolved": dict(build(config, registry).description)}
+        part = subtree(data, package)
+        if selection.multirun:
+            print_out(f"---\n# {' '.join(overrides)}")
+        print_out(to_yaml(part) if isinstance(part, Mapping | list) else str(part))
+    return 0

@@ -1,0 +1,143 @@
+"""Where the rows of a run come from: ``--text``, ``--json``, ``--input``, stdin."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline_kit.cli.streams import is_terminal
+from pipeline_kit.errors import InputError, UsageError, closest, shorten
+from pipeline_kit.records import FORMATS, TEXT_FIELDS, Fields, Format, Record, read_records
+from pipeline_kit.records_json import parse_example
+
+__all__ = ["Inputs", "add_input_flags"]
+
+
+def add_input_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what to run on."""
+    group = parser.add_argument_group(
+        "input", "rows are taken from --text, then --json, then --input, then (if none) stdin"
+    )
+    group.add_argument("--text", metavar="TEXT", action="append", default=[], help="a text; repeatable")
+    group.add_argument("--json", metavar="OBJECT", action="append", default=[], help="an example as JSON; repeatable")
+    group.add_argument(
+        "--input", "-i", metavar="FILE", action="append", default=[], help="a file, - for stdin; repeatable"
+    )
+    group.add_argument("--input-format", metavar="|".join(FORMATS), help="default: by the file's ending, else text")
+    group.add_argument(
+        "--fields",
+        metavar="FIELD=COLUMN",
+        action="append",
+        default=[],
+        help="take a field from another column or key, such as text=review_body; repeatable",
+    )
+
+
+@dataclass
+class Inputs:
+    """The rows of a run, which can be gone through more than once."""
+
+    examples: list[str | dict[str, Any]]
+    files: list[str]
+    format: Format | None
+    fields: Fields
+    _spooled: IO[bytes] | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Inputs:
+        """Read parsed flags.
+
+        :raises UsageError: if there is nothing to run on, or a flag's value is not of its form.
+        """
+        examples: list[str | dict[str, Any]] = list(args.text)
+        for text in args.json:
+            try:
+                examples.append(parse_example(text))
+            except InputError as error:
+                raise UsageError(f"--json: {error}") from error
+        files = list(args.input)
+        if not examples and not files:
+            if is_terminal(sys.stdin):
+                raise UsageError(
+                    'nothing to run on. Try: pipeline-kit run --text "I love this."\n'
+                    "  or give a file: pipeline-kit run --input reviews.csv --output labels.jsonl"
+                )
+            files = ["-"]
+        if files.count("-") > 1:
+            raise UsageError("--input - can be given once: stdin is read once")
+        return cls(examples, files, _format(args.input_format), _fields(args.fields))
+
+    @contextmanager
+    def kept(self, several: bool) -> Iterator[None]:
+        """While the body lasts, keep a copy of stdin if it will be read `several` times."""
+        if not several or "-" not in self.files:
+            yield
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            self._spooled = copy
+            yield
+
+    def records(self) -> Iterator[Record]:
+        """Go through the rows.
+
+        :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column.
+        """
+        for name in self.files:
+            if name != "-" and (
+                Path(name).is_file() or not Path(name).exists()
+            ):  # a pipe could not be read a second time
+                next(self._file(name), None)
+        return chain(self.examples, chain.from_iterable(map(self._file, self.files)))
+
+    def count(self) -> int | None:
+        """Count the rows, roughly and fast, for a progress bar; None if that cannot be known."""
+        total = len(self.examples)
+        for name in self.files:
+            if not Path(name).is_file():
+                return None
+            try:
+                with open(name, "rb") as stream:
+                    while block := stream.read(1 << 20):
+                        total += block.count(b"\n")
+            except OSError:
+                return None
+        return total
+
+    def _file(self, name: str) -> Iterator[Record]:
+        if name == "-" and self._spooled is not None:
+            self._spooled.seek(0)
+            return read_records(self._spooled, format=self.format, fields=self.fields)  # type: ignore[arg-type]
+        return read_records(name, format=self.format, fields=self.fields)
+
+
+def _format(name: str | None) -> Format | None:
+    for known in FORMATS:
+        if name == known:
+            return known
+    if name is None:
+        return None
+    near = closest(name, FORMATS)
+    hint = f" Did you mean '{near}'?" if near else ""
+    raise UsageError(f"--input-format {shorten(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
+
+
+def _fields(pairs: list[str]) -> Fields:
+    mapping: dict[str, str] = {}
+    known = list(TEXT_FIELDS.columns)
+    for pair in chain.from_iterable(item.split(",") for item in pairs):
+        name, equals, column = pair.partition("=")
+        if not equals or not column:
+            raise UsageError(f"--fields {shorten(pair, 80)}: write FIELD=COLUMN, such as text=review_body")
+        if name not in known:
+            raise UsageError(f"--fields {shorten(pair, 80)}: the fields are {', '.join(known)}")
+        mapping[name] = column
+    return TEXT_FIELDS.renamed(mapping)

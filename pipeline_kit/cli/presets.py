@@ -1,0 +1,69 @@
+"""The YAML of the config groups, as files to read: what ``ls`` and ``show`` tell of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from pipeline_kit.pipeline_config import POLICIES
+from pipeline_kit.registry import KINDS, Registry
+
+__all__ = ["GROUPS", "Preset", "presets"]
+
+GROUPS = (*POLICIES, *KINDS)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One YAML file of a group.
+
+    :param source: the distribution, plugin or folder it comes from.
+    """
+
+    group: str
+    name: str
+    source: str
+    text: str
+
+    @property
+    def comment(self) -> list[str]:
+        """The lines of the comment it opens with."""
+        lines: list[str] = []
+        for line in self.text.splitlines():
+            if not line.startswith("#"):
+                break
+            if not line.startswith("# @package"):
+                lines.append(line.lstrip("# ").rstrip())
+        return lines
+
+    @property
+    def summary(self) -> str:
+        """The first line of that comment."""
+        return re.sub(r"^what: +", "", self.comment[0], flags=re.IGNORECASE) if self.comment else ""
+
+    @property
+    def run_line(self) -> str | None:
+        """The command that the comment names to try it with, None if there is none."""
+        found = (re.match(r"run: +(.*)", line, flags=re.IGNORECASE) for line in self.comment)
+        return next((match[1] for match in found if match), None)
+
+
+def presets(registry: Registry, config_dirs: Sequence[str], groups: Sequence[str] = GROUPS) -> Iterator[Preset]:
+    """Go through the presets of `groups`; one that a source before it has too is given again."""
+    trees: list[tuple[Traversable, str]] = [(resources.files("pipeline_kit.conf"), "pipeline-kit")]
+    for package, owner in registry.conf_packages.items():
+        trees.append((resources.files(package.removeprefix("pkg://")), owner))
+    trees += [(Path(folder).expanduser(), folder) for folder in config_dirs]
+    for group in groups:
+        for tree, owner in trees:
+            folder = tree / group
+            if not folder.is_dir():
+                continue
+            for item in sorted(folder.iterdir(), key=lambda found: found.name):
+                if item.name.endswith(".yaml") and item.is_file():
+                    text = item.read_bytes().decode("utf-8", errors="replace")
+                    yield Preset(group, item.name.removesuffix(".yaml"), owner, text)

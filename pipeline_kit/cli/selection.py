@@ -1,0 +1,173 @@
+"""The flags that choose a config, the same for every subcommand that composes one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_kit.errors import UsageError, closest, shorten
+
+if TYPE_CHECKING:
+    from pipeline_kit.pipeline_config import PipelineConfig
+    from pipeline_kit.registry import Registry
+
+__all__ = ["OVERRIDES", "Selection", "add_selection_flags", "add_source_flags", "refuse_without_cfg", "subtree"]
+
+OVERRIDES = "override"
+
+_UNSUPPORTED = {
+    "--info": "use: pipeline-kit ls, pipeline-kit cfg",
+    "--shell-completion": "use: pipeline-kit completion bash",
+    "-sc": "use: pipeline-kit completion bash",
+    "--config-path": "use --config-dir DIR, or --config FILE",
+    "-cp": "use --config-dir DIR, or --config FILE",
+    "--hydra-help": "use --help",
+    "--experimental-rerun": "use --config FILE",
+}
+
+
+def add_selection_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config-dir``, ``--config-name``, ``--config``, ``--plugin``, ``-m`` and Hydra's other flags."""
+    group = parser.add_argument_group(
+        "config", "OVERRIDE is key=value, such as padding=longest or tokenizer.max_length=64"
+    )
+    group.add_argument("--config", metavar="FILE", help="start from this YAML file")
+    group.add_argument("--config-name", "-cn", metavar="NAME", help="start from NAME.yaml of a --config-dir")
+    add_source_flags(group)
+    group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
+    group.add_argument("--cfg", "-c", metavar="job", help="print the composed config and do nothing else")
+    group.add_argument("--package", "-p", metavar="KEY", help="with --cfg: only the part under KEY")
+    group.add_argument("--resolve", action="store_true", help="with --cfg: say what 'auto' and null became")
+    for flag in _UNSUPPORTED:
+        group.add_argument(flag, dest="unsupported", action=_Unsupported, nargs="?", help=argparse.SUPPRESS)
+
+
+def add_source_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that bring in presets and plugins."""
+    parser.add_argument(
+        "--config-dir", "-cd", metavar="DIR", action="append", default=[], help="look for presets here too; repeatable"
+    )
+    parser.add_argument(
+        "--plugin",
+        metavar="FILE|MODULE",
+        action="append",
+        default=[],
+        help="load a plugin that is not installed; repeatable",
+    )
+
+
+class _Unsupported(argparse.Action):
+    """Says what to use instead of a flag of Hydra's that has no meaning here."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Raise."""
+        raise UsageError(f"Hydra's {option_string} does not work here; {_UNSUPPORTED[str(option_string)]}")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which config, as the user's flags say it."""
+
+    overrides: tuple[str, ...]
+    config_dirs: tuple[str, ...]
+    config_name: str
+    plugins: tuple[str, ...]
+    multirun: bool
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Selection:
+        """Read parsed flags.
+
+        :raises UsageError: for a word that is no override, and for flags that contradict each other.
+        """
+        folders, name = list(args.config_dir), args.config_name
+        if args.config is not None:
+            if name is not None:
+                raise UsageError("--config and --config-name both name the config to start from; give one")
+            path = _config_file(args.config)
+            folders, name = [str(path.parent), *folders], path.stem
+        for word in args.words:
+            if "=" not in word and not word.startswith("~"):
+                raise _stray(word)
+        if args.cfg not in (None, "job"):
+            raise UsageError(
+                f"--cfg {shorten(args.cfg, 40)}: only --cfg job works here; Hydra's own config is not used"
+            )
+        return cls(tuple(args.words), tuple(folders), name or "config", tuple(args.plugin), args.multirun)
+
+    def registry(self) -> Registry:
+        """Load the built-in stages and the plugins the user named."""
+        from pipeline_kit.discovery import load_registry
+
+        return load_registry(self.plugins)
+
+    def compositions(self, registry: Registry) -> list[tuple[list[str], PipelineConfig]]:
+        """Compose the config, or with ``-m`` all of them, each with the overrides that made it.
+
+        :raises ConfigError: before anything runs, if any of them has a fault.
+        """
+        from pipeline_kit import compose
+
+        jobs = [list(self.overrides)]
+        if self.multirun:
+            jobs = compose.sweep(self.overrides, registry=registry, config_dir=self.config_dirs)
+        return [
+            (
+                job,
+                compose.compose(job, registry=registry, config_dir=self.config_dirs, config_name=self.config_name),
+            )
+            for job in jobs
+        ]
+
+
+def refuse_without_cfg(args: argparse.Namespace) -> None:
+    """Refuse the flags that say how to print a config where none is printed.
+
+    :raises UsageError: if one of them is there.
+    """
+    for flag, given in (("--package", args.package), ("--resolve", args.resolve)):
+        if given:
+            raise UsageError(f"{flag} says how to print a config; use it with --cfg job, or with: pipeline-kit cfg")
+
+
+def subtree(data: Any, key: str | None) -> Any:
+    """Give the part of a config under a dotted `key`.
+
+    :raises UsageError: if there is none; names the closest.
+    """
+    for part in (key or "").split(".") if key not in (None, "", "_global_") else ():
+        if not hasattr(data, "keys") or part not in data:
+            known = list(data) if hasattr(data, "keys") else []
+            near = closest(part, known)
+            hint = f" Did you mean '{near}'?" if near else f" There are: {', '.join(known) or 'none'}"
+            raise UsageError(f"--package {shorten(key, 80)}: the config has no '{shorten(part, 80)}'.{hint}")
+        data = data[part]
+    return data
+
+
+def _config_file(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        raise UsageError(f"--config {shorten(name)}: give a YAML file that is there")
+    if path.suffix == ".yml":
+        raise UsageError(f"--config {shorten(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
+    return path
+
+
+def _stray(word: str) -> UsageError:
+    shown = shorten(word, 80)
+    text = f"'{shown}' is neither a flag nor an override (key=value)."
+    if word.endswith((".yaml", ".yml")):
+        return UsageError(f"{text} Did you forget --config {shown}?")
+    if word.endswith((".txt", ".csv", ".tsv", ".jsonl")):
+        return UsageError(f"{text} Did you forget --input {shown}?")
+    return UsageError(f'{text} Did you forget --text "{shown}"?')

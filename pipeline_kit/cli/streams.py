@@ -1,0 +1,72 @@
+"""stdout and stderr as the command line uses them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+from pipeline_kit.errors import OutputError, shorten
+
+__all__ = ["discard_stdout", "flush_out", "is_terminal", "prepare_stdout", "print_out", "say"]
+
+
+def say(text: str) -> None:
+    """Print a line for the user's eyes to stderr, control characters escaped."""
+    lines = [shorten(line, 4000) for line in text.split("\n")]
+    with suppress(OSError):  # without a stderr there is nobody left to tell
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+
+
+def print_out(text: str, *, flush: bool = False) -> None:
+    """Print to stdout, which carries nothing but what was asked for.
+
+    :raises BrokenPipeError: if the reader has gone.
+    :raises OutputError: if it cannot be written for another reason.
+    """
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        if flush:
+            sys.stdout.flush()
+    except OSError as error:
+        raise _broken(error) from error
+
+
+def flush_out() -> None:
+    """Hand over what stdout still holds; raises as :func:`print_out` does."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _broken(error) from error
+
+
+def _broken(error: OSError) -> OSError | OutputError:
+    if isinstance(error, BrokenPipeError):
+        return error
+    discard_stdout()
+    return OutputError(f"stdout: cannot be written: {error.strerror or error}")
+
+
+def prepare_stdout() -> None:
+    """Write UTF-8 with plain newlines whatever the locale, since the output is data."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", errors="strict", newline="\n")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a person sees `stream`."""
+    try:
+        return stream.isatty()
+    except ValueError:
+        return False
+
+
+def discard_stdout() -> None:
+    """Send what stdout still holds nowhere, so that Python's last flush does not complain of a closed pipe."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the process ends
