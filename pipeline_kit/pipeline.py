@@ -48,9 +48,7 @@ class Pipeline:
     observer: Observer | None = None
 
     @overload
-    def __call__(self, inputs: str) -> Result: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, inputs: Mapping[str, Any]) -> Result: ...  # type: ignore[overload-overlap]
+    def __call__(self, inputs: str | Mapping[str, Any]) -> Result: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, inputs: Sequence[Example]) -> list[Result]: ...  # type: ignore[overload-overlap]
     @overload

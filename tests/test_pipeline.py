@@ -18,7 +18,7 @@ from pipeline_kit.padding import PaddingPolicy
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.stages import Model, Postprocessor, Tokenizer
 from pipeline_kit.stats import RunStats
-from pipeline_kit.testing.words import WordTokenizer, WordTokenizerConfig
+from pipeline_kit.testing import WordTokenizer, WordTokenizerConfig
 from pipeline_kit.types import Device, Encoding, Example, ModelOutput, Result, RowFailure, RowOutput, Side, TokenBatch
 
 
@@ -70,9 +70,9 @@ class Picky(Tokenizer):
     def __init__(self) -> None:
         self.inner = WordTokenizer(WordTokenizerConfig(max_length=12, overflow="window"))
 
-    pad_token_id = 0  # type: ignore[assignment]
-    padding_side = "right"  # type: ignore[assignment]
-    max_length = 12  # type: ignore[assignment]
+    pad_token_id = 0
+    padding_side = "right"
+    max_length = 12
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
         if any("panic" in e for e in examples):
@@ -118,7 +118,7 @@ def test_shapes_follow_the_input_alone() -> None:
     assert list(pipe(text for text in ["a b"])) == [one]
     for wrong in (b"a b", 7, None):
         with pytest.raises(ExampleError):
-            pipe(wrong)  # type: ignore[call-overload]
+            pipe(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["longest", "max_length", "multiple_of", "none"])
@@ -196,7 +196,8 @@ class Short(Postprocessor):
     """Gives one result too few."""
 
     def __call__(self, examples: Any, encodings: Any, outputs: Any) -> list[Result]:
-        return [{} for _ in examples][1:]
+        results: list[Result] = [{} for _ in examples]
+        return results[1:]
 
 
 class Silent(Picky):

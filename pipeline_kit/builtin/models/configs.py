@@ -7,16 +7,17 @@ from typing import Literal
 
 from pipeline_kit.config import option
 
-__all__ = ["HfModelConfig", "StaticModelConfig"]
+__all__ = ["Head", "HfModelConfig", "StaticModelConfig"]
+
+Head = Literal["base", "sequence-classification"]
+"""The heads that the built-in models have."""
 
 
 @dataclass
 class HfModelConfig:
     """Options of ``model=hf``."""
 
-    head: Literal["base", "sequence-classification"] | None = option(
-        None, "the head on top of the network; null: the one the task asks for"
-    )
+    head: Head | None = option(None, "the head on top of the network; null: the one the task asks for")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
         None, "the attention kernel; null: sdpa where the architecture has it, else eager"
     )
@@ -25,3 +26,5 @@ class HfModelConfig:
 @dataclass
 class StaticModelConfig:
     """Options of ``model=static``."""
+
+    head: Head | None = option(None, "the head on top of the embeddings; null: the one the task asks for")

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from tokenizers import Tokenizer as Backend
 
+from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
 from pipeline_kit.builtin.tokenizers.guard import prepare
@@ -74,9 +75,10 @@ def _load(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(
-            str(checkpoint.path), local_files_only=True, trust_remote_code=False, use_fast=True
-        )
+        with quiet():
+            loaded = AutoTokenizer.from_pretrained(
+                str(checkpoint.path), local_files_only=True, trust_remote_code=False, use_fast=True
+            )
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic in native code, set off by a broken file, is no Exception

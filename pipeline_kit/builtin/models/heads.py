@@ -1,0 +1,143 @@
+"""Which head a checkpoint has, and which task to use with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from pipeline_kit.builtin.models.configs import Head
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
+from pipeline_kit.types import Checkpoint
+
+__all__ = ["HEADS", "KINDS", "HeadKind", "check_head_name", "kind_of", "missing_head", "refuse_lookalike"]
+
+HEADS: tuple[str, ...] = get_args(Head)
+"""The heads that ``model=hf`` can put on a network."""
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """One kind of model class in transformers.
+
+    :param suffixes: how the names of its classes end.
+    :param head: our name of the head.
+    :param tasks: the values of ``task=`` that use it.
+    :param tensors: how the names of weights begin that no other kind has.
+    """
+
+    suffixes: tuple[str, ...]
+    head: str
+    tasks: tuple[str, ...]
+    tensors: tuple[str, ...] = ()
+
+
+KINDS: tuple[HeadKind, ...] = (
+    HeadKind(("ForSequenceClassification",), "sequence-classification", ("text-classification",), ("pre_classifier.",)),
+    HeadKind(("ForTokenClassification",), "token-classification", ("token-classification",)),
+    HeadKind(
+        ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        "question-answering",
+        ("question-answering",),
+        ("qa_outputs.",),
+    ),
+    HeadKind(
+        ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel"),
+        "masked-lm",
+        ("fill-mask",),
+        ("cls.predictions.", "lm_head.", "vocab_", "generator_", "lm_predictions.", "predictions."),
+    ),
+    HeadKind(("ForMultipleChoice",), "multiple-choice", ("multiple-choice",)),
+    HeadKind(("ForNextSentencePrediction",), "next-sentence-prediction", (), ("cls.seq_relationship.",)),
+    HeadKind(("ForConditionalGeneration", "MTModel"), "seq2seq-lm", ("summarization", "translation")),
+    HeadKind(("ForCausalLM", "LMHeadModel"), "causal-lm", ("text-generation",)),
+    HeadKind(("EncoderModel", "Model"), "base", ("sentence-embedding", "feature-extraction")),
+)
+"""In the order in which a class name is compared: an ending that holds another one comes before it."""
+
+_LOOKALIKES = frozenset({"token-classification", "multiple-choice", "next-sentence-prediction"})
+
+
+def check_head_name(head: str) -> None:
+    """Raise ConfigError if `head` is none of `HEADS`."""
+    if head not in HEADS:
+        raise ConfigError(
+            [Fault("model.head", f"'{shorten(head)}' is not one of the choices.", HEADS, closest(head, HEADS))]
+        )
+
+
+def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind | None:
+    """Find the kind of head that `checkpoint` was saved with, None if nothing tells.
+
+    :param weights: names of weights, looked at when ``config.json`` has no ``architectures``.
+    """
+    name = _class_name(checkpoint)
+    for kind in KINDS:
+        if name.endswith(kind.suffixes):
+            return kind
+    for kind in KINDS:
+        if any(weight.startswith(kind.tensors) for weight in weights):
+            return kind
+    return None
+
+
+def refuse_lookalike(checkpoint: Checkpoint, head: str) -> None:
+    """Refuse heads whose weights have the names of a sequence classifier's but mean something else.
+
+    :raises CheckpointError: naming the head there is and the task to use.
+    """
+    kind = kind_of(checkpoint)
+    if head == "sequence-classification" and kind is not None and kind.head in _LOOKALIKES:
+        raise missing_head(checkpoint, head, ())
+
+
+def missing_head(
+    checkpoint: Checkpoint, head: str, missing: Sequence[str], others: Collection[str] = ()
+) -> CheckpointError:
+    """Make the error for a checkpoint whose weights lack `head`.
+
+    :param missing: the names of the weights that are not there.
+    :param others: the names of weights that are there and that `head` has no place for.
+    """
+    lack = f"Its weights lack {_few(sorted(missing))}."
+    if head == "base":
+        name, found = shorten(checkpoint.name), f" They hold {_few(sorted(others))}." if others else ""
+        return CheckpointError(
+            f"the checkpoint '{name}' does not hold the whole network that its config.json describes. {lack}{found} "
+            "Check model_type in config.json, or download it again."
+        )
+    lines = [f"the checkpoint '{shorten(checkpoint.name)}' has no {head} head."]
+    if missing:
+        lines.append(lack)
+    kind = kind_of(checkpoint, others)
+    name = _class_name(checkpoint)
+    if kind is not None:
+        what = "no head (it is a base model)" if kind.head == "base" else f"a {kind.head} head"
+        lines.append(f"It has {what}{f', saved as {shorten(name, 80)}' if name else ''}.")
+        lines.append(_use(kind))
+    elif others:
+        lines.append(f"It has weights that this head does not use: {_few(sorted(others))}.")
+    wanted = [task for kind in KINDS if kind.head == head for task in kind.tasks]
+    if wanted:
+        lines.append(f"For task={wanted[0]} take a checkpoint that was fine-tuned for it.")
+    return CheckpointError(" ".join(lines))
+
+
+def _use(kind: HeadKind) -> str:
+    if not kind.tasks:
+        return "No task uses that head."
+    tasks = " or ".join(f"task={task}" for task in kind.tasks)
+    if kind.head in HEADS:
+        return f"Use {tasks} with it."
+    vectors = "task=sentence-embedding or task=feature-extraction"
+    return f"It belongs to {tasks}, which model=hf does not have yet; {vectors} can use its network without the head."
+
+
+def _class_name(checkpoint: Checkpoint) -> str:
+    names = checkpoint.config.get("architectures")
+    return str(names[0]) if isinstance(names, Sequence) and not isinstance(names, str) and names else ""
+
+
+def _few(names: Sequence[str], count: int = 3) -> str:
+    shown = ", ".join(shorten(name, 80) for name in names[:count])
+    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"

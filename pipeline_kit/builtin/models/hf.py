@@ -1,0 +1,117 @@
+"""``model=hf``: a transformers network with the head the task asks for."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+
+from pipeline_kit.builtin.models.batches import (
+    groups_by_end,
+    groups_by_padding,
+    inputs_of,
+    narrow,
+    network_inputs,
+)
+from pipeline_kit.builtin.models.configs import HfModelConfig
+from pipeline_kit.builtin.models.heads import check_head_name
+from pipeline_kit.builtin.models.loading import load_network
+from pipeline_kit.builtin.models.padding_safety import known_sides, probe_sides
+from pipeline_kit.builtin.models.sparse_attention import set_attention, sparse_part
+from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.stages import Model, StageContext
+from pipeline_kit.types import ModelOutput, Side, TokenBatch
+
+__all__ = ["HfModel"]
+
+TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
+
+
+@final
+class HfModel(Model):
+    """A network from a local folder of safetensors, with transformers' own code for its ``model_type``.
+
+    ``sequence-classification`` gives ``logits [B, L]``. ``base`` gives ``last_hidden_state [B, T, H]``, of
+    an encoder-decoder such as T5 or BART that of its encoder. Both are what the checkpoint gives to each
+    row alone, whatever its batch.
+
+    Building it sets torch's number of CPU threads to the device's.
+    """
+
+    def __init__(self, config: HfModelConfig, context: StageContext) -> None:
+        """Load the checkpoint's network and find out how it may be padded.
+
+        :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
+        :raises ConfigError: if there is no such head or attention kernel.
+        """
+        self._head = config.head or context.head
+        check_head_name(self._head)
+        device = context.device
+        if torch.get_num_threads() != device.threads:
+            torch.set_num_threads(device.threads)
+        self._tolerance = TOLERANCES[device.dtype]
+        self._network = load_network(context.checkpoint, device, self._head, config.attn_implementation)
+        self._takes = inputs_of(self._network)
+        settings = self._network.config
+        self._reads_end = self._head == "sequence-classification" and bool(settings.is_encoder_decoder)
+        self._sparse = sparse_part(self._network)
+        filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
+        with quiet():
+            if self._head == "sequence-classification" and self._takes.pad_token_id is None:
+                _allow_batches(self._network)
+            sides = known_sides(settings, self._head)
+            if self._sparse is not None:
+                sides = frozenset()
+            self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
+
+    @property
+    def supported_sides(self) -> frozenset[Side]:
+        """The padding sides that leave every answer as it is; known for common families, else tried at load."""
+        return self._sides
+
+    @property
+    def tolerance(self) -> float:
+        """1e-5 in float32; 0.02 in float16 and 0.1 in bfloat16, for logits and normalised states of order 10."""
+        return self._tolerance
+
+    @torch.inference_mode()
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the network without gradients; rows that it may not see together are run apart.
+
+        :returns: ``logits [B, L]``, or ``last_hidden_state [B, T, H]`` for ``base``, in the device's dtype.
+        """
+        if self._head == "base":
+            return ModelOutput({"last_hidden_state": self._run(batch)}, frozenset({"last_hidden_state"}))
+        groups = self._groups(batch)
+        if len(groups) < 2:
+            return ModelOutput({"logits": self._run(batch)})
+        parts = torch.cat([self._run(narrow(batch, rows)) for rows in groups])
+        return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
+
+    def _run(self, batch: TokenBatch) -> torch.Tensor:
+        if self._sparse is not None:
+            set_attention(self._sparse, batch.input_ids.shape[1])
+        output: Any = self._network(**network_inputs(batch, self._takes))
+        tensor: torch.Tensor = output.last_hidden_state if self._head == "base" else output.logits
+        return tensor
+
+    def _groups(self, batch: TokenBatch) -> list[torch.Tensor]:
+        if self._reads_end:
+            return groups_by_end(batch, self._network.config.eos_token_id)
+        if self._takes.pad_token_id is not None:
+            return groups_by_padding(batch, self._takes.pad_token_id)
+        return []
+
+
+def _allow_batches(network: Any) -> None:
+    """Let a decoder's classifier without a padding id run several rows at once.
+
+    It refuses, since it could not tell padding from text. With an id that no token has it reads the last
+    position of each row, as it does for a row alone; right padding is then found to be unsafe.
+    """
+    twice = torch.zeros(2, 2, dtype=torch.int64, device=network.device)
+    try:
+        with torch.inference_mode():
+            network(input_ids=twice)
+    except ValueError:
+        network.config.get_text_config().pad_token_id = -1

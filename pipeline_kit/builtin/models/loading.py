@@ -1,0 +1,163 @@
+"""Loads a transformers model from a local folder, and nothing but what the folder's weights hold."""
+
+from __future__ import annotations
+
+import inspect
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from pipeline_kit.builtin.models.heads import missing_head, refuse_lookalike
+from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
+from pipeline_kit.types import Checkpoint, Device
+
+__all__ = ["load_network"]
+
+# A config.json may name a kernel to download or a class of its own, and ask for more output than a stage reads.
+_NOT_FROM_A_FILE = frozenset(
+    {"_attn_implementation", "attn_implementation", "auto_map"}
+    | {"_experts_implementation", "experts_implementation"}
+    | {"output_attentions", "output_hidden_states", "return_dict"}
+)
+
+
+def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_implementation: str | None) -> Any:
+    """Load the network of `checkpoint` with `head`, in evaluation mode on `device`.
+
+    :returns: a transformers model; for ``base`` of an encoder-decoder, its encoder.
+    :raises CheckpointError: if the folder lacks weights that the answer depends on, or cannot be read.
+    :raises ConfigError: if the architecture does not have `attn_implementation`.
+    """
+    refuse_lookalike(checkpoint, head)
+    config = _settings(checkpoint)
+    network_class = _network_class(checkpoint, config, head)
+    extra: dict[str, Any] = {}
+    if head == "base" and "add_pooling_layer" in inspect.signature(network_class.__init__).parameters:
+        extra["add_pooling_layer"] = False
+    try:
+        with quiet():
+            network, info = network_class.from_pretrained(
+                checkpoint.path,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                dtype=getattr(torch, device.dtype),
+                attn_implementation=_attention(network_class, config, device, attn_implementation),
+                **extra,
+            )
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint '{shorten(checkpoint.name)}' could not be loaded as {network_class.__name__}: "
+            f"{shorten(str(error), 300)}"
+        ) from error
+    if head == "base" and config.is_encoder_decoder:
+        encoder = network.get_encoder()
+        _check_weights(checkpoint, head, info, within=_names_in(network, encoder))
+        network = encoder
+    else:
+        _check_weights(checkpoint, head, info)
+    return network.eval().requires_grad_(False).to(device.name)
+
+
+def _settings(checkpoint: Checkpoint) -> Any:
+    import transformers
+
+    kind = checkpoint.config.get("model_type")
+    if kind == "static":
+        raise CheckpointError(
+            f"the checkpoint '{shorten(checkpoint.name)}' holds static embeddings (model_type 'static'); "
+            "use model=static with it"
+        )
+    known = list(transformers.CONFIG_MAPPING.keys())
+    if kind not in known:
+        near = closest(kind, known)
+        raise CheckpointError(
+            f"the checkpoint '{shorten(checkpoint.name)}' has model_type {shorten(repr(kind), 80)} in config.json, "
+            f"which transformers {transformers.__version__} does not know."
+            + (f" The closest that it knows is '{near}'." if near else "")
+            + " A model that needs its own code cannot be loaded."
+        )
+    settings = {key: deepcopy(value) for key, value in checkpoint.config.items() if key not in _NOT_FROM_A_FILE}
+    try:
+        with quiet():
+            return transformers.CONFIG_MAPPING[kind].from_dict(settings)
+    except Exception as error:
+        raise CheckpointError(
+            f"the config.json of '{shorten(checkpoint.name)}' is not one of a {kind}: {shorten(str(error), 300)}"
+        ) from error
+
+
+def _network_class(checkpoint: Checkpoint, config: Any, head: str) -> Any:
+    import transformers
+
+    mapping = transformers.MODEL_MAPPING if head == "base" else transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in mapping:
+        raise CheckpointError(
+            f"the checkpoint '{shorten(checkpoint.name)}' is a {config.model_type}, "
+            f"for which transformers has no {head} head"
+        )
+    found = mapping[type(config)]
+    if not isinstance(found, tuple):
+        return found
+    named = [item for item in found if item.__name__ in (checkpoint.config.get("architectures") or ())]
+    return (named or found)[0]
+
+
+def _attention(network_class: Any, config: Any, device: Device, asked: str | None) -> str:
+    """Choose the attention kernel by name; transformers would look for a name it does not know on the hub."""
+    import transformers
+
+    available = ["sdpa"] if network_class._supports_sdpa else []
+    available.append("eager")
+    hint = None
+    if network_class._supports_flash_attn:
+        if device.kind != "cuda" or device.dtype == "float32":
+            hint = "flash_attention_2 needs device=cuda and device.dtype=bfloat16 or float16"
+        elif not transformers.utils.is_flash_attn_2_available():
+            hint = "flash_attention_2 needs the package flash-attn"
+        else:
+            available.append("flash_attention_2")
+    if asked is None:
+        return available[0]
+    if asked not in available:
+        problem = f"'{asked}' is not available for a {config.model_type} on {device.name} in {device.dtype}."
+        raise ConfigError([Fault("model.attn_implementation", problem, tuple(available), hint=hint)])
+    return asked
+
+
+def _check_weights(checkpoint: Checkpoint, head: str, info: Any, within: frozenset[str] | None = None) -> None:
+    """Refuse a network of which a part that the answer depends on was not in the checkpoint.
+
+    :param info: the loading info of ``from_pretrained``.
+    :param within: look at these weights only.
+    """
+    wrong = [item for item in info["mismatched_keys"] if within is None or item[0] in within]
+    if wrong:
+        name, saved, expected = wrong[0]
+        raise CheckpointError(
+            f"the checkpoint '{shorten(checkpoint.name)}': the weight {shorten(name)} has shape {list(saved)}, "
+            f"config.json asks for {list(expected)}"
+            + (f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else "")
+            + "; is num_labels or id2label right?" * (len(saved) > 0 and saved[1:] == expected[1:])
+        )
+    missing = [name for name in info["missing_keys"] if within is None or name in within]
+    if head == "base":  # last_hidden_state is taken before the pooler
+        missing = [name for name in missing if not name.startswith("pooler.") and ".pooler." not in name]
+    if missing:
+        raise missing_head(checkpoint, head, missing, info["unexpected_keys"])
+    if info["error_msgs"]:
+        why = shorten(str(info["error_msgs"][0]), 300)
+        raise CheckpointError(f"the checkpoint '{shorten(checkpoint.name)}' could not be loaded: {why}")
+
+
+def _names_in(network: Any, part: Any) -> frozenset[str]:
+    """Give the names in `network` of the weights that `part` uses."""
+    used = {id(weight) for weight in part.parameters()}
+    return frozenset(n for n, weight in network.named_parameters(remove_duplicate=False) if id(weight) in used)

@@ -1,0 +1,120 @@
+"""On which side a network may be padded without a change of its answer: looked up, else tried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
+
+__all__ = ["KNOWN_FAMILIES", "known_sides", "probe_sides"]
+
+RIGHT: frozenset[Side] = frozenset({"right"})
+BOTH: frozenset[Side] = frozenset({"right", "left"})
+SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
+
+# A classifier on an encoder reads its first position, which left padding takes away from it.
+KNOWN_FAMILIES = frozenset(
+    {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"}
+    | {"xlm-roberta"}
+)
+
+# How far two answers to the same row may be apart, as a share of the largest number in them. The same
+# arithmetic in another order stays below these; a leak is some hundred times above them.
+_NOISE = {"float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
+_NOISE_ON_GPU = 2e-4
+
+# Two short rows, so that an architecture that joins neighbouring tokens meets both an even and an odd length.
+_LENGTHS = (5, 4, 11)
+
+
+def known_sides(config: Any, head: str) -> frozenset[Side] | None:
+    """Give the safe sides of the families that most checkpoints belong to, None for all others.
+
+    :param config: the network's configuration.
+    """
+    if config.model_type not in KNOWN_FAMILIES or getattr(config, "is_decoder", False):
+        return None
+    return BOTH if head == "base" else RIGHT
+
+
+def probe_sides(
+    forward: Callable[[TokenBatch], ModelOutput], config: Any, device: Device, pad_token_id: int | None
+) -> frozenset[Side]:
+    """Run a few rows alone and beside a longer one, padded on each side; keep the sides that change nothing.
+
+    :param forward: the model's own ``forward``.
+    :param config: the network's configuration.
+    :param pad_token_id: what fills padding in the batches that will come.
+    :returns: empty if padding leaks into the answer on both sides.
+    """
+    filler = config.pad_token_id if config.pad_token_id is not None and config.pad_token_id >= 0 else pad_token_id
+    rows = _rows(config, filler)
+    alone = [forward(_batch([row], "right", filler or 0, device)) for row in rows[:-1]]
+    return frozenset(side for side in SIDES if _agrees(forward, rows, alone, side, filler or 0, device))
+
+
+def _agrees(
+    forward: Callable[[TokenBatch], ModelOutput],
+    rows: Sequence[Sequence[int]],
+    alone: Sequence[ModelOutput],
+    side: Side,
+    filler: int,
+    device: Device,
+) -> bool:
+    batch = _batch(rows, side, filler, device)
+    try:
+        together = forward(batch)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False  # a network that cannot run a padded batch gets none
+    width = batch.input_ids.shape[1]
+    for place, expected in enumerate(alone):
+        length = len(rows[place])
+        for name, value in expected.tensors.items():
+            found = together[name][place]
+            if name in together.per_token:
+                found = found[:length] if side == "right" else found[width - length :]
+            if not _close(found.float(), value[0].float(), device):
+                return False
+    return True
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, device: Device) -> bool:
+    noise = _NOISE[device.dtype]
+    if device.kind != "cpu":
+        noise = max(noise, _NOISE_ON_GPU)
+    return bool((found - expected).abs().max() <= noise * expected.abs().max().clamp(min=1.0))
+
+
+def _rows(config: Any, filler: int | None) -> list[list[int]]:
+    """Make rows of ordinary ids, spread over the vocabulary, that end as the checkpoint's texts do."""
+    text = config.get_text_config()
+    size = int(text.vocab_size)
+    special = {filler, *(getattr(text, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep"))}
+    ordinary = [token for token in range(size // 3, size) if token not in special] or [0]
+    rows = [[ordinary[(7 + 31 * row + 13 * i) % len(ordinary)] for i in range(n)] for row, n in enumerate(_LENGTHS)]
+    end = getattr(text, "eos_token_id", None)
+    if config.is_encoder_decoder and isinstance(end, int):
+        rows = [[*row[:-1], end] for row in rows]
+    return rows
+
+
+def _batch(rows: Sequence[Sequence[int]], side: Side, filler: int, device: Device) -> TokenBatch:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    width = int(lengths.max())
+    ids = np.full((len(rows), width), filler, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        columns = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[place, columns], mask[place, columns] = row, 1
+    return TokenBatch(
+        input_ids=torch.from_numpy(ids).to(device.name),
+        attention_mask=torch.from_numpy(mask).to(device.name),
+        token_type_ids=None,
+        lengths=lengths,
+        side=side,
+        padded=bool((lengths != width).any()),
+    )
