@@ -66,6 +66,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
     batching = _batching(config.batching, device)
+    notes = [*([padding.note] if padding.note else []), *_idle(config)]
     description = {
         "task": config.task.name,
         "checkpoint": {"name": checkpoint.name, "revision": checkpoint.revision, "path": str(checkpoint.path)},
@@ -75,7 +76,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
         "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
-        "notes": [padding.note] if padding.note else [],
+        "notes": notes,
     }
     return Pipeline(tokenizer, model, postprocessor, padding, batching, device, description)
 
@@ -117,6 +118,16 @@ def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> Paddi
         multiple_of=config.multiple_of,
         note=note,
     )
+
+
+def _idle(config: PipelineConfig) -> list[str]:
+    """Name options that are set but do nothing under the policy that was chosen."""
+    found = []
+    if config.padding.max_length is not None and config.padding.name in ("longest", "none"):
+        found.append(f"padding.max_length has no effect with padding={config.padding.name}")
+    if config.batching.max_tokens is not None and config.batching.name == "fixed":
+        found.append("batching.max_tokens has no effect with batching=fixed")
+    return found
 
 
 def _batching(config: BatchingConfig, device: Device) -> BatchingPolicy:

@@ -110,6 +110,9 @@ def _run(config: PipelineConfig, inputs: Inputs, printing: Printing) -> int:
 
         with no_collection():
             pipeline = build(config)
+        if not printing.quiet:
+            for note in pipeline.description["notes"]:
+                say(f"note: {note}")
         start = time.perf_counter()
         with bar:
             for row in run_rows(pipeline, records, stats):
