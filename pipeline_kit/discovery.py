@@ -63,9 +63,13 @@ def _entry_points() -> tuple[EntryPoint, ...]:
 def load_named(registry: Registry, names: Iterable[str]) -> bool:
     """Load the installed plugins called like one of `names`; tell whether there were any."""
     folded = {name.replace("-", "_") for name in names}
-    chosen = [ep for ep in installed() if ep.name.replace("-", "_") in folded]
+    chosen = [ep for ep in _entry_points() if ep.name.replace("-", "_") in folded]
+    allowed = installed()
     for ep in chosen:
-        _load_installed(registry, ep)
+        if ep in allowed:
+            _load_installed(registry, ep)
+        else:
+            registry.failed[f"{ep.name} ({_distribution(ep)})"] = RegistryError([Fault(ALLOW, "does not name it")])
     return bool(chosen)
 
 
@@ -76,13 +80,17 @@ def load_everything(registry: Registry) -> None:
 
 
 def _load_installed(registry: Registry, ep: EntryPoint) -> None:
-    dist = f"{ep.dist.name} {ep.dist.version}" if ep.dist is not None else ep.value
+    dist = _distribution(ep)
     try:
         _register(registry, ep.load(), dist)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if os.environ.get(STRICT) == "1":
             raise RegistryError([Fault(f"plugin {ep.name}", f"of {dist} failed to load: {_why(error)}.")]) from error
-        registry.failed[f"{ep.name} ({dist})"] = error
+        registry.failed[f"{ep.name} ({dist})"] = error if isinstance(error, Exception) else RuntimeError(_why(error))
+
+
+def _distribution(ep: EntryPoint) -> str:
+    return f"{ep.dist.name} {ep.dist.version}" if ep.dist is not None else ep.value
 
 
 def _register(registry: Registry, function: Any, source: str) -> None:
@@ -91,7 +99,16 @@ def _register(registry: Registry, function: Any, source: str) -> None:
         raise RegistryError([Fault(source, "its entry point is not a function register(registry).")])
     trial = registry.copy()
     trial.source = source
-    function(trial)
+    try:
+        function(trial)
+    finally:
+        registry.contested.update(trial.contested)
+    for package in trial.conf_packages.keys() - registry.conf_packages.keys():
+        # Hydra's own answer to a folder that it cannot read is a warning on every run.
+        found = importlib.util.find_spec(package.removeprefix("pkg://"))
+        if found is None or found.origin is None:
+            problem = f"its presets '{package}' are no package; the folder needs an __init__.py."
+            raise RegistryError([Fault(source, problem)])
     registry.adopt(trial)
 
 
@@ -103,7 +120,7 @@ def _load_given(registry: Registry, plugin: str) -> None:
     except FileNotFoundError as error:
         beside = [str(other) for other in Path(plugin).parent.glob("*.py")]
         raise RegistryError([Fault(where, "there is no such file.", suggestion=closest(plugin, beside))]) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = "give a .py file, or a module that can be imported"
         raise RegistryError([Fault(where, f"failed to load: {_why(error)}.", hint=hint)]) from error
     function = getattr(module, "register", None)
@@ -113,7 +130,7 @@ def _load_given(registry: Registry, plugin: str) -> None:
         _register(registry, function, plugin)
     except RegistryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError([Fault(where, f"its register() failed: {_why(error)}.")]) from error
 
 

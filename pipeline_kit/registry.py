@@ -14,6 +14,7 @@ __all__ = ["KINDS", "Kind", "Registry", "StageSpec"]
 
 Kind = Literal["tokenizer", "model", "postprocessor"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+BUILTIN = "pipeline-kit"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -65,10 +66,12 @@ class Registry:
         """Start empty."""
         self._specs: dict[tuple[str, str], StageSpec] = {}
         self._conf: dict[str, str] = {}
-        self.source = "pipeline-kit"
+        self.source = BUILTIN
         """Who registers at the moment, kept in each spec."""
         self.failed: dict[str, Exception] = {}
         """Plugins that could not be loaded, by what they call themselves."""
+        self.contested: dict[tuple[str, str], Fault] = {}
+        """Stages that two plugins registered; nobody gets to choose between them by order of installation."""
 
     def add(self, kind: Kind, name: str, target: str, config: type[Any], summary: str = "") -> StageSpec:
         """Register a stage.
@@ -87,9 +90,14 @@ class Registry:
             raise RegistryError([Fault(where, "its config is not a dataclass.")])
         spec = StageSpec(kind, name, target, config, summary, self.source)
         other = self._specs.get((kind, name))
-        if other is not None and (other.target, other.source) != (spec.target, spec.source):
+        if other is not None and (other.target, other.config) == (target, config):
+            return other  # the same plugin again, such as one that is installed and given with --plugin too
+        if other is not None:
             problem = f"registered twice: by {other.source} ({other.target}) and by {spec.source} ({spec.target})."
-            raise RegistryError([Fault(where, problem, hint="rename one, or leave one plugin out")])
+            fault = Fault(where, problem, hint="rename one, or leave one plugin out")
+            if other.source != BUILTIN:
+                self.contested[kind, name] = fault
+            raise RegistryError([fault])
         self._specs[kind, name] = spec
         return spec
 
@@ -114,8 +122,11 @@ class Registry:
     def get(self, kind: str, name: str) -> StageSpec:
         """Give the stage `name`.
 
-        :raises RegistryError: listing the known names, the closest one, and plugins that failed.
+        :raises RegistryError: listing the known names, the closest one, and plugins that failed; or naming
+            both owners of a name that two plugins claim.
         """
+        if (kind, name) in self.contested:
+            raise RegistryError([self.contested[kind, name]])
         spec = self._specs.get((kind, name))
         if spec is None:
             raise RegistryError([self.unknown(kind, name, tuple(s.name for s in self.specs(kind)))])
@@ -144,7 +155,7 @@ class Registry:
         """Give an independent registry with the same content, to try a registration on."""
         twin = Registry()
         twin._specs, twin._conf = dict(self._specs), dict(self._conf)
-        twin.failed, twin.source = dict(self.failed), self.source
+        twin.failed, twin.contested, twin.source = dict(self.failed), dict(self.contested), self.source
         return twin
 
     def adopt(self, other: Registry) -> None:

@@ -1,0 +1,79 @@
+"""Plugins that seem to be installed: a package and its dist-info in a folder on ``sys.path``."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pipeline_kit
+
+__all__ = ["BODY", "ROOT", "install", "installed_by_hand", "marker"]
+
+ROOT = Path(pipeline_kit.__file__).parents[1]
+
+BODY = '''
+from dataclasses import dataclass
+from pathlib import Path
+from pipeline_kit import option
+
+Path({marker!r}).touch()
+
+@dataclass
+class Config:
+    """Options."""
+
+    limit: int = option(3, "a number", minimum=1)
+
+def register(registry):
+    registry.postprocessor({stage!r}, "{package}.stage:Stage", Config, summary="for a test")
+'''
+"""A module that leaves a file behind when it is imported, and registers one stage."""
+
+
+def marker(site: Path, package: str) -> Path:
+    """The file that importing a package made with `BODY` leaves behind."""
+    return site / f"{package}.imported"
+
+
+def install(
+    site: Path, package: str, *, name: str | None = None, stage: str | None = None, body: str = BODY, value: str = ""
+) -> str:
+    """Put a plugin into `site`.
+
+    :param name: of the entry point; the package's without ``pk_`` if not given.
+    :param stage: what it registers; the entry point's name if not given.
+    :param body: its source, in which ``{marker!r}``, ``{stage!r}`` and ``{package}`` are filled in.
+    :param value: of the entry point; ``package:register`` if not given.
+    :returns: its distribution and version, as errors name it.
+    """
+    name = name or package.removeprefix("pk_")
+    (site / package).mkdir(parents=True)
+    source = body.replace("{marker!r}", repr(str(marker(site, package))))
+    source = source.replace("{stage!r}", repr(stage or name)).replace("{package}", package)
+    (site / package / "__init__.py").write_text(source, encoding="utf-8")
+    distribution = package.replace("pk_", "dist-of-")
+    info = site / f"{distribution.replace('-', '_')}-0.7.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 0.7\n", encoding="utf-8")
+    entry = f"[pipeline_kit.plugins]\n{name} = {value or package + ':register'}\n"
+    (info / "entry_points.txt").write_text(entry, encoding="utf-8")
+    return f"{distribution} 0.7"
+
+
+def installed_by_hand(plugin: Path, site: Path) -> dict[str, str]:
+    """Make a distribution importable and its entry points known to a new process, without pip.
+
+    :param plugin: its folder, with pyproject.toml and src.
+    :param site: an empty folder.
+    :returns: the environment of the process.
+    """
+    project = tomllib.loads((plugin / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [f"{name} = {value}\n" for name, value in project["entry-points"]["pipeline_kit.plugins"].items()]
+    (info / "entry_points.txt").write_text("[pipeline_kit.plugins]\n" + "".join(lines))
+    path = os.pathsep.join([str(plugin / "src"), str(site), str(ROOT)])
+    kept = {key: value for key, value in os.environ.items() if key != "PIPELINE_KIT_PLUGINS"}
+    return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,118 @@
+"""The plugins in ``plugins/``: complete distributions whose own tests pass, and whose README is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_plugins import ROOT, installed_by_hand
+
+import pipeline_kit
+
+PLUGINS = sorted((ROOT / "plugins").glob("pipeline-kit-*"))
+NAMES = [plugin.name for plugin in PLUGINS]
+
+
+def project(plugin: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((plugin / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
+def test_there_are_two() -> None:
+    assert NAMES == ["pipeline-kit-calibrated", "pipeline-kit-clean"]
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
+def test_it_is_a_complete_distribution(plugin: Path) -> None:
+    facts = project(plugin)
+    [(name, value)] = facts["entry-points"]["pipeline_kit.plugins"].items()
+    package = plugin / "src" / f"pk_{name}"
+    assert facts["name"] == plugin.name == f"pipeline-kit-{name}"
+    assert value == f"pk_{name}:register"
+    assert facts["license"] == "Apache-2.0"
+    assert (plugin / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    major, minor, *_ = pipeline_kit.__version__.split(".")
+    assert f"pipeline-kit>={major}.{minor},<{major}.{int(minor) + 1}" in facts["dependencies"]
+    for file in ("__init__.py", "stage.py", "py.typed", "conf/__init__.py"):
+        assert (package / file).is_file(), file
+    assert list(package.glob("conf/*/*.yaml"))
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
+def test_its_own_tests_pass(plugin: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
+    env = installed_by_hand(plugin, tmp_path / "site")
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
+def test_registering_is_light_and_listed(plugin: Path, tmp_path: Path) -> None:
+    """``ls`` shows the stage and its presets and who they are from, without torch."""
+    facts = project(plugin)
+    [name] = facts["entry-points"]["pipeline_kit.plugins"]
+    code = (
+        "import sys; from pipeline_kit.cli.app import main; code = main(['ls']);"
+        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=installed_by_hand(plugin, tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert re.search(rf"\b{name} +{facts['name']} {facts['version']} ", done.stdout)
+    for preset in (plugin / "src" / f"pk_{name}" / "conf").glob("*/*.yaml"):
+        assert re.search(rf"\b{preset.stem} +{facts['name']}", done.stdout)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
+def test_its_wheel_holds_all_of_it(plugin: Path, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    copy = shutil.copytree(plugin, tmp_path / "copy", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", str(tmp_path), str(copy)], check=True, capture_output=True, timeout=200)
+    [wheel] = tmp_path.glob("*.whl")
+    source = plugin / "src"
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    files = (path for path in source.rglob("*") if path.is_file() and path.suffix in (".py", ".yaml", ".typed", ""))
+    assert inside == {path.relative_to(source).as_posix() for path in files if ".egg-info" not in str(path)}
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
+def test_the_readme_is_true(plugin: Path, tmp_path: Path) -> None:
+    """Files it shows are written, commands it shows are run."""
+    env = installed_by_hand(plugin, tmp_path / "site")
+    ran = 0
+    for info, body in re.findall(
+        r"^```(.+?)\n(.*?)^```$", (plugin / "README.md").read_text(encoding="utf-8"), re.S | re.M
+    ):
+        if "title=" in info:
+            (tmp_path / info.partition("title=")[2]).write_text(body, encoding="utf-8")
+        elif info == "bash":
+            for line in body.splitlines():
+                program, *words = shlex.split(line)
+                module = ["-m", "pipeline_kit"] if program == "pipeline-kit" else []
+                done = subprocess.run(
+                    [sys.executable, *module, *words],
+                    cwd=tmp_path,
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+                assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+                ran += 1
+    assert ran >= 4
