@@ -1,6 +1,6 @@
 """pipeline-kit against ``transformers.pipeline`` on the same texts, in one alternating run.
 
-    python benchmarks/against_pipeline.py [--texts short mixed] [--rounds 3] [--shape distilbert-base]
+    python benchmarks/against_pipeline.py [--texts short mixed] [--rounds 3] [--batch-sizes 8 32]
 
 The model has the shape asked for and random weights: speed depends on the shape, not on what was
 learned. Each round runs every side once, in turn, so that whatever else the machine does hits all of
@@ -31,7 +31,6 @@ SHAPES: dict[str, dict[str, int]] = {
     "distilbert-base": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
     "tiny": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
 }
-BATCH_SIZES = (1, 8, 32)
 
 
 def make_checkpoint(folder: Path, shape: str) -> Path:
@@ -45,36 +44,39 @@ def make_checkpoint(folder: Path, shape: str) -> Path:
     return folder
 
 
-def sides(folder: Path, texts: Sequence[str]) -> dict[str, Callable[[], list[dict[str, Any]]]]:
-    """Give each contender as a function without arguments."""
+Side = Callable[[Sequence[str]], list[dict[str, Any]]]
+
+
+def sides(folder: Path, batch_sizes: Sequence[int]) -> dict[str, Side]:
+    """Give each contender as a function of the texts."""
     ours = pk.load(f"checkpoint.path='{folder}'", "device=cpu")
     theirs = transformers.pipeline("text-classification", model=str(folder), device="cpu")
 
-    def run_pipeline(batch_size: int) -> Callable[[], list[dict[str, Any]]]:
-        return lambda: list(theirs(list(texts), batch_size=batch_size, truncation=True))
+    def run_pipeline(batch_size: int) -> Side:
+        return lambda texts: list(theirs(list(texts), batch_size=batch_size, truncation=True))
 
-    found: dict[str, Callable[[], list[dict[str, Any]]]] = {"pipeline-kit": lambda: ours(list(texts))}
-    for size in BATCH_SIZES:
+    found: dict[str, Side] = {"pipeline-kit": lambda texts: ours(list(texts))}
+    for size in batch_sizes:
         found[f"pipeline() batch {size}"] = run_pipeline(size)
     return found
 
 
-def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:
+def measure(name: str, folder: Path, rounds: int, batch_sizes: Sequence[int]) -> dict[str, Any]:
     """Time every side on one set of texts."""
     lines = (HERE / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = sum(len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"])
-    contenders = sides(folder, texts)
+    contenders = sides(folder, batch_sizes)
     seconds: dict[str, list[float]] = {side: [] for side in contenders}
     answers: dict[str, list[dict[str, Any]]] = {}
-    for side in contenders.values():  # one short warm-up each, not counted
-        side()
+    for side in contenders.values():  # a short warm-up each, not counted
+        side(texts[:16])
     for number in range(rounds):
         order = list(contenders)
         for side_name in order[number % len(order) :] + order[: number % len(order)]:
             start = time.perf_counter()
-            answers[side_name] = contenders[side_name]()
+            answers[side_name] = contenders[side_name](texts)
             seconds[side_name].append(time.perf_counter() - start)
     speed = {side: tokens / statistics.median(times) for side, times in seconds.items()}
     pairs = zip(answers["pipeline-kit"], answers["pipeline() batch 1"], strict=True)
@@ -96,11 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="pipeline-kit against transformers.pipeline")
     parser.add_argument("--texts", nargs="+", default=["short", "mixed"], choices=["short", "mixed"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32], help="of pipeline(), beside its own 1")
     parser.add_argument("--shape", default="distilbert-base", choices=list(SHAPES))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = make_checkpoint(Path(folder), args.shape)
-        found = [measure(name, checkpoint, args.rounds) for name in args.texts]
+        found = [measure(name, checkpoint, args.rounds, [1, *args.batch_sizes]) for name in args.texts]
     for row in found:
         print(f"\n{row['texts']}: {row['rows']} texts, {row['tokens']} tokens", file=sys.stderr)
         for side, value in row["tokens_per_second"].items():
