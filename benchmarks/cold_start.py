@@ -19,9 +19,10 @@ import pipeline_kit
 
 CHECKPOINT = Path(pipeline_kit.__file__).parent / "checkpoints" / "tiny_sentiment"
 TEXT = "I love this."
-SCRIPT = (
-    f"from transformers import pipeline; print(pipeline('text-classification', model={str(CHECKPOINT)!r})({TEXT!r}))"
-)
+SCRIPT = f"""
+from transformers import pipeline
+print(pipeline("text-classification", model={str(CHECKPOINT)!r})({TEXT!r}))
+"""
 COMMANDS = {
     "pipeline-kit run": [sys.executable, "-m", "pipeline_kit", "run", "--text", TEXT],
     "transformers.pipeline": [sys.executable, "-c", SCRIPT],
