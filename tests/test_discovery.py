@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,15 @@ from pipeline_kit.errors import ConfigError, RegistryError
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for plugins, all of them allowed."""
+    """A folder for plugins, all of them allowed; what else this environment has installed is not seen."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
+
+    def entry_points_here(group: str) -> list[EntryPoint]:
+        return [ep for dist in distributions(path=[str(folder)]) for ep in dist.entry_points if ep.group == group]
+
+    monkeypatch.setattr(discovery, "entry_points", entry_points_here)
     monkeypatch.delenv("PIPELINE_KIT_PLUGINS")
     before = set(sys.modules)
     discovery._entry_points.cache_clear()
