@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from pipeline_kit.build import load
     from pipeline_kit.config import option
     from pipeline_kit.errors import ExampleError, PipelineKitError, RowError
+    from pipeline_kit.fields import read_fields, text_and_pair, text_of, texts_of
     from pipeline_kit.pipeline import Pipeline
     from pipeline_kit.registry import Registry
-    from pipeline_kit.stages import Model, Postprocessor, StageContext, Tokenizer, text_and_pair
+    from pipeline_kit.stages import Model, Postprocessor, StageContext, Tokenizer
     from pipeline_kit.stats import RunStats
     from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowFailure, RowOutput, TokenBatch
 
@@ -36,7 +37,10 @@ _HOMES = {
     "Tokenizer": "stages",
     "load": "build",
     "option": "config",
-    "text_and_pair": "stages",
+    "read_fields": "fields",
+    "text_and_pair": "fields",
+    "text_of": "fields",
+    "texts_of": "fields",
 }
 
 __all__ = [
@@ -60,7 +64,10 @@ __all__ = [
     "__version__",
     "load",
     "option",
+    "read_fields",
     "text_and_pair",
+    "text_of",
+    "texts_of",
 ]
 
 

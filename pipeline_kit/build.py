@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,17 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
             [Fault(f"postprocessor={config.postprocessor.name}", f"requires unknown fields: {unknown}.")]
         )
     head = config.task.head
-    context = StageContext(checkpoint, device, head, requires, config.task.name)
+    context = StageContext(
+        checkpoint,
+        device,
+        head,
+        requires,
+        config.task.name,
+        truncation=postprocessor_class.truncation,
+        overflow=postprocessor_class.overflow,
+    )
     tokenizer: Tokenizer = _class(config.tokenizer, Tokenizer)(config.tokenizer.options, context)
-    context = StageContext(checkpoint, device, head, requires, config.task.name, tokenizer)
+    context = replace(context, tokenizer=tokenizer)
     model: Model = _class(config.model, Model)(config.model.options, context)
     postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)

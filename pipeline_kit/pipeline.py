@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, overload
 
 from pipeline_kit.batching import BatchingPolicy, plan
@@ -13,28 +12,27 @@ from pipeline_kit.errors import ExampleError, RowError, StageError
 from pipeline_kit.isolate import Failed, InStage, isolate
 from pipeline_kit.outputs import split_rows
 from pipeline_kit.padding import PaddingPolicy, collate
+from pipeline_kit.prepare import Chunk, Encoded, chunks, encode_chunk
 from pipeline_kit.stages import Model, Postprocessor, Tokenizer
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import Device, Encoding, Example, Result, RowFailure, RowOutput
 
 __all__ = ["Observer", "Pipeline"]
 
-FIRST_CHUNK = 64  # A stream's first results should not wait for a whole sort window; chunks grow from here.
-
 Observer = Callable[[str, Any, Any], None]
 """Called after each stage with its name, input and output; see :class:`Pipeline`."""
 
 Outcome = Result | RowFailure
-Encoded = list[list[Encoding] | Failed]
 
 
 @dataclass
 class Pipeline:
     """A runnable pipeline: call it, or stream through it.
 
-    :param observer: if set, called as ``observer(stage, input, output)`` for ``tokenizer`` (examples,
-        encodings), ``padding`` (encodings, TokenBatch), ``model`` (TokenBatch, ModelOutput), ``reduce``
-        (ModelOutput, ModelOutput) and ``postprocessor`` ((examples, encodings, outputs), results).
+    :param observer: if set, called as ``observer(stage, input, output)`` for ``tokenizer`` (examples, or
+        what `prepare` made of each, encodings), ``padding`` (encodings, TokenBatch), ``model`` (TokenBatch,
+        ModelOutput), ``reduce`` (ModelOutput, ModelOutput) and ``postprocessor`` ((examples, encodings,
+        outputs), results).
     :param description: the resolved config as plain data, for people and manifests.
     """
 
@@ -82,16 +80,17 @@ class Pipeline:
         stats = RunStats() if stats is None else stats
         start = 0
         for chunk, encoded in self._encoded_chunks(examples, stats):
-            yield from self._run_chunk(chunk, encoded, start, stats)
-            start += len(chunk)
+            yield from self._run_chunk(chunk.examples, encoded, start, stats)
+            start += len(chunk.examples)
 
-    def _encoded_chunks(self, examples: Iterable[Example], stats: RunStats) -> Iterator[tuple[list[Example], Encoded]]:
+    def _encoded_chunks(self, examples: Iterable[Example], stats: RunStats) -> Iterator[tuple[Chunk, Encoded]]:
         """Tokenize each chunk on a second thread while the caller runs the model on the one before."""
-        chunks = self._chunks(examples)
-        current = next(chunks, None)
+        plain = type(self.postprocessor).prepare is Postprocessor.prepare
+        found = chunks(examples, self.batching.window, None if plain else self.postprocessor.prepare)
+        current = next(found, None)
         if current is None:
             return
-        following = next(chunks, None)
+        following = next(found, None)
         if following is None:
             yield current, self._encode(current, stats)
             return
@@ -103,33 +102,15 @@ class Pipeline:
                 if following is not None:
                     pending = encoder.submit(self._encode, following, stats)
                 yield current, encoded
-                current, following = following, (next(chunks, None) if following is not None else None)
+                current, following = following, (next(found, None) if following is not None else None)
         finally:
             encoder.shutdown(wait=True, cancel_futures=True)
 
-    def _chunks(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
-        window = self.batching.window
-        size = window if hasattr(examples, "__len__") else min(FIRST_CHUNK, window)
-        source = iter(examples)
-        while chunk := list(islice(source, size)):
-            yield chunk
-            size = min(size * 4, window)
-
-    def _encode(self, chunk: Sequence[Example], stats: RunStats) -> Encoded:
-        def call(examples: Sequence[Example]) -> list[list[Encoding]]:
-            grouped: list[list[Encoding]] = [[] for _ in examples]
-            for encoding in self.tokenizer.encode(examples):
-                if not 0 <= encoding.example < len(examples) or not len(encoding.input_ids):
-                    raise StageError("the tokenizer gave an encoding that is empty or belongs to no example")
-                grouped[encoding.example].append(encoding)
-            if not all(grouped):
-                raise StageError(f"the tokenizer gave no encoding for example {grouped.index([])} of {len(examples)}")
-            return grouped
-
+    def _encode(self, chunk: Chunk, stats: RunStats) -> Encoded:
         with stats.timed("tokenizer"):
-            encoded = isolate(call, chunk)
+            encoded = encode_chunk(self.tokenizer, chunk)
         if self.observer is not None:
-            self.observer("tokenizer", chunk, encoded)
+            self.observer("tokenizer", chunk.examples if chunk.parts is None else chunk.parts, encoded)
         return encoded
 
     def _run_chunk(self, chunk: list[Example], encoded: Encoded, start: int, stats: RunStats) -> Iterator[Outcome]:
@@ -162,7 +143,7 @@ class Pipeline:
                 if isinstance(result, Failed):
                     outcomes[owner] = _failure(start + owner, "postprocessor", result.error)
                 else:
-                    outcomes[owner] = _annotate(result, encoded[owner], stats)  # type: ignore[arg-type]
+                    outcomes[owner] = self._annotate(result, encoded[owner], stats)  # type: ignore[arg-type]
             for owner in ready:  # what a finished row's outputs held is not needed until the chunk ends
                 outputs[first[owner] : first[owner] + len(encoded[owner])] = [None] * len(encoded[owner])  # type: ignore[arg-type]
         for outcome in outcomes:
@@ -210,22 +191,24 @@ class Pipeline:
         with stats.timed("postprocessor"):
             return isolate(call, rows)
 
+    def _annotate(self, result: Result, encodings: Sequence[Encoding], stats: RunStats) -> Result:
+        """Add what a user must know about cut and split texts, so that neither is ever silent."""
+        # With only_first the parts of an example have the text that is cut in common: it counts once.
+        total = max if self.postprocessor.truncation == "only_first" else sum
+        firsts = encodings if len(encodings) == 1 else [e for e in encodings if not e.window]
+        tokens, characters = total([e.truncated for e in firsts]), total([e.truncated_chars for e in firsts])
+        if tokens or characters:
+            stats.truncated_rows += 1
+            result["truncated"] = tokens
+            if characters:
+                result["truncated_chars"] = characters
+        if len(encodings) > len(firsts):
+            stats.windows += len(encodings)
+            result["windows"] = len(encodings)
+        return result
+
 
 def _failure(index: int, stage: str, error: BaseException) -> RowFailure:
     if isinstance(error, InStage):
         stage, error = error.stage, error.cause
     return RowFailure(index, stage, type(error).__name__, str(error))
-
-
-def _annotate(result: Result, encodings: Sequence[Encoding], stats: RunStats) -> Result:
-    """Add what a user must know about cut and split texts, so that neither is ever silent."""
-    tokens, characters = encodings[0].truncated, encodings[0].truncated_chars
-    if tokens or characters:
-        stats.truncated_rows += 1
-        result["truncated"] = tokens
-        if characters:
-            result["truncated_chars"] = characters
-    if len(encodings) > 1:
-        stats.windows += len(encodings)
-        result["windows"] = len(encodings)
-    return result

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline_kit.batching import BatchingConfig
+from pipeline_kit.builtin.models.configs import GenerationHead, Head
 from pipeline_kit.checkpoint import CheckpointConfig
 from pipeline_kit.config import check, option
 from pipeline_kit.device import DeviceConfig
@@ -22,7 +23,9 @@ class TaskConfig:
     """Options of the group ``task``."""
 
     name: str = option("text-classification", "the task, by its Hugging Face name")
-    head: Literal["base", "sequence-classification"] = option("base", "the head it needs on top of the network")
+    head: Head | GenerationHead = option("base", "the head it needs on top of the network")
+    takes: list[str] = option(["text"], "the fields of an example; a ? stands behind one that may be left out")
+    gives: list[str] = option([], "the keys of a result; a ? stands behind one that an option adds")
 
 
 POLICIES: dict[str, type[Any]] = {

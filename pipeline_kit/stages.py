@@ -12,9 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pipeline_kit.errors import ExampleError, shorten
 from pipeline_kit.types import (
     Checkpoint,
     Device,
@@ -27,10 +26,15 @@ from pipeline_kit.types import (
     TokenBatch,
 )
 
-__all__ = ["ENCODING_FIELDS", "Model", "Postprocessor", "StageContext", "Tokenizer", "text_and_pair"]
+__all__ = ["ENCODING_FIELDS", "Model", "Overflow", "Postprocessor", "StageContext", "Tokenizer", "Truncation"]
 
 ENCODING_FIELDS = frozenset({"special_tokens_mask", "offsets", "tokens", "word_ids", "sequence_ids"})
 """The fields of :class:`~pipeline_kit.types.Encoding` that are filled on request only."""
+
+Truncation = Literal["longest_first", "only_first", "only_second"]
+"""Which text of a pair gives way where both do not fit, in transformers' words."""
+
+Overflow = Literal["truncate", "window"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class StageContext:
     :param requires: encoding fields that the pipeline's postprocessor reads.
     :param task: the task's name.
     :param tokenizer: the built tokenizer; None while the tokenizer itself is built.
+    :param truncation: which text of a pair is cut or split where both do not fit; a single text always is.
+    :param overflow: what becomes of a text that is too long, where the user leaves it to the task.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +57,8 @@ class StageContext:
     requires: frozenset[str] = frozenset()
     task: str = ""
     tokenizer: Tokenizer | None = None
+    truncation: Truncation = "longest_first"
+    overflow: Overflow = "truncate"
 
 
 class Tokenizer(ABC):
@@ -82,7 +90,10 @@ class Tokenizer(ABC):
         :returns: at least one encoding per example, in the order of the examples and, within one, of
             its windows; each has ``example`` set to its place in `examples`. ``[]`` for ``[]``.
             No encoding is empty or longer than `max_length`.
-        :raises ExampleError: when an example cannot be encoded; use :func:`text_and_pair` to read one.
+        :param examples: strings, or mappings with ``text`` and perhaps ``text_pair``, whatever the task: its
+            postprocessor's :meth:`Postprocessor.prepare` has made these of its own fields.
+        :raises ExampleError: when an example cannot be encoded; use
+            :func:`~pipeline_kit.fields.text_and_pair` to read one.
         """
 
     @abstractmethod
@@ -121,13 +132,34 @@ class Model(ABC):
 
 
 class Postprocessor(ABC):
-    """Model outputs to results, in two steps: on the device for a batch, on the CPU for an example.
+    """The task's two ends: what of an example is encoded, and what becomes of the model's outputs.
 
-    Threads: both steps are called from one thread at a time.
+    Outputs become results in two steps: on the device for a batch, on the CPU for an example.
+
+    Threads: the two steps are called from one thread at a time; `prepare` from another one, beside them.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     """The encoding fields that ``__call__`` reads, out of `ENCODING_FIELDS`."""
+
+    truncation: ClassVar[Truncation] = "longest_first"
+    """Which text of a pair gives way where both do not fit."""
+
+    overflow: ClassVar[Overflow] = "truncate"
+    """What becomes of a text that is too long, unless the user says: ``window`` where ``__call__`` makes as
+    much of the windows of a long text as of a short text."""
+
+    def prepare(self, example: Example) -> Sequence[Example]:
+        """Read the task's fields and say what is to be encoded: texts and pairs, for any tokenizer.
+
+        :returns: one string or mapping with ``text`` and perhaps ``text_pair`` for each sequence that the
+            model is to see: usually one, or one per candidate label, document or choice; at least one. The
+            encodings that ``__call__`` gets say in ``part`` which of them they belong to. The default gives
+            the example itself.
+        :raises ExampleError: naming the field, when one is missing, unknown or of the wrong type; use
+            :func:`~pipeline_kit.fields.read_fields`.
+        """
+        return (example,)
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Shrink `output` on its device before it is copied to the CPU: softmax, pooling ...
@@ -147,40 +179,10 @@ class Postprocessor(ABC):
     ) -> list[Result]:
         """Turn what the model gave into results.
 
-        :param encodings: for each example its encodings: one, or the windows of a long text in order.
+        :param encodings: for each example its encodings: one, or several in the order of ``part`` (what
+            `prepare` gave) and, within one, of ``window`` (those of a long text).
         :param outputs: for each example, what the model gave for each of those; float32 arrays.
         :returns: exactly one result per example, in order, made of JSON values; ``[]`` for ``[]``.
             A result depends on its own example, encodings and outputs alone.
         :raises ExampleError: when an example has no result, such as a score that is not a number.
         """
-
-
-def text_and_pair(example: Example) -> tuple[str, str | None]:
-    """Read the fields ``text`` and ``text_pair`` of an example, as most tokenizers need them.
-
-    :raises ExampleError: if it is neither a string nor a mapping with a ``text``, if it has other
-        fields, or if a text holds a lone surrogate, which no encoder can represent.
-    """
-    if isinstance(example, str):
-        return _encodable(example, "text"), None
-    if not hasattr(example, "keys"):
-        raise ExampleError(
-            f"an example is a text or a mapping with the field 'text', not {type(example).__name__}: {shorten(example)}"
-        )
-    unknown = [str(key) for key in example if key not in ("text", "text_pair")]
-    if "text" not in example:
-        raise ExampleError(f"the field 'text' is missing; found: {shorten(', '.join(unknown) or 'no field')}")
-    if unknown:
-        raise ExampleError(f"unknown field '{shorten(unknown[0])}'; the fields are 'text' and 'text_pair'")
-    pair = example.get("text_pair")
-    return _encodable(example["text"], "text"), None if pair is None else _encodable(pair, "text_pair")
-
-
-def _encodable(text: object, name: str) -> str:
-    if not isinstance(text, str):
-        raise ExampleError(f"the field '{name}' is {type(text).__name__}, not a string: {shorten(text)}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ExampleError(f"the field '{name}' has a lone surrogate at character {error.start}") from error
-    return text

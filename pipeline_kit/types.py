@@ -56,6 +56,8 @@ class Encoding:
     :param word_ids: the word each token belongs to, None for special tokens, ``[T]``.
     :param sequence_ids: 0 for the text, 1 for its pair, None for special tokens, ``[T]``.
     :param example: the example's place in the list given to ``Tokenizer.encode``.
+    :param part: the place of its text among those that ``Postprocessor.prepare`` made of the example; set by
+        the pipeline.
     :param window: the place of this window among the example's windows.
     :param truncated: how many tokens of the example were cut off and are in no window.
     :param truncated_chars: how many characters were cut off before tokenizing (see ``max_chars``).
@@ -69,6 +71,7 @@ class Encoding:
     word_ids: Sequence[int | None] | None = None
     sequence_ids: Sequence[int | None] | None = None
     example: int = 0
+    part: int = 0
     window: int = 0
     truncated: int = 0
     truncated_chars: int = 0

@@ -14,10 +14,10 @@ import pipeline_kit
 PACKAGE = Path(pipeline_kit.__file__).parent
 LAYERS = (
     ("errors", "types"),
-    ("stages", "registry"),
+    ("stages", "registry", "fields"),
     ("config", "padding", "batching", "device", "atomic", "yaml_scan"),
     ("checkpoint", "hub", "records", "builtin"),
-    ("isolate", "outputs", "stats", "pipeline"),
+    ("isolate", "outputs", "stats", "prepare", "pipeline"),
     ("build", "compose", "compose_hydra", "pipeline_config", "discovery"),
     ("job", "explain", "bench"),
     ("cli",),

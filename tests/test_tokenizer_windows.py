@@ -89,7 +89,7 @@ def test_offsets_of_windows_point_into_the_source(checkpoints: dict[str, Checkpo
 
 def test_a_shorter_text_that_leaves_no_room_is_that_rows_error(checkpoints: dict[str, Checkpoint]) -> None:
     stage = hf(checkpoints["bert"], max_length=16, overflow="window", overlap=4)
-    with pytest.raises(ExampleError, match="the shorter text of the pair has 9 tokens, which leaves 4"):
+    with pytest.raises(ExampleError, match="the first text of the pair has 9 tokens, which leaves 4"):
         stage.encode([{"text": "good " * 9, "text_pair": "bad " * 30}])
     assert len(stage.encode([{"text": "good " * 8, "text_pair": "bad " * 30}])) > 20
 

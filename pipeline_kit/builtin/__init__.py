@@ -38,6 +38,12 @@ def register(registry: Registry) -> None:
         model_configs.StaticModelConfig,
         summary="static token embeddings, averaged, with a linear head; no transformers, very fast",
     )
+    registry.model(
+        "generate",
+        f"{_HERE}.models.generate:GenerateModel",
+        model_configs.GenerateModelConfig,
+        summary="a transformers model that writes text: causal or encoder-decoder",
+    )
     registry.postprocessor(
         "classification",
         f"{_HERE}.postprocessors.classification:Classification",
@@ -61,4 +67,46 @@ def register(registry: Registry) -> None:
         f"{_HERE}.postprocessors.logits:Logits",
         postprocessor_configs.LogitsConfig,
         summary="the raw logits with their label names",
+    )
+    registry.postprocessor(
+        "entities",
+        f"{_HERE}.postprocessors.entities:Entities",
+        postprocessor_configs.EntitiesConfig,
+        summary="a label for each token to entities with their places in the text",
+    )
+    registry.postprocessor(
+        "answers",
+        f"{_HERE}.postprocessors.answers:Answers",
+        postprocessor_configs.AnswersConfig,
+        summary="start and end logits to the best spans of the context",
+    )
+    registry.postprocessor(
+        "fill_mask",
+        f"{_HERE}.postprocessors.fill_mask:FillMask",
+        postprocessor_configs.FillMaskConfig,
+        summary="the likeliest tokens for each mask",
+    )
+    registry.postprocessor(
+        "zero_shot",
+        f"{_HERE}.postprocessors.zero_shot:ZeroShot",
+        postprocessor_configs.ZeroShotConfig,
+        summary="entailment logits to scores of any labels",
+    )
+    registry.postprocessor(
+        "ranking",
+        f"{_HERE}.postprocessors.ranking:Ranking",
+        postprocessor_configs.RankingConfig,
+        summary="a score for each document, sorted",
+    )
+    registry.postprocessor(
+        "choice",
+        f"{_HERE}.postprocessors.choice:Choice",
+        postprocessor_configs.ChoiceConfig,
+        summary="the best of several choices",
+    )
+    registry.postprocessor(
+        "generated_text",
+        f"{_HERE}.postprocessors.generated_text:GeneratedText",
+        postprocessor_configs.GeneratedTextConfig,
+        summary="generated ids to text",
     )

@@ -8,7 +8,8 @@ from typing import final
 from zlib import crc32
 
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.stages import StageContext, Tokenizer, text_and_pair
+from pipeline_kit.fields import text_and_pair
+from pipeline_kit.stages import StageContext, Tokenizer
 from pipeline_kit.testing.kit import WordTokenizerConfig
 from pipeline_kit.types import Encoding, Example, Side
 

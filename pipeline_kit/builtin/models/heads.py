@@ -6,14 +6,26 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from pipeline_kit.builtin.models.configs import Head
+from pipeline_kit.builtin.models.configs import GenerationHead, Head
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
 from pipeline_kit.types import Checkpoint
 
-__all__ = ["HEADS", "KINDS", "HeadKind", "check_head_name", "kind_of", "missing_head", "refuse_lookalike"]
+__all__ = [
+    "GENERATION_HEADS",
+    "HEADS",
+    "KINDS",
+    "HeadKind",
+    "check_head_name",
+    "kind_of",
+    "missing_head",
+    "refuse_lookalike",
+]
 
 HEADS: tuple[str, ...] = get_args(Head)
 """The heads that ``model=hf`` can put on a network."""
+
+GENERATION_HEADS: tuple[str, ...] = get_args(GenerationHead)
+"""The heads that ``model=generate`` can write text with."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,12 @@ class HeadKind:
 
 
 KINDS: tuple[HeadKind, ...] = (
-    HeadKind(("ForSequenceClassification",), "sequence-classification", ("text-classification",), ("pre_classifier.",)),
+    HeadKind(
+        ("ForSequenceClassification",),
+        "sequence-classification",
+        ("text-classification", "zero-shot-classification", "text-ranking"),
+        ("pre_classifier.",),
+    ),
     HeadKind(("ForTokenClassification",), "token-classification", ("token-classification",)),
     HeadKind(
         ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
@@ -49,21 +66,28 @@ KINDS: tuple[HeadKind, ...] = (
     ),
     HeadKind(("ForMultipleChoice",), "multiple-choice", ("multiple-choice",)),
     HeadKind(("ForNextSentencePrediction",), "next-sentence-prediction", (), ("cls.seq_relationship.",)),
-    HeadKind(("ForConditionalGeneration", "MTModel"), "seq2seq-lm", ("summarization", "translation")),
+    HeadKind(
+        ("ForConditionalGeneration", "MTModel"), "seq2seq-lm", ("summarization", "translation", "text2text-generation")
+    ),
     HeadKind(("ForCausalLM", "LMHeadModel"), "causal-lm", ("text-generation",)),
     HeadKind(("EncoderModel", "Model"), "base", ("sentence-embedding", "feature-extraction")),
 )
 """In the order in which a class name is compared: an ending that holds another one comes before it."""
 
-_LOOKALIKES = frozenset({"token-classification", "multiple-choice", "next-sentence-prediction"})
+_LOOKALIKES = frozenset(
+    {"sequence-classification", "token-classification", "multiple-choice", "next-sentence-prediction"}
+)
 
 
-def check_head_name(head: str) -> None:
-    """Raise ConfigError if `head` is none of `HEADS`."""
-    if head not in HEADS:
-        raise ConfigError(
-            [Fault("model.head", f"'{shorten(head)}' is not one of the choices.", HEADS, closest(head, HEADS))]
-        )
+def check_head_name(head: str, known: Sequence[str] = HEADS) -> None:
+    """Raise ConfigError if `head` is none of `known`, the heads that a model stage has."""
+    if head not in known:
+        fault = Fault("model.head", f"'{shorten(head)}' is not one of the choices.", tuple(known), closest(head, known))
+        if head in GENERATION_HEADS:
+            fault = Fault("model.head", f"'{head}' writes text.", tuple(known), hint="use model=generate for the task")
+        elif head in HEADS:
+            fault = Fault("model.head", f"this model has no '{head}' head.", tuple(known), hint="use model=hf")
+        raise ConfigError([fault])
 
 
 def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind | None:
@@ -82,12 +106,12 @@ def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind |
 
 
 def refuse_lookalike(checkpoint: Checkpoint, head: str) -> None:
-    """Refuse heads whose weights have the names of a sequence classifier's but mean something else.
+    """Refuse a classifier's head whose weights have the names of the wanted one's but mean something else.
 
     :raises CheckpointError: naming the head there is and the task to use.
     """
     kind = kind_of(checkpoint)
-    if head == "sequence-classification" and kind is not None and kind.head in _LOOKALIKES:
+    if head in _LOOKALIKES and kind is not None and kind.head in _LOOKALIKES - {head}:
         raise missing_head(checkpoint, head, ())
 
 
@@ -126,11 +150,7 @@ def missing_head(
 def _use(kind: HeadKind) -> str:
     if not kind.tasks:
         return "No task uses that head."
-    tasks = " or ".join(f"task={task}" for task in kind.tasks)
-    if kind.head in HEADS:
-        return f"Use {tasks} with it."
-    vectors = "task=sentence-embedding or task=feature-extraction"
-    return f"It belongs to {tasks}, which model=hf does not have yet; {vectors} can use its network without the head."
+    return f"Use {' or '.join(f'task={task}' for task in kind.tasks)} with it."
 
 
 def _class_name(checkpoint: Checkpoint) -> str:

@@ -24,6 +24,14 @@ from pipeline_kit.types import ModelOutput, Side, TokenBatch
 
 __all__ = ["HfModel"]
 
+_PER_TOKEN = {
+    "base": ("last_hidden_state",),
+    "token-classification": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+    "masked-lm": ("logits",),
+}
+"""By head: what it gives for each token, by transformers' names; the others give logits for a row."""
+
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 
 
@@ -31,9 +39,15 @@ TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 class HfModel(Model):
     """A network from a local folder of safetensors, with transformers' own code for its ``model_type``.
 
-    ``sequence-classification`` gives ``logits [B, L]``. ``base`` gives ``last_hidden_state [B, T, H]``, of
-    an encoder-decoder such as T5 or BART that of its encoder. Both are what the checkpoint gives to each
-    row alone, whatever its batch.
+    By head it gives
+
+    - ``sequence-classification``: ``logits [B, L]``;
+    - ``token-classification``: ``logits [B, T, L]``, ``masked-lm``: ``logits [B, T, V]``;
+    - ``question-answering``: ``start_logits [B, T]`` and ``end_logits [B, T]``;
+    - ``multiple-choice``: ``logits [B]``, one for each row, which holds one choice;
+    - ``base``: ``last_hidden_state [B, T, H]``, of an encoder-decoder such as T5 or BART that of its encoder.
+
+    All of them are what the checkpoint gives to each row alone, whatever its batch.
 
     Building it sets torch's number of CPU threads to the device's.
     """
@@ -78,24 +92,35 @@ class HfModel(Model):
     def forward(self, batch: TokenBatch) -> ModelOutput:
         """Run the network without gradients; rows that it may not see together are run apart.
 
-        :returns: ``logits [B, L]``, or ``last_hidden_state [B, T, H]`` for ``base``, in the device's dtype.
+        :returns: the tensors of the head, see the class, in the device's dtype.
         """
-        if self._head == "base":
-            return ModelOutput({"last_hidden_state": self._run(batch)}, frozenset({"last_hidden_state"}))
+        names = _PER_TOKEN.get(self._head)
+        if names is not None:
+            output = self._run(batch)
+            return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
         groups = self._groups(batch)
         if len(groups) < 2:
-            return ModelOutput({"logits": self._run(batch)})
-        parts = torch.cat([self._run(narrow(batch, rows)) for rows in groups])
+            return ModelOutput({"logits": self._logits(batch)})
+        parts = torch.cat([self._logits(narrow(batch, rows)) for rows in groups])
         return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
 
-    def _run(self, batch: TokenBatch) -> torch.Tensor:
+    def _run(self, batch: TokenBatch) -> Any:
         if self._sparse is not None:
             set_attention(self._sparse, batch.input_ids.shape[1])
-        output: Any = self._network(**network_inputs(batch, self._takes))
-        tensor: torch.Tensor = output.last_hidden_state if self._head == "base" else output.logits
-        return tensor
+        given = network_inputs(batch, self._takes)
+        if self._head == "multiple-choice":  # each row is an example of one choice: a choice's logit knows no other
+            given = {
+                name: value[:, None] if isinstance(value, torch.Tensor) else value for name, value in given.items()
+            }
+        return self._network(**given)
+
+    def _logits(self, batch: TokenBatch) -> torch.Tensor:
+        logits: torch.Tensor = self._run(batch).logits
+        return logits[:, 0] if self._head == "multiple-choice" else logits
 
     def _groups(self, batch: TokenBatch) -> list[torch.Tensor]:
+        if self._head != "sequence-classification":
+            return []
         if self._reads_end:
             return groups_by_end(batch, self._network.config.eos_token_id)
         if self._takes.pad_token_id is not None:

@@ -23,6 +23,19 @@ _NOT_FROM_A_FILE = frozenset(
 )
 
 
+_MAPPINGS = {
+    "base": "MODEL_MAPPING",
+    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "question-answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+    "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING",
+    "multiple-choice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING",
+    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "seq2seq-lm": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+}
+"""By head: transformers' table of the classes that have it."""
+
+
 def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_implementation: str | None) -> Any:
     """Load the network of `checkpoint` with `head`, in evaluation mode on `device`.
 
@@ -97,7 +110,7 @@ def _settings(checkpoint: Checkpoint) -> Any:
 def _network_class(checkpoint: Checkpoint, config: Any, head: str) -> Any:
     import transformers
 
-    mapping = transformers.MODEL_MAPPING if head == "base" else transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    mapping = getattr(transformers, _MAPPINGS[head])
     if type(config) not in mapping:
         raise CheckpointError(
             f"the checkpoint '{shorten(checkpoint.name)}' is a {config.model_type}, "

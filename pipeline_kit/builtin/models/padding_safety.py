@@ -38,7 +38,7 @@ def known_sides(config: Any, head: str) -> frozenset[Side] | None:
     """
     if config.model_type not in KNOWN_FAMILIES or getattr(config, "is_decoder", False):
         return None
-    return BOTH if head == "base" else RIGHT
+    return RIGHT if head in ("sequence-classification", "multiple-choice") else BOTH
 
 
 def probe_sides(

@@ -42,7 +42,7 @@ class StaticModel(Model):
         :raises ConfigError: if there is no such head.
         """
         self._head = config.head or context.head
-        check_head_name(self._head)
+        check_head_name(self._head, ("base", "sequence-classification"))
         device = context.device
         if torch.get_num_threads() != device.threads:
             torch.set_num_threads(device.threads)

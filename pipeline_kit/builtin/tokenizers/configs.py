@@ -17,10 +17,14 @@ class HfTokenizerConfig:
     max_length: int | None = option(
         None, "tokens of an encoding, special ones included; null: the checkpoint's own", minimum=1
     )
-    overflow: Literal["truncate", "error", "window"] = option(
-        "truncate", "a longer text: cut it and say so, fail its row, or split it into overlapping windows"
+    overflow: Literal["truncate", "error", "window"] | None = option(
+        None,
+        "a longer text: cut it and say so, fail its row, or split it into overlapping windows; null: as the task "
+        "is best served, window for token-classification and question-answering, else truncate",
     )
-    overlap: int = option(64, "tokens that neighbouring windows share", minimum=0)
+    overlap: int | None = option(
+        None, "tokens that neighbouring windows share; null: 128, or half of a window's text if that is less", minimum=0
+    )
     max_chars: int | None = option(
         None,
         "characters of a text that are tokenized; null: 16000, or 8 per token of max_length if that is more, and "

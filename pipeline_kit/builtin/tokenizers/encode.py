@@ -11,11 +11,12 @@ from tokenizers import Encoding as Encoded
 from tokenizers import Tokenizer
 
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
-from pipeline_kit.builtin.tokenizers.limits import check_options
+from pipeline_kit.builtin.tokenizers.limits import check_options, settle_overflow
 from pipeline_kit.builtin.tokenizers.looks import Looks, View, looks, view
 from pipeline_kit.builtin.tokenizers.spans import Layout, Span, layout, truncated, windows
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.stages import text_and_pair
+from pipeline_kit.fields import text_and_pair
+from pipeline_kit.stages import StageContext, Truncation
 from pipeline_kit.types import Encoding, Example
 
 __all__ = ["Encoder", "encode", "make_encoder"]
@@ -37,6 +38,7 @@ class Encoder:
     :param token_types: whether encodings get segment ids.
     :param left: whether truncation cuts at the beginning.
     :param fields: the fields of an encoding that are filled on request.
+    :param truncation: which text of a pair is cut or split.
     """
 
     backend: Tokenizer
@@ -47,12 +49,13 @@ class Encoder:
     fields: tuple[str, ...]
     looks: Looks | None
     fast: bool
+    truncation: Truncation
 
 
 def make_encoder(
     backend: Tokenizer,
     options: HfTokenizerConfig,
-    requires: frozenset[str],
+    context: StageContext,
     *,
     max_length: int | None,
     token_types: bool,
@@ -62,6 +65,8 @@ def make_encoder(
 
     :raises ConfigError: if special tokens leave no room for text, or windows would not move forward.
     """
+    options = settle_overflow(options, context, max_length)
+    requires = context.requires
     specials = backend.num_special_tokens_to_add(False) if options.add_special_tokens else 0
     check_options(options, max_length, specials)
     return Encoder(
@@ -73,6 +78,7 @@ def make_encoder(
         fields=tuple(sorted(requires)),
         looks=looks(options, max_length),
         fast=requires <= _FAST_FIELDS,
+        truncation=context.truncation,
     )
 
 
@@ -147,7 +153,7 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
     return [
         Encoding(
             input_ids=_cut(ids, window_spans),
-            **{name: _cut(values, window_spans) for name, values in full.items()},
+            **_cut_all(full, window_spans),
             example=place,
             window=window,
             truncated=count - kept if len(spans) == 1 else 0,
@@ -191,8 +197,8 @@ def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[Span]]
         )
     where: Layout = layout(encoded.sequence_ids, len(views))
     if encoder.options.overflow == "window":
-        return windows(where, max_length, encoder.options.overlap)
-    return [truncated(where, max_length, encoder.left)]
+        return windows(where, max_length, encoder.options.overlap, encoder.truncation)
+    return [truncated(where, max_length, encoder.left, encoder.truncation)]
 
 
 def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
@@ -215,6 +221,10 @@ def _fields(encoder: Encoder, views: Views, encoded: Encoded) -> dict[str, Any]:
             for (begin, end), text in zip(encoded.offsets, encoded.sequence_ids, strict=True)
         ]
     return found
+
+
+def _cut_all(fields: dict[str, Any], spans: Sequence[Span]) -> dict[str, Any]:
+    return {name: _cut(values, spans) for name, values in fields.items()}
 
 
 def _cut(values: Sequence[Any], spans: Sequence[Span]) -> list[Any]:

@@ -40,7 +40,7 @@ class HfTokenizer(Tokenizer):
         self._encoder = make_encoder(
             backend,
             config,
-            context.requires,
+            context,
             max_length=resolve_max_length(config.max_length, checkpoint, loaded.model_max_length),
             token_types=takes_token_types(checkpoint.config, "token_type_ids" in loaded.model_input_names),
             left=loaded.truncation_side == "left",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.traits import sentence_transformers
 from pipeline_kit.errors import ConfigError, Fault
+from pipeline_kit.stages import StageContext
 from pipeline_kit.types import Checkpoint
 
-__all__ = ["check_options", "positions", "resolve_max_length"]
+__all__ = ["check_options", "positions", "resolve_max_length", "settle_overflow"]
+
+Options = TypeVar("Options", bound=HfTokenizerConfig)
 
 # Above this, a tokenizer's model_max_length only says that nobody set one.
 _UNSET = 1_000_000
@@ -101,6 +105,13 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return found
 
 
+def settle_overflow(options: Options, context: StageContext, max_length: int | None) -> Options:
+    """Decide ``overflow`` where the user left it to the task; without a limit there is nothing to split."""
+    if options.overflow is not None:
+        return options
+    return replace(options, overflow="truncate" if max_length is None else context.overflow)
+
+
 def check_options(options: HfTokenizerConfig, max_length: int | None, specials: int) -> None:
     """Check that a text fits between the special tokens, and windows move forward.
 
@@ -115,7 +126,7 @@ def check_options(options: HfTokenizerConfig, max_length: int | None, specials: 
     elif max_length <= specials:
         problem = f"'{max_length}' leaves no room for text: {specials} tokens are special ones."
         faults.append(Fault("tokenizer.max_length", problem, allowed=(f"{specials + 1} or more",)))
-    elif options.overflow == "window" and options.overlap >= max_length - specials:
+    elif options.overflow == "window" and options.overlap is not None and options.overlap >= max_length - specials:
         room = max_length - specials
         problem = f"'{options.overlap}' is not less than the {room} tokens of text in a window of {max_length}."
         faults.append(Fault("tokenizer.overlap", problem, allowed=(f"0 to {room - 1}",)))

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline_kit.errors import ExampleError
+from pipeline_kit.stages import Truncation
 
-__all__ = ["Layout", "Span", "layout", "longest_first", "truncated", "windows"]
+__all__ = ["OVERLAP", "Layout", "Span", "layout", "longest_first", "truncated", "windows"]
 
 Span = tuple[int, int]
 """Begin and end of a run of tokens that stay."""
+
+OVERLAP = 128
+"""Tokens that neighbouring windows share where nobody says; as transformers 4 had it for question answering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,23 @@ def layout(sequence_ids: Sequence[int | None], texts: int) -> Layout:
     return Layout(len(sequence_ids), starts, counts)
 
 
-def truncated(where: Layout, max_length: int, left: bool) -> list[Span]:
-    """Cut to `max_length`: the longer text of a pair first, as transformers does with ``truncation=True``.
+def truncated(where: Layout, max_length: int, left: bool, truncation: Truncation = "longest_first") -> list[Span]:
+    """Cut to `max_length`, by the strategies of transformers; ``longest_first`` is its ``truncation=True``.
 
     :param left: cut at the beginning of each text instead of its end.
-    :raises ExampleError: if the special tokens alone do not fit.
+    :raises ExampleError: if the special tokens alone, or the text that is not to be cut, do not fit.
     """
     room = _room(where, max_length)
-    kept = (room,) if len(where.counts) == 1 else longest_first(where.counts[0], where.counts[1], room)
+    if len(where.counts) == 1:
+        kept: tuple[int, ...] = (room,)
+    elif truncation == "longest_first":
+        kept = longest_first(where.counts[0], where.counts[1], room)
+    else:
+        cut = 0 if truncation == "only_first" else 1
+        rest = room - where.counts[1 - cut]
+        if rest < 1:
+            raise ExampleError(_no_room(cut, where, max_length))
+        kept = (rest, where.counts[1]) if cut == 0 else (where.counts[0], rest)
     gone: list[Span] = []
     for start, count, keep in zip(where.starts, where.counts, kept, strict=True):
         gone.append((start, start + count - keep) if left else (start + keep, start + count))
@@ -67,20 +80,31 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     return (long_kept, short_kept) if first > second else (short_kept, long_kept)
 
 
-def windows(where: Layout, max_length: int, overlap: int) -> list[list[Span]]:
-    """Split the longer text, the second of two equal ones, keeping the other whole in each window.
+def windows(
+    where: Layout, max_length: int, overlap: int | None, truncation: Truncation = "longest_first"
+) -> list[list[Span]]:
+    """Split the text that `truncation` would cut, keeping the other whole in each window.
 
+    ``longest_first`` splits the longer text, the second of two equal ones.
+
+    :param overlap: None: :data:`OVERLAP` tokens, or half of a window's text if that is less.
     :returns: for each window the spans that stay; neighbours share exactly `overlap` tokens of the text.
     :raises ExampleError: if the other text leaves no room for windows with that overlap.
     """
-    text = 0 if len(where.counts) == 1 or where.counts[0] > where.counts[1] else 1
+    if truncation == "longest_first":
+        text = 0 if len(where.counts) == 1 or where.counts[0] > where.counts[1] else 1
+    else:
+        text = 0 if len(where.counts) == 1 or truncation == "only_first" else 1
     start, count = where.starts[text], where.counts[text]
     others = sum(where.counts) - count
     room = _room(where, max_length) - others
+    overlap = min(OVERLAP, max(room, 0) // 2) if overlap is None else overlap
     if room <= overlap:
+        if room < 1:
+            raise ExampleError(_no_room(text, where, max_length))
         raise ExampleError(
-            f"the shorter text of the pair has {others} tokens, which leaves {max(room, 0)} of max_length "
-            f"{max_length} for windows of the longer one; they need more than overlap, {overlap}"
+            f"the {'first' if text else 'second'} text of the pair has {others} tokens, which leaves {room} of "
+            f"max_length {max_length} for windows of the other; they need more than overlap, {overlap}"
         )
     found: list[list[Span]] = []
     begin = 0
@@ -90,6 +114,15 @@ def windows(where: Layout, max_length: int, overlap: int) -> list[list[Span]]:
         if end == count:
             return found
         begin += room - overlap
+
+
+def _no_room(cut: int, where: Layout, max_length: int) -> str:
+    """Say that the text which is to stay whole takes all the room; `cut` is the other one."""
+    name = ("second", "first")[cut]
+    return (
+        f"the {name} text of the pair has {where.counts[1 - cut]} tokens and may not be cut; with {where.specials} "
+        f"special tokens that leaves no room for the other in max_length {max_length}"
+    )
 
 
 def _room(where: Layout, max_length: int) -> int:

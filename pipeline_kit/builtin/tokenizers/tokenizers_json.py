@@ -40,7 +40,7 @@ class TokenizersJson(Tokenizer):
         self._encoder = make_encoder(
             self._backend,
             config,
-            context.requires,
+            context,
             max_length=resolve_max_length(
                 config.max_length, checkpoint, names.get("model_max_length", names.get("max_len"))
             ),

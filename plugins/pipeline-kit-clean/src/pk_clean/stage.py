@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
+from pipeline_kit.builtin.tokenizers.limits import settle_overflow
 from pipeline_kit.builtin.tokenizers.looks import looks, view
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.stages import StageContext, Tokenizer, text_and_pair
+from pipeline_kit.fields import text_and_pair
+from pipeline_kit.stages import StageContext, Tokenizer
 from pipeline_kit.types import Encoding, Example, Side
 
 from . import CleanConfig
@@ -46,6 +48,7 @@ class CleanTokenizer(Tokenizer):
         requires = context.requires | ({"sequence_ids"} if "offsets" in context.requires else frozenset())
         self._inner = HfTokenizer(config, replace(context, requires=requires))
         self._steps = steps(config)
+        config = settle_overflow(config, context, self._inner.max_length)
         self._looks = looks(config, self._inner.max_length)
         self._left = context.checkpoint.tokenizer_config.get("truncation_side") == "left"
         self._refuses = config.overflow == "error"

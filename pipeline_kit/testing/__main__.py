@@ -1,0 +1,28 @@
+"""Write a tiny checkpoint to try a pipeline on: ``python -m pipeline_kit.testing FOLDER --head HEAD``.
+
+Its weights are random, so its answers mean nothing; it shows what a task takes and gives, in a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline_kit.testing.checkpoints import ARCHITECTURES, HEADS, tiny_checkpoint
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Read the command line and write the checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline_kit.testing", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--head", default="sequence-classification", choices=sorted(HEADS))
+    parser.add_argument("--architecture", default="bert", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--labels", nargs="+", default=["NEGATIVE", "POSITIVE"])
+    args = parser.parse_args()
+    tiny_checkpoint(args.folder, args.architecture, head=args.head, labels=args.labels)
+
+
+if __name__ == "__main__":
+    main()
