@@ -38,8 +38,8 @@ class PostprocessorConformance(StageConformance):
             options = {"words": ["spam"]}
 
     It runs behind a :class:`~pipeline_kit.testing.WordTokenizer` whose windows have 16 tokens and a
-    :class:`~pipeline_kit.testing.TinyModel`; override :meth:`encode` or :meth:`forward` for one that needs
-    other encodings or tensors.
+    :class:`~pipeline_kit.testing.TinyModel`; override `examples` and :meth:`example` for a task with fields of
+    its own, and :meth:`encode` or :meth:`forward` for one that needs other encodings or tensors.
 
     :cvar head: the head the model has, see :class:`~pipeline_kit.testing.TinyModel`.
     :cvar cuda_tolerance: how far the results on a GPU may be from those on the CPU.
@@ -54,10 +54,22 @@ class PostprocessorConformance(StageConformance):
         """Give what the stage is built with."""
         return tiny_stage_context(device=device, head=self.head)
 
+    def example(self, text: str) -> Example:
+        """Give an example that holds `text`."""
+        return text
+
     def encode(self, examples: Sequence[Example]) -> list[list[Encoding]]:
-        """Give each example's encodings, all fields filled."""
+        """Give the encodings of what ``prepare`` makes of each example, all fields filled."""
+        stage = self.build()
         tokenizer = WordTokenizer(WordTokenizerConfig(max_length=16, overflow="window", overlap=4))
-        return [[replace(e, example=i) for e in tokenizer.encode([example])] for i, example in enumerate(examples)]
+        return [
+            [
+                replace(encoding, example=place, part=part)
+                for part, text in enumerate(stage.prepare(example))
+                for encoding in tokenizer.encode([text])
+            ]
+            for place, example in enumerate(examples)
+        ]
 
     def forward(self, batch: TokenBatch, device: Device | None = None) -> ModelOutput:
         """Give the model's output."""
@@ -128,7 +140,7 @@ class PostprocessorConformance(StageConformance):
     def test_windows_give_one_result(self) -> None:
         """A long text in several windows has one result, beside short ones too."""
         stage = self.build()
-        examples = [LONG, *self.examples, LONG]
+        examples = [self.example(LONG), *self.examples, self.example(LONG)]
         results = self.results(stage, examples)
         assert len(results) == len(examples), f"{len(results)} results for {len(examples)} examples, two of them long"
         alone = [result for example in examples for result in self.results(stage, [example])]
@@ -139,13 +151,13 @@ class PostprocessorConformance(StageConformance):
         stage = self.build()
         for text in HARD_TEXTS:
             try:
-                _assert_json(self.results(stage, [text]))
+                _assert_json(self.results(stage, [self.example(text)]))
             except ExampleError:
                 continue
 
     def test_results_are_json(self) -> None:
         """Results are JSON values, without NaN or infinity."""
-        _assert_json(self.results(self.build(), [LONG, *self.examples]))
+        _assert_json(self.results(self.build(), [self.example(LONG), *self.examples]))
 
     def test_bad_numbers_are_an_example_error(self) -> None:
         """Where the model gives NaN, the example is refused, or the result does without."""
@@ -181,7 +193,7 @@ class PostprocessorConformance(StageConformance):
         """The same examples give the same results, whatever ran in between."""
         stage = self.build()
         first = copy.deepcopy(self.results(stage, self.examples))
-        self.results(stage, [LONG])
+        self.results(stage, [self.example(LONG)])
         assert_same(self.results(stage, self.examples), first, 0, "results of a second call")
 
     def test_instances_are_independent(self) -> None:
