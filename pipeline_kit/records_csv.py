@@ -18,6 +18,7 @@ def read_table(stream: BinaryIO, separator: str, fields: Fields) -> Iterator[tup
 
     CSV is read as RFC 4180 has it: a quoted cell may hold separators, doubled quotes and line ends. In TSV
     quotes are text and a cell holds neither tab nor line end, as the IANA type says. Blank lines are skipped.
+    An empty cell of a field that may be left out leaves it out.
 
     :returns: for each row the line it begins on and its example, or what is wrong with it.
     :raises InputError: if there is no header or it lacks a column that `fields` requires.
@@ -93,7 +94,9 @@ def _example(header: list[str], cells: list[str] | InputError, fields: Fields) -
         raise cells
     if len(cells) != len(header):
         raise InputError(f"{len(cells)} cells, the header has {len(header)}")
+    optional = {column for name, column in fields.columns.items() if name not in fields.required}
+    row = {name: cell for name, cell in zip(header, cells, strict=True) if cell or name not in optional}
     try:
-        return fields.pick(dict(zip(header, cells, strict=True)))
+        return fields.pick(row)
     except InputError as error:
         raise InputError("a text in it is not UTF-8") from error  # all columns are there, so it can be nothing else

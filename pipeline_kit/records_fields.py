@@ -23,6 +23,12 @@ class Fields:
     columns: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, takes: Sequence[str]) -> Fields:
+        """Read a task's ``takes``: names of fields, a ``?`` behind one that may be left out."""
+        names = [name.removesuffix("?") for name in takes]
+        return cls({name: name for name in names}, tuple(name for name in takes if not name.endswith("?")))
+
     def renamed(self, mapping: Mapping[str, str]) -> Fields:
         """Take some fields from other columns; those columns must then be there."""
         required = tuple(dict.fromkeys((*self.required, *mapping)))
@@ -57,5 +63,5 @@ class Fields:
                 )
 
 
-TEXT_FIELDS = Fields({"text": "text", "text_pair": "text_pair"}, ("text",))
+TEXT_FIELDS = Fields.of(("text", "text_pair?"))
 """The fields of the tasks that read a text and, some of them, a second one."""

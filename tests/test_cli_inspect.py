@@ -89,6 +89,15 @@ def test_ls_of_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'tokenizer'?" in ran(capsys, "ls", "tokeniser", code=2)
 
 
+def test_ls_task_tells_what_each_takes_and_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {preset["name"]: preset for preset in as_json(capsys, "ls", "task")["presets"]}
+    assert tasks["question-answering"]["takes"] == "question, context"
+    assert tasks["text-classification"]["gives"] == "label, score, labels?"
+    for alias, name in (("sentiment-analysis", "text-classification"), ("ner", "token-classification")):
+        assert [tasks[alias][key] for key in ("takes", "gives")] == [tasks[name][key] for key in ("takes", "gives")]
+    assert all(preset["takes"] and preset["gives"] for preset in tasks.values())
+
+
 def test_ls_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pipeline_kit.cli import main; main(['ls']);"

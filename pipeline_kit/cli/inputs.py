@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from pipeline_kit.cli.streams import is_terminal
 from pipeline_kit.errors import InputError, UsageError, closest, shorten
-from pipeline_kit.records import FORMATS, TEXT_FIELDS, Fields, Format, Record, read_records
+from pipeline_kit.records import FORMATS, Fields, Format, Record, read_records
 from pipeline_kit.records_json import parse_example
 
 __all__ = ["Inputs", "add_input_flags"]
@@ -48,7 +48,7 @@ class Inputs:
     examples: list[str | dict[str, Any]]
     files: list[str]
     format: Format | None
-    fields: Fields
+    columns: Mapping[str, str]
     _spooled: IO[bytes] | None = field(default=None, init=False)
 
     @classmethod
@@ -73,7 +73,7 @@ class Inputs:
             files = ["-"]
         if files.count("-") > 1:
             raise UsageError("--input - can be given once: stdin is read once")
-        return cls(examples, files, _format(args.input_format), _fields(args.fields))
+        return cls(examples, files, _format(args.input_format), _columns(args.fields))
 
     @contextmanager
     def kept(self, several: bool) -> Iterator[None]:
@@ -86,8 +86,24 @@ class Inputs:
             self._spooled = copy
             yield
 
-    def records(self) -> Iterator[Record]:
-        """Go through the rows.
+    def fields(self, takes: Sequence[str]) -> Fields:
+        """Give the fields of a task and where ``--fields`` takes them from.
+
+        :param takes: the task's fields, see :class:`~pipeline_kit.pipeline_config.TaskConfig`.
+        :raises UsageError: if ``--fields`` names a field that the task does not have.
+        """
+        known = Fields.of(takes)
+        for name, column in self.columns.items():
+            if name not in known.columns:
+                near = closest(name, list(known.columns))
+                raise UsageError(
+                    f"--fields {shorten(f'{name}={column}', 80)}: the fields are {', '.join(known.columns)}"
+                    + (f". Did you mean '{near}'?" if near else "")
+                )
+        return known.renamed(self.columns)
+
+    def records(self, fields: Fields) -> Iterator[Record]:
+        """Go through the rows, of which `fields` are taken.
 
         :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column.
         """
@@ -95,8 +111,8 @@ class Inputs:
             if name != "-" and (
                 Path(name).is_file() or not Path(name).exists()
             ):  # a pipe could not be read a second time
-                next(self._file(name), None)
-        return chain(self.examples, chain.from_iterable(map(self._file, self.files)))
+                next(self._file(name, fields), None)
+        return chain(self.examples, chain.from_iterable(self._file(name, fields) for name in self.files))
 
     def count(self) -> int | None:
         """Count the rows, roughly and fast, for a progress bar; None if that cannot be known."""
@@ -112,11 +128,11 @@ class Inputs:
                 return None
         return total
 
-    def _file(self, name: str) -> Iterator[Record]:
+    def _file(self, name: str, fields: Fields) -> Iterator[Record]:
         if name == "-" and self._spooled is not None:
             self._spooled.seek(0)
-            return read_records(self._spooled, format=self.format, fields=self.fields)  # type: ignore[arg-type]
-        return read_records(name, format=self.format, fields=self.fields)
+            return read_records(self._spooled, format=self.format, fields=fields)  # type: ignore[arg-type]
+        return read_records(name, format=self.format, fields=fields)
 
 
 def _format(name: str | None) -> Format | None:
@@ -130,14 +146,11 @@ def _format(name: str | None) -> Format | None:
     raise UsageError(f"--input-format {shorten(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
 
 
-def _fields(pairs: list[str]) -> Fields:
+def _columns(pairs: list[str]) -> dict[str, str]:
     mapping: dict[str, str] = {}
-    known = list(TEXT_FIELDS.columns)
     for pair in chain.from_iterable(item.split(",") for item in pairs):
         name, equals, column = pair.partition("=")
         if not equals or not column:
             raise UsageError(f"--fields {shorten(pair, 80)}: write FIELD=COLUMN, such as text=review_body")
-        if name not in known:
-            raise UsageError(f"--fields {shorten(pair, 80)}: the fields are {', '.join(known)}")
         mapping[name] = column
-    return TEXT_FIELDS.renamed(mapping)
+    return mapping

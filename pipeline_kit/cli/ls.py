@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline_kit.cli.columns import columns
-from pipeline_kit.cli.presets import GROUPS, presets
+from pipeline_kit.cli.presets import GROUPS, Preset, presets
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.streams import prepare_stdout, print_out, say
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import UsageError, closest, shorten
 from pipeline_kit.registry import Registry
+
+TASK = ("task",)
 
 __all__ = ["configure", "execute", "print_groups", "warn_of_failed"]
 
@@ -19,6 +22,7 @@ EPILOG = """\
 examples:
   pipeline-kit ls
   pipeline-kit ls tokenizer
+  pipeline-kit ls task        with the fields each takes and the keys it gives
 """
 
 
@@ -48,10 +52,8 @@ def print_groups(registry: Registry, config_dirs: list[str], groups: tuple[str, 
         for spec in registry.specs()
         if spec.kind in groups
     ]
-    found = [
-        {"group": preset.group, "name": preset.name, "from": preset.source, "summary": preset.summary}
-        for preset in presets(registry, config_dirs, groups)
-    ]
+    known = {(preset.group, preset.name): preset for preset in presets(registry, config_dirs, groups)}
+    found = [_row(preset, known, groups) for preset in presets(registry, config_dirs, groups)]
     prepare_stdout()
     if as_json:
         from pipeline_kit.cli.rows import json_line
@@ -61,10 +63,19 @@ def print_groups(registry: Registry, config_dirs: list[str], groups: tuple[str, 
         return
     parts = [
         _section(("KIND", "NAME", "FROM", "SUMMARY"), stages),
-        _section(("GROUP", "PRESET", "FROM", "SUMMARY"), found),
+        _section(("GROUP", "PRESET", *(("TAKES", "GIVES") if groups == TASK else ()), "FROM", "SUMMARY"), found),
     ]
     print_out("\n\n".join(part for part in parts if part))
     warn_of_failed(registry)
+
+
+def _row(preset: Preset, known: Mapping[tuple[str, str], Preset], groups: tuple[str, ...]) -> dict[str, Any]:
+    """Give what is told of a preset; of tasks, listed by themselves, also what they take and give."""
+    row = {"group": preset.group, "name": preset.name}
+    if groups == TASK:
+        own = known.get((preset.group, preset.extends or ""), preset)  # an alias has nothing but another's name
+        row |= {key: ", ".join(preset.listed(key) or own.listed(key)) for key in ("takes", "gives")}
+    return row | {"from": preset.source, "summary": preset.summary}
 
 
 def warn_of_failed(registry: Registry) -> None:

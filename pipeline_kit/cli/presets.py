@@ -46,6 +46,17 @@ class Preset:
         return re.sub(r"^what: +", "", self.comment[0], flags=re.IGNORECASE) if self.comment else ""
 
     @property
+    def extends(self) -> str | None:
+        """The option of its own group that it starts from, None if there is none."""
+        found = re.search(r"^ *- ([\w-]+)$", self.text, flags=re.MULTILINE)
+        return None if found is None or found[1] == "_self_" else found[1]
+
+    def listed(self, key: str) -> list[str]:
+        """Give the names in a one-line list of its YAML, such as ``takes: [text, "text_pair?"]``."""
+        found = re.search(rf"^ +{key}: *\[(.*)\]", self.text, flags=re.MULTILINE)
+        return [name.strip().strip("\"'") for name in found[1].split(",")] if found else []
+
+    @property
     def run_line(self) -> str | None:
         """The command that the comment names to try it with, None if there is none."""
         found = (re.match(r"run: +(.*)", line, flags=re.IGNORECASE) for line in self.comment)

@@ -19,7 +19,7 @@ from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags
 from pipeline_kit.cli.sinks import Sink, file_sink, jsonl_sink, numbered, output_path, table_sink
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import is_terminal, say
-from pipeline_kit.records import Record
+from pipeline_kit.records import Fields, Record
 from pipeline_kit.stats import RunStats
 
 if TYPE_CHECKING:
@@ -61,12 +61,14 @@ def execute(args: argparse.Namespace) -> int:
     inputs = Inputs.of(args)
     registry = selection.registry()
     jobs = selection.compositions(registry)
+    fields = [inputs.fields(config.task.takes) for _, config in jobs]
     failed = 0
     with inputs.kept(several=len(jobs) > 1):
         for number, (overrides, config) in enumerate(jobs):
             heading = overrides if selection.multirun else None
             path = numbered(output, number) if output is not None and selection.multirun else output
-            failed += _run(config, inputs, Printing(path, _format(path, args.format), heading, args.quiet))
+            printing = Printing(path, _format(path, args.format), heading, args.quiet)
+            failed += _run(config, inputs, fields[number], printing)
     return 1 if failed else 0
 
 
@@ -100,9 +102,9 @@ def _format(path: Path | None, asked: str | None) -> str:
     return asked or ("table" if path is None and is_terminal(sys.stdout) else "jsonl")
 
 
-def _run(config: PipelineConfig, inputs: Inputs, printing: Printing) -> int:
+def _run(config: PipelineConfig, inputs: Inputs, fields: Fields, printing: Printing) -> int:
     """Run one pipeline over all rows; give the number of those that failed."""
-    records: Iterator[Record] = inputs.records()
+    records: Iterator[Record] = inputs.records(fields)
     failures, stats = Failures(), RunStats()
     bar = ProgressBar(inputs.count, printing.bar_wanted)
     with printing.sink(bar) as sink:
