@@ -68,10 +68,15 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
         config.task.name,
         truncation=postprocessor_class.truncation,
         overflow=postprocessor_class.overflow,
+        src_lang=config.task.src_lang,
+        tgt_lang=config.task.tgt_lang,
     )
+    model_class = _class(config.model, Model)
+    context = replace(context, reserved=model_class.reserved_positions(config.model.options, context))
     tokenizer: Tokenizer = _class(config.tokenizer, Tokenizer)(config.tokenizer.options, context)
     context = replace(context, tokenizer=tokenizer)
-    model: Model = _class(config.model, Model)(config.model.options, context)
+    model: Model = model_class(config.model.options, context)
+    context = replace(context, model=model)
     postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
     batching = _batching(config.batching, device)
@@ -80,7 +85,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
         "task": config.task.name,
         "checkpoint": {"name": checkpoint.name, "revision": checkpoint.revision, "path": str(checkpoint.path)},
         "tokenizer": {"name": config.tokenizer.name, "max_length": tokenizer.max_length},
-        "model": {"name": config.model.name, "tolerance": model.tolerance},
+        "model": {"name": config.model.name, "tolerance": model.tolerance, **model.details},
         "postprocessor": {"name": config.postprocessor.name},
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -68,12 +68,17 @@ class OptionInfo:
 
 
 def describe(schema: type[Any]) -> list[OptionInfo]:
-    """List the options of `schema`."""
+    """List the options of `schema`; one that holds options of its own is listed as those, such as ``a.b``."""
     hints = get_type_hints(schema)
     shown = defaults(schema)
-    return [
-        OptionInfo(f.name, _type_name(hints[f.name]), shown[f.name], f.metadata.get("help", "")) for f in fields(schema)
-    ]
+    found: list[OptionInfo] = []
+    for item in fields(schema):
+        kind = hints[item.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            found += [replace(inner, name=f"{item.name}.{inner.name}") for inner in describe(kind)]
+        else:
+            found.append(OptionInfo(item.name, _type_name(kind), shown[item.name], item.metadata.get("help", "")))
+    return found
 
 
 def check(

@@ -10,10 +10,11 @@ cause it, by calling the stage again with fewer of them, so a stage must not kee
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from pipeline_kit.errors import ExampleError
 from pipeline_kit.types import (
     Checkpoint,
     Device,
@@ -26,7 +27,17 @@ from pipeline_kit.types import (
     TokenBatch,
 )
 
-__all__ = ["ENCODING_FIELDS", "Model", "Overflow", "Postprocessor", "StageContext", "Tokenizer", "Truncation"]
+__all__ = [
+    "ENCODING_FIELDS",
+    "Model",
+    "Overflow",
+    "Postprocessor",
+    "StageContext",
+    "TextReader",
+    "TextWriter",
+    "Tokenizer",
+    "Truncation",
+]
 
 ENCODING_FIELDS = frozenset({"special_tokens_mask", "offsets", "tokens", "word_ids", "sequence_ids"})
 """The fields of :class:`~pipeline_kit.types.Encoding` that are filled on request only."""
@@ -49,6 +60,10 @@ class StageContext:
     :param tokenizer: the built tokenizer; None while the tokenizer itself is built.
     :param truncation: which text of a pair is cut or split where both do not fit; a single text always is.
     :param overflow: what becomes of a text that is too long, where the user leaves it to the task.
+    :param reserved: positions of the model that no text may take, see :meth:`Model.reserved_positions`.
+    :param src_lang: the language of the texts, where the user names it.
+    :param tgt_lang: the language to write in, where the user names it.
+    :param model: the built model; None while tokenizer and model themselves are built.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +74,10 @@ class StageContext:
     tokenizer: Tokenizer | None = None
     truncation: Truncation = "longest_first"
     overflow: Overflow = "truncate"
+    reserved: int = 0
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    model: Model | None = None
 
 
 class Tokenizer(ABC):
@@ -100,12 +119,42 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Give the text of `ids` without special tokens."""
 
+    @property
+    def languages(self) -> Mapping[str, int]:
+        """The languages that a multilingual translator has a token for, each with its id; empty for all others."""
+        return {}
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+        """Write a conversation as the checkpoint was trained to see it.
+
+        Called from another thread than ``encode``. A written conversation holds its special tokens already, so
+        what is returned is for this tokenizer's own ``encode``, which must not add them again; how it tells is
+        its own affair.
+
+        :param messages: each with a ``role`` and a ``content``, strings, and perhaps more keys.
+        :raises ExampleError: if the checkpoint has no form for conversations, or none for this one.
+        """
+        del messages
+        raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
+
 
 class Model(ABC):
     """Token ids to tensors.
 
     Threads: ``forward`` is called from one thread at a time.
     """
+
+    @classmethod
+    def reserved_positions(cls, config: Any, context: StageContext) -> int:
+        """How many of the checkpoint's positions no text may take, since the model writes there.
+
+        Asked before the tokenizer is built, which cuts texts accordingly.
+
+        :param config: what the model will be built with.
+        :raises ConfigError: if that leaves no position for a text.
+        """
+        del config, context
+        return 0
 
     @property
     @abstractmethod
@@ -115,6 +164,11 @@ class Model(ABC):
         Empty for an architecture that lets padding leak into its answer: then only rows of equal
         length share a batch, whatever the padding policy says.
         """
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What was decided at load, as JSON values, for ``pipeline-kit cfg --resolve``."""
+        return {}
 
     @property
     def tolerance(self) -> float:
@@ -186,3 +240,29 @@ class Postprocessor(ABC):
             A result depends on its own example, encodings and outputs alone.
         :raises ExampleError: when an example has no result, such as a score that is not a number.
         """
+
+
+@runtime_checkable
+class TextWriter(Protocol):
+    """What a model may have besides: it writes ids, and can give them one by one.
+
+    :ivar stop_strings: writing ends where the text has one of these.
+    """
+
+    stop_strings: Sequence[str]
+
+    def write(self, batch: TokenBatch) -> Iterator[int]:
+        """Give the ids for a batch of one row as they are written; closing the iterator ends the writing.
+
+        :raises UsageError: if the options do not allow it.
+        """
+        ...
+
+
+@runtime_checkable
+class TextReader(Protocol):
+    """What a postprocessor may have besides: it reads such ids one by one."""
+
+    def read(self, example: Example, encoding: Encoding, ids: Iterator[int]) -> Iterator[str]:
+        """Give the result's text in pieces, as early as each is certain; joined they are that text."""
+        ...

@@ -41,6 +41,12 @@ def found(data: dict[str, Any]) -> tuple[Schema | None, dict[str, str]]:
     return check(Schema, data, "x", faults), {fault.key: str(fault) for fault in faults}
 
 
+def test_options_of_options_are_described_by_their_full_key() -> None:
+    found = {o.name: (o.type, o.default, o.help) for o in describe(Schema)}
+    assert found["inner.size"] == ("int", 1, "how big")
+    assert "inner" not in found
+
+
 def test_good_data_becomes_the_dataclass() -> None:
     made, faults = found({"words": ["a"], "ratio": 1, "either": "name", "inner": {"size": 2}, "scores": {"a": 1}})
     assert not faults

@@ -12,7 +12,7 @@ from pipeline_kit.cli.presets import GROUPS, Preset, presets
 from pipeline_kit.cli.rows import json_line
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.streams import prepare_stdout, print_out
-from pipeline_kit.config import OptionInfo, describe
+from pipeline_kit.config import OptionInfo, defaults, describe
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import ConfigError, UsageError, closest, shorten
 from pipeline_kit.pipeline_config import POLICIES
@@ -77,7 +77,7 @@ def _stage(spec: StageSpec, extending: list[str]) -> dict[str, Any]:
         "from": spec.source,
         "presets": extending,
         "options": _options(options),
-        "yaml": _yaml(spec, options),
+        "yaml": _yaml(spec),
         "run": f'pipeline-kit run {spec.kind}={spec.name}{first} --text "I love this."',
     }
 
@@ -115,12 +115,13 @@ def _options(options: list[OptionInfo]) -> list[dict[str, Any]]:
     return [{"name": o.name, "type": o.type, "default": o.default, "help": o.help} for o in options]
 
 
-def _yaml(spec: StageSpec, options: list[OptionInfo]) -> str:
+def _yaml(spec: StageSpec) -> str:
     from pipeline_kit.compose import to_yaml
 
     use = f"# DIR/{spec.kind}/mine.yaml, used with: --config-dir DIR {spec.kind}=mine\n"
     head = f"{use}defaults:\n  - {spec.name}\n  - _self_\n"
-    return head + (to_yaml({o.name: o.default for o in options}) if options else "")
+    options = defaults(spec.config)
+    return head + (to_yaml(options) if options else "")
 
 
 def _text(shown: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipeline_kit.config import option
 
-__all__ = ["GenerateModelConfig", "GenerationHead", "Head", "HfModelConfig", "StaticModelConfig"]
+__all__ = ["GenerateModelConfig", "GenerationHead", "GenerationOptions", "Head", "HfModelConfig", "StaticModelConfig"]
 
 Head = Literal[
     "base",
@@ -31,6 +31,11 @@ class HfModelConfig:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
         None, "the attention kernel; null: sdpa where the architecture has it, else eager"
     )
+    linear: Literal["auto", "eager", "packed"] = option(
+        "auto",
+        "products on a CPU in float32: eager is torch's own, packed reorders each weight once for oneDNN; auto "
+        "packs what a few milliseconds of measuring at load find faster",
+    )
 
 
 @dataclass
@@ -43,6 +48,49 @@ class StaticModelConfig:
 
 
 @dataclass
+class GenerationOptions:
+    """How text is written, by transformers' names. null: the checkpoint's own setting, else transformers' default."""
+
+    max_new_tokens: int | None = option(
+        None,
+        "most tokens that are written; null: the checkpoint's own, else 256, at most half of the positions",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    min_new_tokens: int | None = option(None, "fewest tokens that are written", minimum=0, maximum=1_000_000)
+    do_sample: bool | None = option(None, "draw each token by its probability; false: take the likeliest one")
+    seed: int = option(0, "of the draws; the same seed and text give the same answer in any batch", minimum=0)
+    temperature: float | None = option(None, "below 1 the likely tokens get likelier", minimum=0.001, maximum=1000)
+    top_k: int | None = option(None, "draw among so many likeliest tokens; 0: among all", minimum=0)
+    top_p: float | None = option(
+        None, "draw among the likeliest tokens whose probabilities add up to this", minimum=0.000001, maximum=1
+    )
+    min_p: float | None = option(
+        None, "leave out tokens less likely than this share of the likeliest one", minimum=0, maximum=1
+    )
+    num_beams: int | None = option(None, "texts that are kept side by side while searching", minimum=1, maximum=1000)
+    length_penalty: float | None = option(None, "with beams: above 0 longer texts win more often, below 0 shorter ones")
+    early_stopping: bool | Literal["never"] | None = option(
+        None, "with beams: true ends the search once there are num_beams whole texts, never looks at every better one"
+    )
+    repetition_penalty: float | None = option(
+        None, "above 1 tokens that are there already get less likely", minimum=0.001, maximum=1000
+    )
+    no_repeat_ngram_size: int | None = option(None, "no run of so many tokens comes twice; 0: may", minimum=0)
+    stop_strings: list[str] = option([], "writing ends where one of these appears; the text ends before it")
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other; whether they fit the checkpoint is seen when it is loaded."""
+        most = self.max_new_tokens
+        if most is not None and (self.min_new_tokens or 0) > most:
+            raise ValueError(f"min_new_tokens={self.min_new_tokens} is over max_new_tokens={most}.")
+        if self.do_sample and (self.num_beams or 1) > 1:
+            raise ValueError("do_sample=true draws one text, num_beams searches for the best of several; choose one.")
+        if "" in self.stop_strings:
+            raise ValueError("stop_strings holds an empty string, which would end every text at once.")
+
+
+@dataclass
 class GenerateModelConfig:
     """Options of ``model=generate``."""
 
@@ -50,3 +98,4 @@ class GenerateModelConfig:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
         None, "the attention kernel; null: sdpa where the architecture has it, else eager"
     )
+    generation: GenerationOptions = option(GenerationOptions(), "how text is written, see generation.OPTION")

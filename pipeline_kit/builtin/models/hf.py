@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -16,11 +17,13 @@ from pipeline_kit.builtin.models.batches import (
 from pipeline_kit.builtin.models.configs import HfModelConfig
 from pipeline_kit.builtin.models.heads import check_head_name
 from pipeline_kit.builtin.models.loading import load_network
-from pipeline_kit.builtin.models.padding_safety import known_sides, probe_sides
+from pipeline_kit.builtin.models.packed import LinearKernel, can_pack, pack_linears
+from pipeline_kit.builtin.models.padding_safety import known_sides, probe_sides, sample_batch
 from pipeline_kit.builtin.models.sparse_attention import set_attention, sparse_part
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.errors import ConfigError, Fault
 from pipeline_kit.stages import Model, StageContext
-from pipeline_kit.types import ModelOutput, Side, TokenBatch
+from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
 
 __all__ = ["HfModel"]
 
@@ -56,7 +59,7 @@ class HfModel(Model):
         """Load the checkpoint's network and find out how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
-        :raises ConfigError: if there is no such head or attention kernel.
+        :raises ConfigError: if there is no such head, attention kernel or kernel for linear layers.
         """
         self._head = config.head or context.head
         check_head_name(self._head)
@@ -77,6 +80,21 @@ class HfModel(Model):
             if self._sparse is not None:
                 sides = frozenset()
             self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
+            self._packed = self._pack(config.linear, device)
+
+    def _pack(self, kernel: LinearKernel, device: Device) -> int:
+        if kernel == "eager" or not can_pack(device):
+            if kernel == "packed":
+                problem = f"'packed' is for float32 on a CPU with oneDNN, not for {device.dtype} on {device.name} here."
+                raise ConfigError([Fault("model.linear", problem, ("auto", "eager"))])
+            return 0
+        sample = sample_batch(self._network.config, device)
+        return pack_linears(self._network, lambda: self.forward(sample).tensors, kernel)
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """The attention kernel, and how many linear layers are packed for oneDNN."""
+        return {"attn_implementation": self._network.config._attn_implementation, "packed_linears": self._packed}
 
     @property
     def supported_sides(self) -> frozenset[Side]:

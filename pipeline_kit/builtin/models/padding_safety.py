@@ -10,7 +10,7 @@ import torch
 
 from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
 
-__all__ = ["KNOWN_FAMILIES", "known_sides", "probe_sides"]
+__all__ = ["KNOWN_FAMILIES", "known_sides", "probe_sides", "sample_batch"]
 
 RIGHT: frozenset[Side] = frozenset({"right"})
 BOTH: frozenset[Side] = frozenset({"right", "left"})
@@ -55,6 +55,12 @@ def probe_sides(
     rows = _rows(config, filler)
     alone = [forward(_batch([row], "right", filler or 0, device)) for row in rows[:-1]]
     return frozenset(side for side in SIDES if _agrees(forward, rows, alone, side, filler or 0, device))
+
+
+def sample_batch(config: Any, device: Device) -> TokenBatch:
+    """Give two rows of equal length, made of ordinary ids, for a trial run of a network with this configuration."""
+    *_, row = _rows(config, config.get_text_config().pad_token_id)
+    return _batch([row, row], "right", 0, device)
 
 
 def _agrees(
