@@ -18,7 +18,7 @@ from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
 from pipeline_kit.registry import Registry
 from pipeline_kit.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
-from pipeline_kit.types import Device
+from pipeline_kit.types import Checkpoint, Device
 
 __all__ = ["build", "load"]
 
@@ -68,6 +68,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
         config.task.name,
         truncation=postprocessor_class.truncation,
         overflow=postprocessor_class.overflow,
+        pair=postprocessor_class.pair,
         src_lang=config.task.src_lang,
         tgt_lang=config.task.tgt_lang,
     )
@@ -80,19 +81,24 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
     batching = _batching(config.batching, device)
-    notes = [*([padding.note] if padding.note else []), *_idle(config)]
-    description = {
+    pipeline = Pipeline(tokenizer, model, postprocessor, padding, batching, device, {})
+    return replace(pipeline, description=_describe(config, checkpoint, pipeline))
+
+
+def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline) -> dict[str, Any]:
+    """Say what every 'auto' and null became."""
+    padding, batching, device = pipeline.padding, pipeline.batching, pipeline.device
+    return {
         "task": config.task.name,
         "checkpoint": {"name": checkpoint.name, "revision": checkpoint.revision, "path": str(checkpoint.path)},
-        "tokenizer": {"name": config.tokenizer.name, "max_length": tokenizer.max_length},
-        "model": {"name": config.model.name, "tolerance": model.tolerance, **model.details},
+        "tokenizer": {"name": config.tokenizer.name, "max_length": pipeline.tokenizer.max_length},
+        "model": {"name": config.model.name, "tolerance": pipeline.model.tolerance, **pipeline.model.details},
         "postprocessor": {"name": config.postprocessor.name},
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
         "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
-        "notes": notes,
+        "notes": [*([padding.note] if padding.note else []), *_idle(config)],
     }
-    return Pipeline(tokenizer, model, postprocessor, padding, batching, device, description)
 
 
 def _class(choice: StageChoice, interface: type[Any]) -> Any:
@@ -137,6 +143,8 @@ def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> Paddi
 def _idle(config: PipelineConfig) -> list[str]:
     """Name options that are set but do nothing under the policy that was chosen."""
     found = []
+    if (config.task.src_lang or config.task.tgt_lang) and config.task.head != "seq2seq-lm":
+        found.append(f"task.src_lang and task.tgt_lang have no effect with task={config.task.name}")
     if config.padding.max_length is not None and config.padding.name in ("longest", "none"):
         found.append(f"padding.max_length has no effect with padding={config.padding.name}")
     if config.batching.max_tokens is not None and config.batching.name == "fixed":

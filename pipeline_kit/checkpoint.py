@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline_kit.checkpoint_json import read_json
 from pipeline_kit.checkpoint_locate import find_folder, hub_id, near_miss
+from pipeline_kit.checkpoint_modules import MODULE_WEIGHTS, MODULES_NAME, network_folder, read_modules
 from pipeline_kit.checkpoint_scan import CONVERT, UnsafeFiles, files_of, scan_folder
 from pipeline_kit.checkpoint_weights import WEIGHTS_NAME, read_header, weight_files
 from pipeline_kit.config import REQUIRED, option
@@ -32,6 +33,9 @@ class CheckpointConfig:
     cache_dir: str | None = option(None, "where downloads are kept; null: the Hugging Face cache")
     unsafe_files: UnsafeFiles = option(
         "refuse", "pickles and code in the folder: refuse the folder, or ignore them (they are never opened)"
+    )
+    prompts: dict[str, str] = option(
+        {}, "name: text put before an embedding model's texts, beside the ones that its folder names"
     )
 
 
@@ -56,7 +60,8 @@ def resolve_checkpoint(config: CheckpointConfig) -> Checkpoint:
             f"checkpoint.revision={config.revision}: '{config.path}' is a folder on this machine, which has no "
             "revisions; leave checkpoint.revision out, or give a hub id as checkpoint.path"
         )
-    return open_folder(folder, config.path, unsafe_files, revision)
+    found = open_folder(folder, config.path, unsafe_files, revision)
+    return replace(found, prompts=dict(config.prompts)) if config.prompts else found
 
 
 def open_folder(
@@ -66,9 +71,12 @@ def open_folder(
 
     :raises CheckpointError: if it is unsafe, broken, or has no safetensors.
     """
+    root, folder = folder, network_folder(folder)
     if not (folder / "config.json").is_symlink() and not (folder / "config.json").exists():
         raise CheckpointError(_no_config(folder))
-    scan_folder(folder, unsafe_files)
+    scan_folder(root, unsafe_files)
+    if folder != root:
+        scan_folder(folder, unsafe_files)  # what may not stand beside config.json may not stand here either
     config = _object(folder / "config.json")
     _check_labels(folder / "config.json", config)
     tokenizer_path = folder / "tokenizer_config.json"
@@ -78,7 +86,7 @@ def open_folder(
         raise CheckpointError(_no_weights(folder))
     for path in files:
         read_header(path)
-    return Checkpoint(folder, name, config, tokenizer_config, revision)
+    return Checkpoint(folder, name, config, tokenizer_config, revision, None if folder == root else root)
 
 
 def weight_names(checkpoint: Checkpoint) -> frozenset[str]:
@@ -94,9 +102,10 @@ def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
 
     :raises CheckpointError: if a file cannot be read.
     """
-    used = {*weight_files(checkpoint.path)}
-    used.update(path for path in files_of(checkpoint.path) if path.suffix.lower() in _DATA_SUFFIXES)
-    return {path.relative_to(checkpoint.path).as_posix(): _sha256(path) for path in sorted(used)}
+    root = checkpoint.root or checkpoint.path
+    used = {*weight_files(checkpoint.path), *root.glob(MODULE_WEIGHTS)}
+    used.update(path for path in files_of(root) if path.suffix.lower() in _DATA_SUFFIXES)
+    return {path.relative_to(root).as_posix(): _sha256(path) for path in sorted(used)}
 
 
 def _sha256(path: Path) -> str:
@@ -136,6 +145,12 @@ def _no_config(folder: Path) -> str:
     other = _other_format(folder)
     if other:
         return f"{message}; {other}"
+    modules = read_modules(folder) or ()
+    if modules and modules[0].kind != "Transformer":
+        return (
+            f"{message}; its {MODULES_NAME} makes it a sentence-transformers model of the module "
+            f"'{shorten(modules[0].kind, 80)}', and only those of a Transformer are supported"
+        )
     inner = [found for pattern in ("*", "*/*") for found in sorted(folder.glob(f"{pattern}/config.json"))[:3]]
     if inner:
         return f"{message}; did you mean checkpoint.path={inner[0].parent}?"

@@ -79,7 +79,8 @@ def texts_of(value: object, name: str, *, least: int = 1) -> list[str]:
             'in CSV write it as JSON: ["one", "two"]'
         )
     if len(value) < least:
-        raise ExampleError(f"the field '{name}' has {len(value)} texts; it needs at least {least}")
+        count = f"{len(value)} text{'s' * (len(value) != 1)}"
+        raise ExampleError(f"the field '{name}' has {count}; it needs at least {least}")
     return [text_of(item, f"{name}[{place}]") for place, item in enumerate(value)]
 
 

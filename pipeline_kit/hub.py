@@ -23,13 +23,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pipeline_kit.checkpoint_modules import MODULE_WEIGHTS, MODULES_NAME, network_folder
 from pipeline_kit.checkpoint_scan import PICKLE_SUFFIXES
 from pipeline_kit.checkpoint_weights import INDEX_NAME, WEIGHTS_NAME, weight_files
 from pipeline_kit.errors import CheckpointError, shorten
 
 __all__ = ["DOWNLOADED", "Snapshot", "download"]
 
-DOWNLOADED = ["*.json", "*.txt", "*.model", "*.spm", "model*.safetensors"]
+DOWNLOADED = ["*.json", "*.txt", "*.model", "*.spm", "model*.safetensors", MODULE_WEIGHTS]
 """What is fetched: never a pickle, never code, and of the weights only the set that transformers loads."""
 
 _SKIPPED = ["onnx/*", "openvino/*", "coreml/*", "original/*", "checkpoint-*/*"]
@@ -128,11 +129,13 @@ def _list_files(wanted: _Wanted) -> set[str]:
 def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
     """Refuse a repository that lacks what every checkpoint needs, before anything is downloaded."""
     where = f"the hub repository '{wanted.repository}'"
-    if "config.json" not in names:
+    inner = "0_Transformer/"  # where older sentence-transformers repositories have their network
+    inner = inner if MODULES_NAME in names and "config.json" not in names and f"{inner}config.json" in names else ""
+    if f"{inner}config.json" not in names:
         formats = sorted({Path(name).suffix for name in names} & {".gguf", ".onnx"})
         kind = f"; it holds {', '.join(formats)} files, use the repository they were made from" if formats else ""
         raise CheckpointError(f"{where} has no config.json, so it is no transformers checkpoint{kind}")
-    if WEIGHTS_NAME in names or INDEX_NAME in names:
+    if f"{inner}{WEIGHTS_NAME}" in names or f"{inner}{INDEX_NAME}" in names:
         return
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
     if pickles:
@@ -148,8 +151,9 @@ def _complete(wanted: _Wanted) -> Snapshot | None:
     """Give the snapshot if all of it is cached, without a network."""
     try:
         snapshot = wanted.fetch(offline=True)
-        whole = (snapshot.folder / "config.json").is_file() and all(
-            path.is_file() for path in weight_files(snapshot.folder) or (snapshot.folder / WEIGHTS_NAME,)
+        folder = network_folder(snapshot.folder)
+        whole = (folder / "config.json").is_file() and all(
+            path.is_file() for path in weight_files(folder) or (folder / WEIGHTS_NAME,)
         )
     except (OSError, ValueError, CheckpointError):
         return None

@@ -15,6 +15,7 @@ from pipeline_kit.padding import PaddingPolicy, collate
 from pipeline_kit.prepare import Chunk, Encoded, chunks, encode_chunk
 from pipeline_kit.stages import Model, Postprocessor, Tokenizer
 from pipeline_kit.stats import RunStats
+from pipeline_kit.text_stream import stream_text
 from pipeline_kit.types import Device, Encoding, Example, Result, RowFailure, RowOutput
 
 __all__ = ["Observer", "Pipeline"]
@@ -74,6 +75,18 @@ class Pipeline:
             if isinstance(outcome, RowFailure):
                 raise RowError(outcome.index, outcome.stage, outcome.error, outcome.message)
             yield outcome
+
+    def stream_text(self, example: Example, stats: RunStats | None = None) -> Iterator[str]:
+        """Give the text that a generating pipeline writes for one example, in pieces as they come.
+
+        Joined they are the ``text`` of its result. Closing the iterator ends the writing.
+
+        :param stats: counted into, if given, before the first piece; it says whether the example was cut.
+        :raises UsageError: if the model does not write piece by piece, as with beams.
+        :raises RowError: if the example fails.
+        """
+        parts = (self.tokenizer, self.model, self.postprocessor, self.padding, self.device.name)
+        return stream_text(*parts, example, RunStats() if stats is None else stats)
 
     def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
         """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""

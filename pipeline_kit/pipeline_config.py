@@ -26,6 +26,8 @@ class TaskConfig:
     head: Head | GenerationHead = option("base", "the head it needs on top of the network")
     takes: list[str] = option(["text"], "the fields of an example; a ? stands behind one that may be left out")
     gives: list[str] = option([], "the keys of a result; a ? stands behind one that an option adds")
+    src_lang: str | None = option(None, "the language of the texts, as a multilingual checkpoint calls it")
+    tgt_lang: str | None = option(None, "the language to translate into, as the checkpoint calls it")
 
 
 POLICIES: dict[str, type[Any]] = {

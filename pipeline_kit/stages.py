@@ -29,6 +29,7 @@ from pipeline_kit.types import (
 
 __all__ = [
     "ENCODING_FIELDS",
+    "PAIR",
     "Model",
     "Overflow",
     "Postprocessor",
@@ -47,6 +48,9 @@ Truncation = Literal["longest_first", "only_first", "only_second"]
 
 Overflow = Literal["truncate", "window"]
 
+PAIR = ("the first text of the pair", "the second text of the pair")
+"""What messages call the two texts of a pair, unless the task has names for them."""
+
 
 @dataclass(frozen=True)
 class StageContext:
@@ -60,6 +64,7 @@ class StageContext:
     :param tokenizer: the built tokenizer; None while the tokenizer itself is built.
     :param truncation: which text of a pair is cut or split where both do not fit; a single text always is.
     :param overflow: what becomes of a text that is too long, where the user leaves it to the task.
+    :param pair: what messages call the two texts of a pair.
     :param reserved: positions of the model that no text may take, see :meth:`Model.reserved_positions`.
     :param src_lang: the language of the texts, where the user names it.
     :param tgt_lang: the language to write in, where the user names it.
@@ -74,6 +79,7 @@ class StageContext:
     tokenizer: Tokenizer | None = None
     truncation: Truncation = "longest_first"
     overflow: Overflow = "truncate"
+    pair: tuple[str, str] = PAIR
     reserved: int = 0
     src_lang: str | None = None
     tgt_lang: str | None = None
@@ -107,7 +113,8 @@ class Tokenizer(ABC):
         """Encode `examples`, unpadded.
 
         :returns: at least one encoding per example, in the order of the examples and, within one, of
-            its windows; each has ``example`` set to its place in `examples`. ``[]`` for ``[]``.
+            its windows; each has ``example`` set to its place in `examples`. ``[]`` for ``[]``. Where windows
+            say in ``span`` what they hold of the text, what neighbours share counts once when they are merged.
             No encoding is empty or longer than `max_length`.
         :param examples: strings, or mappings with ``text`` and perhaps ``text_pair``, whatever the task: its
             postprocessor's :meth:`Postprocessor.prepare` has made these of its own fields.
@@ -190,7 +197,7 @@ class Postprocessor(ABC):
 
     Outputs become results in two steps: on the device for a batch, on the CPU for an example.
 
-    Threads: the two steps are called from one thread at a time; `prepare` from another one, beside them.
+    Threads: all of it is called from one thread at a time, `prepare` while a tokenizer may run on another.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -202,6 +209,9 @@ class Postprocessor(ABC):
     overflow: ClassVar[Overflow] = "truncate"
     """What becomes of a text that is too long, unless the user says: ``window`` where ``__call__`` makes as
     much of the windows of a long text as of a short text."""
+
+    pair: ClassVar[tuple[str, str]] = PAIR
+    """What messages call the two texts of a pair that `prepare` gives: where they came from."""
 
     def prepare(self, example: Example) -> Sequence[Example]:
         """Read the task's fields and say what is to be encoded: texts and pairs, for any tokenizer.

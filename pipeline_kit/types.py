@@ -61,6 +61,8 @@ class Encoding:
     :param window: the place of this window among the example's windows.
     :param truncated: how many tokens of the example were cut off and are in no window.
     :param truncated_chars: how many characters were cut off before tokenizing (see ``max_chars``).
+    :param span: begin and end of a window in the text that is split, in tokens from its first one, so that what
+        neighbours share can be told; None for a text that is whole.
     """
 
     input_ids: Sequence[int]
@@ -75,6 +77,7 @@ class Encoding:
     window: int = 0
     truncated: int = 0
     truncated_chars: int = 0
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,14 @@ class Device:
 class Checkpoint:
     """A model folder that was found and checked: data, never code.
 
-    :param path: the local folder.
+    :param path: the local folder with the network and the tokenizer.
     :param name: what the user called it, a folder or a hub id.
     :param config: the parsed ``config.json``.
     :param tokenizer_config: the parsed ``tokenizer_config.json``, empty if there is none.
     :param revision: the commit of a hub checkpoint, None for a folder.
+    :param root: the folder that `path` is a part of, as in older sentence-transformers folders; None where it is
+        all there is.
+    :param prompts: texts that the user named to be put before an embedding model's texts, by name.
     """
 
     path: Path
@@ -149,6 +155,8 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    root: Path | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:

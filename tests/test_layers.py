@@ -17,7 +17,7 @@ LAYERS = (
     ("stages", "registry", "fields"),
     ("config", "padding", "batching", "device", "atomic", "yaml_scan"),
     ("checkpoint", "hub", "records", "builtin"),
-    ("isolate", "outputs", "stats", "prepare", "pipeline"),
+    ("isolate", "outputs", "stats", "prepare", "text_stream", "pipeline"),
     ("build", "compose", "compose_hydra", "pipeline_config", "discovery"),
     ("job", "explain", "bench"),
     ("cli",),

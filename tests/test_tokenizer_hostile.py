@@ -122,9 +122,9 @@ def test_a_huge_row_looks_at_a_bounded_part(
     looked: list[int] = []
     original = encode_module._call
 
-    def counted(encoder: Any, views: Any) -> Any:
+    def counted(encoder: Any, views: Any, texts: Any) -> Any:
         looked.append(sum(len(v.text) for row in views for v in row))
-        return original(encoder, views)
+        return original(encoder, views, texts)
 
     monkeypatch.setattr(encode_module, "_call", counted)
     stage = make(save(tmp_path / "bert", config={"max_position_embeddings": 512}, names={"model_max_length": 512}))

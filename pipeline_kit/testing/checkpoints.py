@@ -83,12 +83,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gpt_neox": Architecture("gpt2", _bert()),
     "llama": Architecture("llama", _LLAMA),
     "longformer": Architecture("roberta", _bert(attention_window=8), reserved=2),
+    "m2m_100": Architecture("roberta", _bart()),
+    "mamba": Architecture("gpt2", {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "state_size": 8}, None),
+    "marian": Architecture("t5", _bart()),
+    "mbart": Architecture("roberta", _bart()),
     "mistral": Architecture("llama", _LLAMA),
     "mobilebert": Architecture("bert", _bert(embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16)),
     "modernbert": Architecture("modernbert", _bert(local_attention=8)),
     "mpnet": Architecture("mpnet", _bert(), reserved=2),
     "nystromformer": Architecture("albert", _bert(num_landmarks=64, segment_means_seq_len=64)),
     "opt": Architecture("roberta", _bert(ffn_dim=INNER, word_embed_proj_dim=16)),
+    "pegasus": Architecture("t5", _bart()),
     "qwen2": Architecture("qwen2", _LLAMA),
     "qwen3": Architecture("qwen2", _LLAMA | {"head_dim": 8}),
     "roberta": Architecture("roberta", _bert(), reserved=2),
@@ -160,7 +165,7 @@ def tiny_checkpoint(
         options[f"{role}_token_id"] = tokenizer.token_to_id(special[role]) if role in special else None
     options |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     options |= {"problem_type": problem_type, **config}
-    if architecture == "t5":
+    if architecture in ("marian", "pegasus", "t5"):
         options["decoder_start_token_id"] = options["pad_token_id"]
     settings = transformers.AutoConfig.for_model(architecture, **options)
     model = getattr(transformers, HEADS[head]).from_config(settings)

@@ -51,6 +51,10 @@ class TokenizerConformance(StageConformance):
         for place in range(len(self.examples)):
             windows = [e.window for e in encodings if e.example == place]
             assert windows == list(range(len(windows))), f"the windows of example {place} are numbered {windows}"
+            spans = [e.span for e in encodings if e.example == place and e.span is not None]
+            assert len(spans) in (0, len(windows)), f"some windows of example {place} have a span, others not"
+            assert all(begin < end for begin, end in spans), f"a window of example {place} has an empty span: {spans}"
+            assert spans == sorted(spans), f"the spans of example {place} do not follow each other: {spans}"
 
     def test_batch_equals_one_by_one(self) -> None:
         """An example's encodings do not depend on the examples beside it."""

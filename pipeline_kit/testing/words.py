@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 from zlib import crc32
 
@@ -18,10 +19,10 @@ __all__ = ["PAD", "WordTokenizer"]
 PAD, BEGIN, END, FIRST_WORD = 0, 1, 2, 3
 _WORD = re.compile(r"\w+|[^\w\s]")
 
-# Text, offsets and sequence of one token; special tokens have sequence None.
-_Token = tuple[str, tuple[int, int], int | None]
-_BEGIN: _Token = ("[CLS]", (0, 0), None)
-_END: _Token = ("[SEP]", (0, 0), None)
+# Text, offsets, sequence and word of one token; special tokens have neither sequence nor word.
+_Token = tuple[str, tuple[int, int], int | None, int | None]
+_BEGIN: _Token = ("[CLS]", (0, 0), None, None)
+_END: _Token = ("[SEP]", (0, 0), None, None)
 _SPECIAL = {_BEGIN[0]: BEGIN, _END[0]: END}
 
 
@@ -29,13 +30,14 @@ _SPECIAL = {_BEGIN[0]: BEGIN, _END[0]: END}
 class WordTokenizer(Tokenizer):
     """Frames words as ``[CLS] … [SEP]``, a pair as ``[CLS] … [SEP] … [SEP]``; all encoding fields are filled.
 
-    Different words may share an id, so ``decode`` gives ids by number and not the words.
+    Different words may share an id, so ``decode`` gives ids by number and not the words. Of a pair that is too
+    long the first text is cut or split, or the second where the context's ``truncation`` is ``only_second``.
     """
 
     def __init__(self, config: WordTokenizerConfig | None = None, context: StageContext | None = None) -> None:
-        """Take the options, the defaults if there are none; nothing of the context is needed."""
-        del context
+        """Take the options, the defaults if there are none, and from the context which text of a pair is cut."""
         self._config = config or WordTokenizerConfig()
+        self._cuts_second = context is not None and context.truncation == "only_second"
 
     @property
     def pad_token_id(self) -> int:
@@ -63,31 +65,36 @@ class WordTokenizer(Tokenizer):
     def _encode(self, place: int, example: Example) -> list[Encoding]:
         text, pair = text_and_pair(example)
         words = _words(text, 0)
-        tail = [*_words(pair, 1), _END] if pair is not None else []
+        head, tail = [_BEGIN], [_END] if pair is None else [_END, *_words(pair, 1), _END]
+        if pair is not None and self._cuts_second:
+            head, words, tail = [_BEGIN, *words, _END], tail[1:-1], [_END]
         limit = self.max_length
-        room = len(words) if limit is None else limit - 2 - len(tail)
+        room = len(words) if limit is None else limit - len(head) - len(tail)
         windows = self._config.overflow == "window"
         if room < 0 or (windows and len(words) > room <= self._config.overlap):
             raise ExampleError(f"the pair leaves no room for the text in {limit} tokens")
         if len(words) <= room or not windows:
-            framed = [_BEGIN, *words[:room], _END, *tail]
+            framed = [*head, *words[:room], *tail]
             return [self._encoding(framed, place, 0, max(0, len(words) - room))]
         step = room - self._config.overlap
         starts = range(0, len(words) - self._config.overlap, step)
         return [
-            self._encoding([_BEGIN, *words[start : start + room], _END, *tail], place, window, 0)
+            replace(
+                self._encoding([*head, *words[start : start + room], *tail], place, window, 0),
+                span=(start, min(start + room, len(words))),
+            )
             for window, start in enumerate(starts)
         ]
 
     def _encoding(self, tokens: Sequence[_Token], place: int, window: int, truncated: int) -> Encoding:
-        special = [int(sequence is None) for _, _, sequence in tokens]
+        texts, offsets, sequences, words = zip(*tokens, strict=True)
         return Encoding(
-            input_ids=[self._id(text) if sequence is not None else _SPECIAL[text] for text, _, sequence in tokens],
-            special_tokens_mask=special,
-            offsets=[offsets for _, offsets, _ in tokens],
-            tokens=[text for text, _, _ in tokens],
-            word_ids=[None if special[i] else i for i in range(len(tokens))],
-            sequence_ids=[sequence for _, _, sequence in tokens],
+            input_ids=[self._id(text) if word is not None else _SPECIAL[text] for text, _, _, word in tokens],
+            special_tokens_mask=[int(word is None) for word in words],
+            offsets=list(offsets),
+            tokens=list(texts),
+            word_ids=list(words),
+            sequence_ids=list(sequences),
             example=place,
             window=window,
             truncated=truncated,
@@ -98,4 +105,4 @@ class WordTokenizer(Tokenizer):
 
 
 def _words(text: str, sequence: int) -> list[_Token]:
-    return [(match.group(), match.span(), sequence) for match in _WORD.finditer(text)]
+    return [(found.group(), found.span(), sequence, i) for i, found in enumerate(_WORD.finditer(text))]

@@ -106,12 +106,19 @@ def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind |
 
 
 def refuse_lookalike(checkpoint: Checkpoint, head: str) -> None:
-    """Refuse a classifier's head whose weights have the names of the wanted one's but mean something else.
+    """Refuse a head whose weights have the names of the wanted one's but mean something else.
+
+    A classifier on a decoder holds all that writing takes where that is tied to the embeddings, and so does the
+    decoder of an encoder-decoder; what they wrote would mean nothing.
 
     :raises CheckpointError: naming the head there is and the task to use.
     """
     kind = kind_of(checkpoint)
-    if head in _LOOKALIKES and kind is not None and kind.head in _LOOKALIKES - {head}:
+    if kind is None:
+        return
+    writes = {head, "base"} | ({"masked-lm"} if checkpoint.config.get("is_decoder") or head == "seq2seq-lm" else set())
+    lookalike = head in _LOOKALIKES and kind.head in _LOOKALIKES - {head}
+    if lookalike or (head in GENERATION_HEADS and kind.head not in writes):
         raise missing_head(checkpoint, head, ())
 
 

@@ -70,7 +70,9 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
             f"the checkpoint '{shorten(checkpoint.name)}' could not be loaded as {network_class.__name__}: "
             f"{shorten(str(error), 300)}"
         ) from error
-    if head == "base" and config.is_encoder_decoder:
+    # A T5 encoder saved by itself, as in sentence-t5, has a config.json that says it is no encoder-decoder.
+    alone = any(str(name).endswith("EncoderModel") for name in checkpoint.config.get("architectures") or ())
+    if head == "base" and (config.is_encoder_decoder or (alone and hasattr(network, "decoder"))):
         encoder = network.get_encoder()
         _check_weights(checkpoint, head, info, within=_names_in(network, encoder))
         network = encoder

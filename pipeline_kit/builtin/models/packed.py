@@ -21,6 +21,7 @@ LinearKernel = Literal["auto", "eager", "packed"]
 _ROWS = (16, 128)  # a short text alone, and as many as a batch of the default budget has in its cache
 _MOST_PRODUCTS = 3e8  # of one measurement: about 3 ms on two cores
 _TRIES = 6  # of which the fastest counts: what else the machine does only ever adds time
+_MARGIN = 1.05  # equal within it counts as faster, so that noise does not decide differently from run to run
 _NOISE = 2e-5  # how far the packed network may be from the eager one, as a share of its largest number
 
 
@@ -110,7 +111,7 @@ def _is_faster(linear: nn.Linear) -> bool:
                     layer(inputs)
                     best[which] = min(best[which], time.perf_counter() - start)
             total = {which: total[which] + best[which] for which in best}
-    return total[True] < total[False]
+    return total[True] < _MARGIN * total[False]
 
 
 def _close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:

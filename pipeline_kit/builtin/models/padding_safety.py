@@ -105,6 +105,9 @@ def _rows(config: Any, filler: int | None) -> list[list[int]]:
     end = getattr(text, "eos_token_id", None)
     if config.is_encoder_decoder and isinstance(end, int):
         rows = [[*row[:-1], end] for row in rows]
+    if config.model_type == "longformer":  # with some heads it runs only on pairs, which have three of these
+        sep = config.sep_token_id
+        rows = [[row[0], sep, *row[2:-2], sep, sep] for row in rows]
     return rows
 
 

@@ -33,18 +33,30 @@ class ClassificationConfig:
     thresholds: dict[str, float] = option(
         {}, "label: score it must reach to be chosen or listed; if none does, label is null"
     )
-    merge: Literal["mean", "max"] = option("mean", "windows of a long text: mean, weighted by their tokens, or max")
+    merge: Literal["mean", "max", "mean_logits"] = option(
+        "mean",
+        "windows of a long text: mean of their scores by tokens, max of each label, or the scores of their mean logits",
+    )
 
 
 @dataclass
 class PoolingConfig:
     """Options of ``postprocessor=pooling``."""
 
-    pooling: Literal["auto", "mean", "cls", "max", "last", "weighted_mean"] = option(
+    pooling: Literal["auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"] = option(
         "auto", "token vectors to one; auto: as the folder's modules.json says, else mean; cls is the first token"
     )
     normalize: bool | None = option(
         None, "scale each vector to length 1; null: as the folder's modules.json says, else true"
+    )
+    dimensions: int | None = option(
+        None, "keep the first so many numbers of each vector; null: the folder's truncate_dim, else all", minimum=1
+    )
+    prompt: str | None = option(
+        None, "a text put before each text; null: what prompt_name, or else the folder's default, names"
+    )
+    prompt_name: str | None = option(
+        None, "the name of a prompt in the folder's config_sentence_transformers.json or in checkpoint.prompts"
     )
 
 
@@ -65,9 +77,13 @@ class EntitiesConfig:
     """Options of ``postprocessor=entities``."""
 
     aggregation: Literal["none", "simple", "first", "average", "max"] = option(
-        "simple", "tokens to entities: none keeps each token; simple joins tokens of a label; the others score words"
+        "simple",
+        "none: each token with its whole label; simple: neighbours of one tag; first, average, max: words of one tag, "
+        "a word having the label of its first token, mean scores or best token",
     )
-    ignore_labels: list[str] = option(["O"], "labels that are left out")
+    ignore_labels: list[str] = option(
+        ["O"], "labels that are left out, without B- or I- unless aggregation is none; []: none is"
+    )
 
 
 @dataclass
@@ -76,8 +92,15 @@ class AnswersConfig:
 
     top_k: int = option(1, "how many answers a result lists, best first", minimum=1)
     max_answer_len: int = option(15, "tokens of the longest answer", minimum=1)
-    handle_impossible_answer: bool = option(False, "let an empty answer win where the model finds none")
-    align_to_words: bool = option(True, "widen an answer to whole words")
+    handle_impossible_answer: bool = option(
+        False, "let the empty answer compete, for a model that was trained on questions without an answer"
+    )
+    align_to_words: bool = option(True, "widen an answer to whole words, where the tokenizer tells words")
+    merge: Literal["max", "shared"] = option(
+        "max",
+        "windows of a long context: an answer's score is that of its best window, each scored by itself; shared "
+        "scores them together, by their logits",
+    )
 
 
 @dataclass
@@ -85,7 +108,10 @@ class FillMaskConfig:
     """Options of ``postprocessor=fill_mask``."""
 
     top_k: int = option(5, "how many tokens are listed for each mask, best first", minimum=1)
-    targets: list[str] = option([], "only these are scored; empty: the whole vocabulary")
+    targets: list[str] = option(
+        [], "only these words are listed, each of them one token; empty: the whole vocabulary is"
+    )
+    mask_token: str | None = option(None, "how the mask is written in a text; null: the checkpoint's own")
 
 
 @dataclass
@@ -94,7 +120,19 @@ class ZeroShotConfig:
 
     labels: list[str] = option([], "the candidate labels, for examples that bring none of their own")
     multi_label: bool = option(False, "score each label by itself, so that several or none can be true")
-    hypothesis_template: str = option("This example is {}.", "the sentence that {} makes of a label")
+    hypothesis_template: str = option("This example is {}.", "the sentence of a label, which stands at {}")
+    top_k: int | None = option(None, "how many labels a result lists, best first; null: all", minimum=1)
+    entailment_label: str | None = option(
+        None, "the checkpoint's label for entailment; null: the one whose name begins with it"
+    )
+    contradiction_label: str | None = option(
+        None,
+        "its label for contradiction; null: the one whose name begins with it or with not_entail, or of two labels "
+        "the other",
+    )
+    merge: Literal["mean", "max"] = option(
+        "mean", "windows of a long text: mean of their logits, weighted by tokens, or the window most in favour"
+    )
 
 
 @dataclass
@@ -102,8 +140,14 @@ class RankingConfig:
     """Options of ``postprocessor=ranking``."""
 
     top_k: int | None = option(None, "how many documents a result lists, best first; null: all", minimum=1)
-    function: Literal["auto", "sigmoid", "none"] = option(
-        "auto", "logit to score; auto: what the checkpoint's sentence-transformers config names, else sigmoid"
+    function: Literal["auto", "sigmoid", "softmax", "none"] = option(
+        "auto",
+        "logits to scores; auto: of one label what the checkpoint's sentence-transformers config names, else as "
+        "task=text-classification",
+    )
+    label: str | None = option(None, "the label whose score ranks; null: the only one that the checkpoint has")
+    merge: Literal["mean", "max"] = option(
+        "max", "windows of a long document: as good as its best one, or mean, weighted by their tokens"
     )
 
 
@@ -115,3 +159,8 @@ class ChoiceConfig:
 @dataclass
 class GeneratedTextConfig:
     """Options of ``postprocessor=generated_text``."""
+
+    full_text: bool = option(False, "give the prompt and what was written; causal models only")
+    prefix: str | None = option(
+        None, "put before each text; null: what the checkpoint's config.json names for the task, if anything"
+    )

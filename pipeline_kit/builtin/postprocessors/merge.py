@@ -12,13 +12,13 @@ import torch
 from pipeline_kit.errors import ExampleError, StageError
 from pipeline_kit.types import Encoding, ModelOutput, RowOutput
 
-__all__ = ["check_labels", "floats", "merge_windows"]
+__all__ = ["check_labels", "floats", "merge_windows", "tensor_of", "window_weights"]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def floats(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
-    """Give the tensor `name` of `output` as float32.
+def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
+    """Give the tensor `name` of `output` as it is.
 
     :param dims: how many dimensions it has to have; `axes` names them in the message.
     :raises StageError: if the model gave no such tensor, or one of another rank.
@@ -31,7 +31,12 @@ def floats(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor
         )
     if tensor.ndim != dims:
         raise StageError(f"the postprocessor needs '{name}' as {axes}, the model gave the shape {list(tensor.shape)}")
-    return tensor.float()
+    return tensor
+
+
+def floats(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
+    """Give the tensor `name` of `output` as float32, as :func:`tensor_of` finds it."""
+    return tensor_of(output, name, dims, axes).float()
 
 
 def merge_windows(
@@ -42,8 +47,8 @@ def merge_windows(
 ) -> Floats:
     """Make one row per example out of the array `name` of each of its windows.
 
-    :param how: ``mean`` weights a window by its number of tokens, special ones included; ``max`` takes
-        the largest value of each column.
+    :param how: ``mean`` is ``sum(w * x) / sum(w)`` over the windows with :func:`window_weights`; ``max`` takes
+        the largest value of each column. An example of one window keeps its values, bit by bit.
     :returns: ``[len(outputs), columns]``, float32; there must be at least one example.
     :raises ExampleError: if a value is not a finite number.
     """
@@ -57,9 +62,35 @@ def merge_windows(
     if how == "max":
         return np.asarray(np.maximum.reduceat(rows, starts, axis=0), dtype=np.float32)
     # In float64, since weights times values near the largest float32 would overflow.
-    weights = np.array([len(e.input_ids) for e in chain.from_iterable(encodings)], dtype=np.float64)
+    weights = np.concatenate([window_weights(windows) for windows in encodings])
     sums = np.add.reduceat(rows * weights[:, None], starts, axis=0)
     return np.asarray(sums / np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
+
+
+def window_weights(windows: Sequence[Encoding]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Give the weight of each window of an example: how many tokens of the long text it stands for.
+
+    Each token of the text counts once in all: one that ``n`` windows hold counts ``1 / n`` in each of them, or a
+    passage would weigh more for lying where windows overlap, and a short last window for repeating its neighbour.
+    Special tokens, and the other text of a pair, which each window repeats, do not count.
+
+    :returns: ``[len(windows)]``, adding up to the tokens of the text; 1 for a single window. From a tokenizer
+        that does not fill ``Encoding.span``: the number of tokens of each window.
+    """
+    if len(windows) == 1:
+        return np.ones(1)
+    spans = [window.span for window in windows if window.span is not None]
+    if len(spans) < len(windows):
+        return np.array([len(window.input_ids) for window in windows], dtype=np.float64)
+    begins, ends = np.array(spans, dtype=np.int64).T
+    steps = np.zeros(int(ends.max()) + 1)
+    np.add.at(steps, begins, 1)
+    np.add.at(steps, ends, -1)
+    holders = steps.cumsum()[:-1]
+    # Tokens that no window holds, where a plugin leaves gaps, have no share to give.
+    shares = np.divide(1.0, holders, out=np.zeros_like(holders), where=holders > 0)
+    before = np.concatenate([[0.0], shares.cumsum()])
+    return np.asarray(before[ends] - before[begins], dtype=np.float64)
 
 
 def check_labels(rows: Floats, labels: Sequence[str], checkpoint: str) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from tokenizers import Encoding as Encoded
 from tokenizers import Tokenizer
 
+from pipeline_kit.builtin.tokenizers.chat import Rendered
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.limits import check_options, settle_overflow
 from pipeline_kit.builtin.tokenizers.looks import Looks, View, looks, view
-from pipeline_kit.builtin.tokenizers.spans import Layout, Span, layout, truncated, windows
+from pipeline_kit.builtin.tokenizers.pairs import Row, encode_rows
+from pipeline_kit.builtin.tokenizers.spans import Layout, Span, layout, truncated, window_parts, windows
 from pipeline_kit.errors import ExampleError
 from pipeline_kit.fields import text_and_pair
 from pipeline_kit.stages import StageContext, Truncation
@@ -39,6 +40,7 @@ class Encoder:
     :param left: whether truncation cuts at the beginning.
     :param fields: the fields of an encoding that are filled on request.
     :param truncation: which text of a pair is cut or split.
+    :param pair: what messages call the two texts of a pair.
     """
 
     backend: Tokenizer
@@ -50,6 +52,7 @@ class Encoder:
     looks: Looks | None
     fast: bool
     truncation: Truncation
+    pair: tuple[str, str]
 
 
 def make_encoder(
@@ -74,11 +77,12 @@ def make_encoder(
         options,
         max_length,
         token_types,
-        left,
+        left or context.head == "causal-lm",  # a text that is carried on keeps its end
         fields=tuple(sorted(requires)),
         looks=looks(options, max_length),
         fast=requires <= _FAST_FIELDS,
         truncation=context.truncation,
+        pair=context.pair,
     )
 
 
@@ -90,7 +94,7 @@ def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
     rows = [_texts(example) for example in examples]  # all of them first: a wrong row must not cost an encoding
     found: list[Encoding] = []
     for start, views in _groups(encoder, rows):
-        for place, encoded in enumerate(_call(encoder, views), start):
+        for place, encoded in enumerate(_call(encoder, views, rows[start]), start):
             found.extend(_finish(encoder, place, rows[place], views[place - start], encoded))
     return found
 
@@ -111,7 +115,8 @@ def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list
         views = tuple([view(text, limit, encoder.left) for text in texts])
         group.append(views)
         size += sum([len(v.text) for v in views])
-        if size >= _CHARS_PER_CALL:
+        mixed = place + 1 < len(rows) and _framed(texts) != _framed(rows[place + 1])
+        if size >= _CHARS_PER_CALL or mixed:
             yield start, group
             start, size, group = place + 1, 0, []
     if group:
@@ -128,13 +133,24 @@ def _check_characters(encoder: Encoder, texts: Texts) -> None:
             )
 
 
-def _call(encoder: Encoder, views: Sequence[Views]) -> list[Encoded]:
+def _framed(texts: Texts) -> bool:
+    """Tell whether a row has its special tokens already, as a rendered conversation has."""
+    return isinstance(texts[0], Rendered)
+
+
+def _call(encoder: Encoder, views: Sequence[Views], texts: Texts) -> list[Row]:
+    """Encode the views of rows that are all framed, or none of them, as `texts` is."""
     batch = encoder.backend.encode_batch_fast if encoder.fast else encoder.backend.encode_batch
-    inputs = [row[0].text if len(row) == 1 else (row[0].text, row[1].text) for row in views]
-    return batch(inputs, add_special_tokens=encoder.options.add_special_tokens)
+    specials = encoder.options.add_special_tokens and not _framed(texts)
+    rows = [(row[0].text,) if len(row) == 1 else (row[0].text, row[1].text) for row in views]
+    return encode_rows(
+        lambda inputs: batch([row if len(row) == 2 else row[0] for row in inputs], add_special_tokens=specials),
+        rows,
+        encoder.fields,
+    )
 
 
-def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: Encoded) -> list[Encoding]:
+def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: Row) -> list[Encoding]:
     """Turn the encoding of a row into one that fits, or into its windows."""
     count, max_length = len(encoded), encoder.max_length
     unseen = any([v.unseen for v in views])
@@ -149,6 +165,11 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
         raise ExampleError("the text gives no tokens")
     spans = _spans(encoder, views, encoded)
     kept = sum([end - begin for begin, end in spans[0]])
+    parts: Sequence[Span | None] = [None]
+    if len(spans) > 1:
+        assert max_length is not None, "without a limit nothing is split"
+        where = layout(encoded.sequence_ids, len(views))
+        parts = window_parts(where, max_length, encoder.options.overlap, encoder.truncation)[1]
     ids, full = encoded.ids, _fields(encoder, views, encoded)
     return [
         Encoding(
@@ -158,12 +179,13 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
             window=window,
             truncated=count - kept if len(spans) == 1 else 0,
             truncated_chars=sum([v.unseen for v in views]),
+            span=part,
         )
-        for window, window_spans in enumerate(spans)
+        for window, (window_spans, part) in enumerate(zip(spans, parts, strict=True))
     ]
 
 
-def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded) -> tuple[Views, Encoded]:
+def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Row) -> tuple[Views, Row]:
     """Tokenize more of the texts that were not seen whole until they fill the room there is, or to the last look."""
     assert encoder.looks is not None, "only a limited look leaves anything unseen"
     limit = encoder.looks.first
@@ -177,11 +199,11 @@ def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded
         limit = min(limit * 2, encoder.looks.last)
         pairs = zip(texts, views, short, strict=True)
         views = tuple([view(text, limit, encoder.left) if again else v for text, v, again in pairs])
-        encoded = _call(encoder, [views])[0]
+        encoded = _call(encoder, [views], texts)[0]
     return views, encoded
 
 
-def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[Span]]:
+def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[Span]]:
     """Decide which tokens stay, for each encoding that the row gives.
 
     :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
@@ -197,11 +219,11 @@ def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[Span]]
         )
     where: Layout = layout(encoded.sequence_ids, len(views))
     if encoder.options.overflow == "window":
-        return windows(where, max_length, encoder.options.overlap, encoder.truncation)
-    return [truncated(where, max_length, encoder.left, encoder.truncation)]
+        return windows(where, max_length, encoder.options.overlap, encoder.truncation, encoder.pair)
+    return [truncated(where, max_length, encoder.left, encoder.truncation, encoder.pair)]
 
 
-def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
+def _encoding(encoder: Encoder, place: int, encoded: Row) -> Encoding:
     """Give a whole encoding; the path of nearly every row, so it does nothing more."""
     types = encoded.type_ids if encoder.token_types else None
     if not encoder.fields:
@@ -210,7 +232,7 @@ def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
     return Encoding(encoded.ids, types, example=place, **extra)
 
 
-def _fields(encoder: Encoder, views: Views, encoded: Encoded) -> dict[str, Any]:
+def _fields(encoder: Encoder, views: Views, encoded: Row) -> dict[str, Any]:
     """Give the fields of an encoding besides its ids, offsets as places in the source texts."""
     found: dict[str, Any] = {name: getattr(encoded, name) for name in encoder.fields}
     if encoder.token_types:

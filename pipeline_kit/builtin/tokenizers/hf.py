@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from tokenizers import Tokenizer as Backend
 
+from pipeline_kit.builtin.languages import languages_of
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.builtin.tokenizers.chat import render
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
 from pipeline_kit.builtin.tokenizers.guard import prepare
+from pipeline_kit.builtin.tokenizers.languages import frame_source
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
 from pipeline_kit.builtin.tokenizers.traits import takes_token_types, usable_pad_id
 from pipeline_kit.errors import CheckpointError, shorten
@@ -34,6 +37,9 @@ class HfTokenizer(Tokenizer):
         loaded = _load(checkpoint)
         backend: Backend = loaded.backend_tokenizer
         prepare(backend, checkpoint)
+        self._languages = languages_of(backend)
+        frame_source(loaded, self._languages, context)
+        self._loaded, self._checkpoint = loaded, checkpoint.name
         self._backend = backend
         self._padding_side: Side = "left" if loaded.padding_side == "left" else "right"
         self._pad_token_id = usable_pad_id(backend, loaded.pad_token_id, checkpoint.config)
@@ -41,7 +47,7 @@ class HfTokenizer(Tokenizer):
             backend,
             config,
             context,
-            max_length=resolve_max_length(config.max_length, checkpoint, loaded.model_max_length),
+            max_length=resolve_max_length(config.max_length, checkpoint, loaded.model_max_length, context.reserved),
             token_types=takes_token_types(checkpoint.config, "token_type_ids" in loaded.model_input_names),
             left=loaded.truncation_side == "left",
         )
@@ -68,6 +74,15 @@ class HfTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`~pipeline_kit.stages.Tokenizer`."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
+
+    @property
+    def languages(self) -> Mapping[str, int]:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._languages
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+        """See :class:`~pipeline_kit.stages.Tokenizer`; by the checkpoint's chat template."""
+        return render(self._loaded, self._checkpoint, messages)
 
 
 def _load(checkpoint: Checkpoint) -> Any:

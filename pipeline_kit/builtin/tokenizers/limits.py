@@ -68,14 +68,19 @@ _UNLIMITED = frozenset(
 )
 
 
-def resolve_max_length(wanted: int | None, checkpoint: Checkpoint, model_max_length: object) -> int | None:
+def resolve_max_length(
+    wanted: int | None, checkpoint: Checkpoint, model_max_length: object, reserved: int = 0
+) -> int | None:
     """Give the longest encoding in tokens, None if nothing limits it.
 
     :param wanted: the user's ``max_length``; None takes the checkpoint's own.
     :param model_max_length: what the tokenizer's own config says.
+    :param reserved: positions that no text may take.
     :raises ConfigError: if `wanted` is more than the positions that the model has.
     """
     limit = positions(checkpoint.config)
+    if limit is not None:
+        limit -= reserved
     if wanted is None:
         # What a sentence-transformers checkpoint was trained with replaces the tokenizer's own.
         trained = sentence_transformers(checkpoint.path).get("max_seq_length")
@@ -86,6 +91,9 @@ def resolve_max_length(wanted: int | None, checkpoint: Checkpoint, model_max_len
     if limit is not None and wanted > limit and checkpoint.config.get("position_biased_input") is not False:
         problem = f"'{wanted}' is more than the {limit} tokens that '{checkpoint.name}' has positions for."
         hint = "for longer texts, split them: tokenizer.overflow=window"
+        if reserved:
+            problem = problem[:-1] + f" beside the {reserved} that the model writes."
+            hint = "for longer texts, let it write less: model.generation.max_new_tokens"
         raise ConfigError([Fault("tokenizer.max_length", problem, allowed=(f"1 to {limit}", "null"), hint=hint)])
     return wanted
 

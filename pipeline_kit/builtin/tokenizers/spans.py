@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.stages import Truncation
+from pipeline_kit.stages import PAIR, Truncation
 
-__all__ = ["OVERLAP", "Layout", "Span", "layout", "longest_first", "truncated", "windows"]
+__all__ = ["OVERLAP", "Layout", "Span", "layout", "longest_first", "truncated", "window_parts", "windows"]
 
 Span = tuple[int, int]
 """Begin and end of a run of tokens that stay."""
@@ -43,10 +43,17 @@ def layout(sequence_ids: Sequence[int | None], texts: int) -> Layout:
     return Layout(len(sequence_ids), starts, counts)
 
 
-def truncated(where: Layout, max_length: int, left: bool, truncation: Truncation = "longest_first") -> list[Span]:
+def truncated(
+    where: Layout,
+    max_length: int,
+    left: bool,
+    truncation: Truncation = "longest_first",
+    names: tuple[str, str] = PAIR,
+) -> list[Span]:
     """Cut to `max_length`, by the strategies of transformers; ``longest_first`` is its ``truncation=True``.
 
     :param left: cut at the beginning of each text instead of its end.
+    :param names: what the message calls the two texts.
     :raises ExampleError: if the special tokens alone, or the text that is not to be cut, do not fit.
     """
     room = _room(where, max_length)
@@ -58,7 +65,7 @@ def truncated(where: Layout, max_length: int, left: bool, truncation: Truncation
         cut = 0 if truncation == "only_first" else 1
         rest = room - where.counts[1 - cut]
         if rest < 1:
-            raise ExampleError(_no_room(cut, where, max_length))
+            raise ExampleError(_no_room(cut, where, max_length, names))
         kept = (rest, where.counts[1]) if cut == 0 else (where.counts[0], rest)
     gone: list[Span] = []
     for start, count, keep in zip(where.starts, where.counts, kept, strict=True):
@@ -81,47 +88,71 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def windows(
-    where: Layout, max_length: int, overlap: int | None, truncation: Truncation = "longest_first"
+    where: Layout,
+    max_length: int,
+    overlap: int | None,
+    truncation: Truncation = "longest_first",
+    names: tuple[str, str] = PAIR,
 ) -> list[list[Span]]:
     """Split the text that `truncation` would cut, keeping the other whole in each window.
+
+    :returns: for each of :func:`window_parts` the spans that stay.
+    :raises ExampleError: if the other text leaves no room for windows with that overlap.
+    """
+    text, parts = window_parts(where, max_length, overlap, truncation, names)
+    start, end = where.starts[text], where.starts[text] + where.counts[text]
+    return [_without(where.total, [(start, start + left), (start + right, end)]) for left, right in parts]
+
+
+def window_parts(
+    where: Layout,
+    max_length: int,
+    overlap: int | None,
+    truncation: Truncation = "longest_first",
+    names: tuple[str, str] = PAIR,
+) -> tuple[int, list[Span]]:
+    """Say which text is split, and what each window holds of it.
 
     ``longest_first`` splits the longer text, the second of two equal ones.
 
     :param overlap: None: :data:`OVERLAP` tokens, or half of a window's text if that is less.
-    :returns: for each window the spans that stay; neighbours share exactly `overlap` tokens of the text.
+    :param names: what the message calls the two texts.
+    :returns: 0 or 1 for the text, and for each window a span in tokens from the text's first; neighbours share
+        exactly `overlap` tokens.
     :raises ExampleError: if the other text leaves no room for windows with that overlap.
     """
     if truncation == "longest_first":
         text = 0 if len(where.counts) == 1 or where.counts[0] > where.counts[1] else 1
     else:
         text = 0 if len(where.counts) == 1 or truncation == "only_first" else 1
-    start, count = where.starts[text], where.counts[text]
+    count = where.counts[text]
     others = sum(where.counts) - count
     room = _room(where, max_length) - others
     overlap = min(OVERLAP, max(room, 0) // 2) if overlap is None else overlap
     if room <= overlap:
         if room < 1:
-            raise ExampleError(_no_room(text, where, max_length))
+            raise ExampleError(_no_room(text, where, max_length, names))
         raise ExampleError(
-            f"the {'first' if text else 'second'} text of the pair has {others} tokens, which leaves {room} of "
-            f"max_length {max_length} for windows of the other; they need more than overlap, {overlap}"
+            f"{names[1 - text]} has {others} tokens, which leaves {room} of max_length {max_length} for windows of "
+            f"{names[text]}; they need more than overlap, {overlap}. Shorten the one, raise tokenizer.max_length, "
+            "or lower tokenizer.overlap"
         )
-    found: list[list[Span]] = []
+    found: list[Span] = []
     begin = 0
     while True:
         end = min(begin + room, count)
-        found.append(_without(where.total, [(start, start + begin), (start + end, start + count)]))
+        found.append((begin, end))
         if end == count:
-            return found
+            return text, found
         begin += room - overlap
 
 
-def _no_room(cut: int, where: Layout, max_length: int) -> str:
+def _no_room(cut: int, where: Layout, max_length: int, names: tuple[str, str]) -> str:
     """Say that the text which is to stay whole takes all the room; `cut` is the other one."""
-    name = ("second", "first")[cut]
     return (
-        f"the {name} text of the pair has {where.counts[1 - cut]} tokens and may not be cut; with {where.specials} "
-        f"special tokens that leaves no room for the other in max_length {max_length}"
+        f"{names[1 - cut]} has {where.counts[1 - cut]} tokens and may not be cut; with {where.specials} special "
+        f"tokens that leaves no room for {names[cut]} in max_length {max_length}. Shorten it, or raise "
+        "tokenizer.max_length where the model allows that"
     )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import final
+from typing import Any, final
 
 from tokenizers import Tokenizer as Backend
 
+from pipeline_kit.builtin.languages import languages_of
 from pipeline_kit.builtin.tokenizers import traits
 from pipeline_kit.builtin.tokenizers.configs import TokenizersJsonConfig
 from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
 from pipeline_kit.builtin.tokenizers.guard import prepare
+from pipeline_kit.builtin.tokenizers.languages import unframed
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
-from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
+from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest, shorten
 from pipeline_kit.stages import StageContext, Tokenizer
 from pipeline_kit.types import Checkpoint, Encoding, Example, Side
 
@@ -35,6 +37,9 @@ class TokenizersJson(Tokenizer):
         self._backend = _load(_inside(checkpoint.path, config.file), checkpoint)
         padding, truncation = self._backend.padding, self._backend.truncation
         prepare(self._backend, checkpoint)
+        self._languages = languages_of(self._backend)
+        if self._languages and context.task == "translation":
+            raise ConfigError([unframed("tokenizer=tokenizers_json")])
         self._padding_side = traits.side(names, "padding_side", padding)
         self._pad_token_id = _pad_id(self._backend, config, checkpoint, padding)
         self._encoder = make_encoder(
@@ -42,7 +47,10 @@ class TokenizersJson(Tokenizer):
             config,
             context,
             max_length=resolve_max_length(
-                config.max_length, checkpoint, names.get("model_max_length", names.get("max_len"))
+                config.max_length,
+                checkpoint,
+                names.get("model_max_length", names.get("max_len")),
+                context.reserved,
             ),
             token_types=traits.takes_token_types(own, traits.names_token_types(own, names)),
             left=traits.side(names, "truncation_side", truncation) == "left",
@@ -70,6 +78,16 @@ class TokenizersJson(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`~pipeline_kit.stages.Tokenizer`."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
+
+    @property
+    def languages(self) -> Mapping[str, int]:
+        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        return self._languages
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+        """See :class:`~pipeline_kit.stages.Tokenizer`; templates are run by transformers, which this does not load."""
+        del messages
+        raise ExampleError("tokenizer=tokenizers_json writes no conversations; use tokenizer=hf")
 
 
 def _inside(folder: Path, name: str) -> Path:

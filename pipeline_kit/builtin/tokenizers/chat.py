@@ -1,0 +1,58 @@
+"""Conversations as text, by the checkpoint's chat template.
+
+A template is a program in Jinja that comes with the checkpoint. transformers runs it in Jinja's
+``ImmutableSandboxedEnvironment``, which gives it no way to Python: https://jinja.palletsprojects.com/en/stable/sandbox/.
+What the sandbox does not bound is time and memory: a template that loops for ever or builds a huge text does so.
+
+A rendered conversation holds its special tokens already, so it must be encoded without adding them once more.
+:class:`Rendered` says so. It never leaves the tokenizer that made it: what ``Tokenizer.chat`` gives is for the
+same tokenizer's ``encode``, so other tokenizers need not know of it, and no text of a user can pretend to be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.errors import ExampleError, shorten
+
+__all__ = ["Rendered", "render"]
+
+
+class Rendered(str):
+    """A text that holds its special tokens already."""
+
+    __slots__ = ()
+
+
+def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) -> Rendered:
+    """Write `messages` by the template of `loaded`, one of transformers' tokenizers.
+
+    The answer is to follow: a template that has a prompt for it writes it. Where the last message is already the
+    assistant's it is carried on instead, as in transformers.
+
+    :raises ExampleError: if there is no template, or it does not take these messages.
+    """
+    if not getattr(loaded, "chat_template", None):
+        raise ExampleError(
+            f"the checkpoint '{shorten(checkpoint)}' has no chat template, so it was not trained on conversations; "
+            "give the field 'text' instead of 'messages'"
+        )
+    begun = messages[-1].get("role") == "assistant"
+    try:
+        with quiet():
+            text = loaded.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=not begun,
+                continue_final_message=begun,
+            )
+    except Exception as error:  # whatever a template does wrong, it does so with these messages
+        raise ExampleError(
+            f"the chat template of '{shorten(checkpoint)}' does not take these messages: "
+            f"{type(error).__name__}: {shorten(str(error), 300)}"
+        ) from error
+    if not isinstance(text, str):
+        raise ExampleError(f"the chat template of '{shorten(checkpoint)}' gave {type(text).__name__}, not a text")
+    return Rendered(text)
