@@ -1,0 +1,179 @@
+"""From spans of units to answers: their characters, and equal texts made one."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline_kit.builtin.postprocessors.answer_spans import Floats, Ints, Place, Spans
+from pipeline_kit.types import Encoding
+
+__all__ = ["Answer", "Context", "best_texts", "edges", "merged"]
+
+Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+
+_LAST_SPACE = 0x3000  # no white space has a larger code
+_SPACES = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 1)] + [False])
+
+_BASE = 0x9E3779B97F4A7C15
+_INVERSE = pow(_BASE, -1, 1 << 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer: where it is the likeliest, in characters, and its score, the sum over all its places."""
+
+    score: float
+    start: int
+    end: int
+
+
+class Context:
+    """A context's text with what is needed to cut many slices out of it at once."""
+
+    def __init__(self, text: str) -> None:
+        """Look at each character once."""
+        self.text = text
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64)
+        count = len(codes)
+        space = _SPACES[np.minimum(codes, _LAST_SPACE + 1)]
+        places = np.arange(count)
+        # By place: the first character from there on that is no white space, and the end of the last one before.
+        self._left = np.append(np.minimum.accumulate(np.where(space, count, places)[::-1])[::-1], count)
+        self._right = np.append(0, np.maximum.accumulate(np.where(space, 0, places + 1)))
+        self._unmarked = _unmarked(codes)
+        # A polynomial modulo 2**64: equal slices have equal hashes wherever they are.
+        powers, self._inverse = (np.cumprod(np.full(count + 1, base, dtype=np.uint64)) for base in (_BASE, _INVERSE))
+        self._sums = np.append(np.uint64(0), np.cumsum((codes + 1).astype(np.uint64) * powers[:count]))
+
+    def trimmed(self, begin: Ints, end: Ints) -> tuple[Ints, Ints]:
+        """Take white space off both ends of slices, and give the last letter its accents; empty ones end too early.
+
+        A tokenizer that strips accents leaves those that are characters of their own out of its offsets.
+        """
+        if self._unmarked is not None:
+            end = self._unmarked[end]
+        return self._left[begin], self._right[end]
+
+    def hashes(self, begin: Ints, end: Ints) -> Hashes:
+        """Give a number for each slice, the same one for the same text."""
+        found: Hashes = (self._sums[end] - self._sums[begin]) * self._inverse[begin]
+        return found
+
+
+def _unmarked(codes: Ints) -> Ints | None:
+    """Give by place the first character from there on that is no accent; None if there is none at all."""
+    known = np.unique(codes)
+    marks = [code for code in known[np.searchsorted(known, 0x300) :].tolist() if unicodedata.combining(chr(code))]
+    if not marks:
+        return None
+    count = len(codes)
+    plain = np.where(np.isin(codes, marks), count, np.arange(count))
+    return np.append(np.minimum.accumulate(plain[::-1])[::-1], count)
+
+
+def edges(
+    encodings: Sequence[Encoding], places: Sequence[Place], at: int, unit: Ints, words: bool
+) -> tuple[Ints, Ints]:
+    """Give where the units of a window begin and end in the context, in characters, ``[U]`` each.
+
+    :param encodings: the context's windows; this one is number `at`.
+    :param unit: the unit of each token of its context.
+    :param words: whether units are words; one that the window has not all of is widened to the whole.
+    """
+    offsets = _offsets(encodings[at], places[at])
+    if not len(unit):
+        return unit, unit
+    firsts = np.flatnonzero(np.diff(unit, prepend=-1))
+    lasts = np.append(firsts[1:], len(unit)) - 1
+    begins = np.array([offsets[i][0] for i in firsts.tolist()], dtype=np.int64)
+    ends = np.array([offsets[i][1] for i in lasts.tolist()], dtype=np.int64)
+    if words and len(encodings) > 1:
+        begins[0] = _begin(encodings, places, at, int(begins[0]))
+        ends[-1] = _end(encodings, places, at, int(ends[-1]))
+    return begins, ends
+
+
+def best_texts(context: Context, begins: Ints, ends: Ints, spans: Spans, top_k: int) -> dict[str, Answer]:
+    """Give the texts of a window with the highest sums over their spans, `top_k` or, of equal ones, more.
+
+    :param begins: where each unit begins; the same for `ends`.
+    """
+    start, end = context.trimmed(begins[spans.first], ends[spans.last])
+    real = start < end
+    start, end, score = start[real], end[real], spans.score[real]
+    if not len(score):
+        return {}
+    hashes = context.hashes(start, end)
+    order = np.argsort(hashes)
+    first = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0))
+    sums = np.add.reduceat(score[order], first)
+    least = 0.0 if len(sums) <= top_k else np.partition(sums, -top_k)[-top_k]
+    stops = np.append(first[1:], len(order))
+    found: dict[str, Answer] = {}
+    for group in np.flatnonzero(sums >= least).tolist():
+        members = np.sort(order[first[group] : stops[group]])  # in the order of the context
+        found |= _by_text(context.text, members, start, end, score)
+    return found
+
+
+def _by_text(text: str, members: Ints, start: Ints, end: Ints, score: Floats) -> dict[str, Answer]:
+    """Make an answer of slices with one hash, which are one text; two texts of one hash stay two."""
+    found: dict[str, tuple[float, float, int, int]] = {}
+    rows = zip(start[members].tolist(), end[members].tolist(), score[members].tolist(), strict=True)
+    for begin, stop, value in rows:
+        piece = text[begin:stop]
+        total, best, *place = found.get(piece, (0.0, -1.0, begin, stop))
+        if value > best:
+            best, place = value, [begin, stop]
+        found[piece] = (total + value, best, place[0], place[1])
+    return {piece: Answer(total, begin, stop) for piece, (total, _, begin, stop) in found.items()}
+
+
+def merged(windows: Iterable[Mapping[str, Answer]]) -> dict[str, Answer]:
+    """Give each text of several windows as the window has it in which it is the likeliest, the first of equal ones.
+
+    Sums would count an answer in what two windows share twice, and could be more than 1.
+    """
+    found: dict[str, Answer] = {}
+    for window in windows:
+        for text, answer in window.items():
+            known = found.get(text)
+            if known is None or answer.score > known.score:
+                found[text] = answer
+    return found
+
+
+def _begin(encodings: Sequence[Encoding], places: Sequence[Place], at: int, begin: int) -> int:
+    """Go back through the windows that have the first word of window `at` too, and give where it begins."""
+    word = _words(encodings[at], places[at])[0]
+    for before in range(at - 1, -1, -1):
+        words = _words(encodings[before], places[before])
+        if word is None or word not in words:
+            break
+        begin = _offsets(encodings[before], places[before])[words.index(word)][0]
+    return begin
+
+
+def _end(encodings: Sequence[Encoding], places: Sequence[Place], at: int, end: int) -> int:
+    """Go on through the windows that have the last word of window `at` too, and give where it ends."""
+    word = _words(encodings[at], places[at])[-1]
+    for behind in range(at + 1, len(encodings)):
+        words = _words(encodings[behind], places[behind])
+        if word is None or word not in words:
+            break
+        end = _offsets(encodings[behind], places[behind])[len(words) - 1 - words[::-1].index(word)][1]
+    return end
+
+
+def _words(encoding: Encoding, place: Place) -> Sequence[int | None]:
+    return (encoding.word_ids or [None])[place.begin : place.end] or [None]
+
+
+def _offsets(encoding: Encoding, place: Place) -> Sequence[tuple[int, int]]:
+    assert encoding.offsets is not None, "`requires` names it"
+    return encoding.offsets[place.begin : place.end]
