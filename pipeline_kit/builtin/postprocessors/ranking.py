@@ -1,0 +1,122 @@
+"""A score for each document of a query, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+
+from pipeline_kit.builtin.postprocessors.activation import Function, ranking_function
+from pipeline_kit.builtin.postprocessors.configs import RankingConfig
+from pipeline_kit.builtin.postprocessors.merge import floats
+from pipeline_kit.builtin.postprocessors.parts import merge_parts
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, StageError, closest, shorten
+from pipeline_kit.fields import read_fields, text_of, texts_of
+from pipeline_kit.stages import Postprocessor, StageContext
+from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
+
+__all__ = ["Ranking"]
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@final
+class Ranking(Postprocessor):
+    """Gives ``ranking``, for each document its ``index`` in the example and its ``score``, best first.
+
+    Documents are sorted by what their score is made of, a logit or log-probability: scores near 1 are equal
+    in float32 long before those are. Of equal ones the first given comes first.
+
+    The longer of query and document is cut where both do not fit, as sentence-transformers does, so a
+    query loses tokens only if it takes more than half of the room.
+
+    A long document in windows is as good as its best one (``max``, https://arxiv.org/abs/1905.09217), or as
+    their mean by tokens; they are merged before the score is made.
+    """
+
+    pair: ClassVar[tuple[str, str]] = ("the field 'query'", "a document")
+
+    def __init__(self, config: RankingConfig, context: StageContext) -> None:
+        """Settle which logit ranks and what ``auto`` stands for.
+
+        :raises CheckpointError: if the checkpoint has several labels and `label` names none, or names an
+            activation that is not known.
+        :raises ConfigError: if it has no such label, or softmax would make every score 1.
+        """
+        self._labels = context.checkpoint.labels
+        self._checkpoint = context.checkpoint.name
+        self._place = self._find_label(config.label)
+        self._function: Function = (
+            ranking_function(context.checkpoint) if config.function == "auto" else config.function
+        )
+        if self._function == "softmax" and len(self._labels) == 1:
+            problem = "'softmax' over the one label of this checkpoint makes every score 1."
+            raise ConfigError([Fault("postprocessor.function", problem, ("auto", "sigmoid", "none"))])
+        self._top_k = config.top_k
+        self._merge = config.merge
+
+    def prepare(self, example: Example) -> Sequence[Example]:
+        """Give a pair for each document: the query and the document, which may be empty.
+
+        :raises ExampleError: if the query or the documents are missing, empty, or not of their type.
+        """
+        fields = read_fields(example, ("query", "documents"))
+        query = text_of(fields["query"], "query", empty=False)
+        return [{"text": query, "text_pair": document} for document in texts_of(fields["documents"], "documents")]
+
+    def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+        """Give ``value [B, 1]``, float32: the label's logit, or its log-probability for softmax.
+
+        :raises StageError: if the model's width is not the number of the checkpoint's labels.
+        """
+        del batch
+        logits = floats(output, "logits", 2, "[B, L]")
+        if logits.shape[1] != len(self._labels):
+            raise StageError(
+                f"the model gives {logits.shape[1]} logits, but '{self._checkpoint}' names {len(self._labels)} "
+                "labels; check id2label in its config.json"
+            )
+        if self._function == "softmax":
+            logits = torch.log_softmax(logits, dim=-1)
+        return ModelOutput({"value": logits[:, self._place : self._place + 1]})
+
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        encodings: Sequence[Sequence[Encoding]],
+        outputs: Sequence[Sequence[RowOutput]],
+    ) -> list[Result]:
+        """Sort the documents of each example.
+
+        :raises ExampleError: if a logit is not finite.
+        """
+        if not examples:
+            return []
+        return [{"ranking": self._ranked(rows[:, 0])} for rows in merge_parts(encodings, outputs, "value", self._merge)]
+
+    def _ranked(self, values: Floats) -> list[dict[str, Any]]:
+        scores = values.astype(np.float64)
+        if self._function == "sigmoid":
+            scores = np.exp(-np.logaddexp(0.0, -scores))
+        elif self._function == "softmax":
+            scores = np.exp(scores)
+        order = np.argsort(-values, kind="stable")[: self._top_k]
+        shown = scores.astype(np.float32)[order].tolist()
+        return [{"index": i, "score": score} for i, score in zip(order.tolist(), shown, strict=True)]
+
+    def _find_label(self, label: str | None) -> int:
+        if label is None:
+            if len(self._labels) == 1:
+                return 0
+            shown = ", ".join(f"'{shorten(name, 80)}'" for name in self._labels[:12])
+            raise CheckpointError(
+                f"'{self._checkpoint}' gives {len(self._labels)} labels, {shown}{', …' * (len(self._labels) > 12)}, "
+                "and ranking needs one score; a cross-encoder trained to rank has one. To rank by one of these: "
+                f"postprocessor.label={shorten(self._labels[-1], 80)}, say"
+            )
+        if label not in self._labels:
+            problem = f"the checkpoint has no label '{shorten(label)}'."
+            raise ConfigError([Fault("postprocessor.label", problem, self._labels[:12], closest(label, self._labels))])
+        return self._labels.index(label)

@@ -1,0 +1,146 @@
+"""Entailment logits to scores of any labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from pipeline_kit.builtin.postprocessors.configs import ZeroShotConfig
+from pipeline_kit.builtin.postprocessors.entailment import find_entailment
+from pipeline_kit.builtin.postprocessors.hypotheses import candidates, check_candidates, hypotheses, read_template
+from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
+from pipeline_kit.builtin.postprocessors.parts import merge_parts
+from pipeline_kit.errors import ConfigError, ExampleError, Fault
+from pipeline_kit.fields import read_fields, text_of
+from pipeline_kit.stages import Postprocessor, StageContext, Truncation
+from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
+
+__all__ = ["ZeroShot"]
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@final
+class ZeroShot(Postprocessor):
+    """Gives ``label``, ``score`` and ``labels``, the candidates by score, best first; of equal ones the first given.
+
+    Each candidate becomes a hypothesis, and a checkpoint trained on natural language inference says how
+    far the text entails it (https://arxiv.org/abs/1909.00161). The scores are a softmax of the entailment
+    logits over all candidates; with `multi_label`, or a single candidate, for which that would always
+    be 1, each is the softmax of its entailment logit against its contradiction logit.
+
+    The windows of a long text are merged for each candidate before the softmax, so that one which entails
+    no candidate weighs less than one which clearly does: the softmax of either adds up to 1. ``mean``
+    weights the logits of a window by its tokens, ``max`` takes the window that is most in favour.
+    """
+
+    truncation: ClassVar[Truncation] = "only_first"  # a cut hypothesis would no longer name its label
+    pair: ClassVar[tuple[str, str]] = ("the field 'text'", "the hypothesis of a label")
+
+    def __init__(self, config: ZeroShotConfig, context: StageContext) -> None:
+        """Find the labels that mean entailment and contradiction; check the candidates and the template.
+
+        :raises ConfigError: for empty or doubled candidates, a template without a placeholder, a label that
+            the checkpoint lacks, or `multi_label` without a label for contradiction.
+        :raises CheckpointError: if no label of the checkpoint means entailment.
+        """
+        try:
+            check_candidates(config.labels, "labels")
+        except ExampleError as error:
+            raise ConfigError([Fault("postprocessor.labels", f"{error}.")]) from error
+        self._names = context.checkpoint.labels
+        self._checkpoint = context.checkpoint.name
+        named = config.entailment_label, config.contradiction_label
+        self._found = find_entailment(self._names, self._checkpoint, *named)
+        self._multi_label = config.multi_label
+        if config.multi_label and self._found.opposite is None:
+            raise ConfigError([Fault("postprocessor.contradiction_label", *self._no_opposite("multi_label"))])
+        self._template = read_template(config.hypothesis_template)
+        self._labels = tuple(config.labels)
+        self._hypotheses = hypotheses(self._template, self._labels)
+        self._top_k = config.top_k
+        self._merge = config.merge
+
+    def prepare(self, example: Example) -> Sequence[Example]:
+        """Give a pair for each candidate: the text, and what the template makes of the label.
+
+        :raises ExampleError: if the text or the labels are missing, empty, or not of their type.
+        """
+        fields = read_fields(example, ("text",), ("labels",))
+        text = text_of(fields["text"], "text", empty=False)
+        labels = self._candidates(example)
+        if len(labels) == 1 and self._found.opposite is None:
+            problem, allowed = self._no_opposite("a single candidate")
+            raise ExampleError(
+                f"{problem} Name it: postprocessor.contradiction_label=… (one of {', '.join(allowed)}), "
+                "or give a second label"
+            )
+        sentences = self._hypotheses if labels is self._labels else hypotheses(self._template, labels)
+        return [{"text": text, "text_pair": sentence} for sentence in sentences]
+
+    def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+        """Give ``logits [B, L]``, float32, and drop the rest."""
+        del batch
+        return ModelOutput({"logits": floats(output, "logits", 2, "[B, L]")})
+
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        encodings: Sequence[Sequence[Encoding]],
+        outputs: Sequence[Sequence[RowOutput]],
+    ) -> list[Result]:
+        """Score the candidates of each example.
+
+        :raises StageError: if the model's width is not the number of the checkpoint's labels.
+        :raises ExampleError: if a logit is not finite.
+        """
+        if not examples:
+            return []
+        labels = [self._candidates(example) for example in examples]
+        separate = [self._multi_label or len(names) == 1 for names in labels]
+        values = [
+            [{"value": self._value(row["logits"], apart)} for row in rows]
+            for rows, apart in zip(outputs, separate, strict=True)
+        ]
+        merged = merge_parts(encodings, values, "value", self._merge)
+        return [self._result(*row) for row in zip(labels, merged, separate, strict=True)]
+
+    def _candidates(self, example: Example) -> Sequence[str]:
+        """Give the example's own labels, else those of the config; no value or an empty cell means none."""
+        own = None if isinstance(example, str) else example.get("labels")
+        if own is not None and not (isinstance(own, str) and not own.strip()):
+            return candidates(own, "labels")
+        if not self._labels:
+            raise ExampleError(
+                "there are no candidate labels: set postprocessor.labels=[sport,politics], say, or give the "
+                "example a field 'labels'"
+            )
+        return self._labels
+
+    def _value(self, logits: Floats, apart: bool) -> Floats:
+        """Give what is merged over windows, ``[1]``: the entailment logit, or how far it is above contradiction's."""
+        check_labels(logits[None], self._names, self._checkpoint)
+        entailed, opposite = self._found.entailed, self._found.opposite
+        if not apart:
+            return logits[entailed : entailed + 1]
+        assert opposite is not None, "`prepare` and the constructor see to it"
+        return np.asarray(logits[entailed : entailed + 1] - logits[opposite], dtype=np.float32)
+
+    def _result(self, labels: Sequence[str], merged: Floats, apart: bool) -> Result:
+        values = merged[:, 0].astype(np.float64)  # [labels]
+        if apart:  # the softmax of two logits is the sigmoid of their difference
+            scores = np.exp(-np.logaddexp(0.0, -values))
+        else:
+            powers = np.exp(values - values.max())
+            scores = powers / powers.sum()
+        # By value: scores near 1 are equal in float32 long before the logits are.
+        order = np.argsort(-values, kind="stable")[: self._top_k].tolist()
+        shown = scores.astype(np.float32).tolist()
+        listed = [{"label": labels[i], "score": shown[i]} for i in order]
+        return {**listed[0], "labels": listed}
+
+    def _no_opposite(self, who: str) -> tuple[str, tuple[str, ...]]:
+        others = tuple([name for i, name in enumerate(self._names) if i != self._found.entailed])
+        return f"{who} needs a label for contradiction, and no label of '{self._checkpoint}' says it is one.", others
