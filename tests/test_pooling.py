@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_kit.builtin.postprocessors.configs import PoolingConfig
-from pipeline_kit.builtin.postprocessors.pooling import Pooling, pool
+from pipeline_kit.builtin.postprocessors.pool import pool
+from pipeline_kit.builtin.postprocessors.pooling import Pooling
 from pipeline_kit.builtin.postprocessors.sentence_modules import Mode
 from pipeline_kit.errors import CheckpointError, ExampleError, StageError
 from pipeline_kit.padding import PaddingPolicy, collate
@@ -23,7 +24,7 @@ from pipeline_kit.stages import StageContext
 from pipeline_kit.testing import tiny_stage_context
 from pipeline_kit.types import Checkpoint, Encoding, ModelOutput, Side
 
-MODES: tuple[Mode, ...] = ("mean", "cls", "max", "last", "weighted_mean")
+MODES: tuple[Mode, ...] = ("mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len")
 ROWS = [[[1.0, -5.0], [2.0, 1.0], [6.0, -2.0]], [[3.0, -4.0]]]
 BY_HAND: dict[Mode, list[list[float]]] = {
     "mean": [[3.0, -2.0], [3.0, -4.0]],
@@ -31,6 +32,15 @@ BY_HAND: dict[Mode, list[list[float]]] = {
     "max": [[6.0, 1.0], [3.0, -4.0]],
     "last": [[6.0, -2.0], [3.0, -4.0]],
     "weighted_mean": [[(1 + 4 + 18) / 6, (-5 + 2 - 6) / 6], [3.0, -4.0]],
+    "mean_sqrt_len": [[9 / math.sqrt(3), -6 / math.sqrt(3)], [3.0, -4.0]],
+}
+WITHOUT_THE_FIRST: dict[Mode, list[float]] = {
+    "mean": [4.0, -0.5],
+    "cls": [2.0, 1.0],
+    "max": [6.0, 1.0],
+    "last": [6.0, -2.0],
+    "weighted_mean": [(4 + 18) / 5, (2 - 6) / 5],
+    "mean_sqrt_len": [8 / math.sqrt(2), -1 / math.sqrt(2)],
 }
 
 
@@ -51,6 +61,13 @@ def padded(rows: Sequence[Sequence[Sequence[float]]], side: Side, junk: float) -
 def test_each_mode_by_hand_whatever_stands_at_padding(mode: Mode, side: Side, junk: float) -> None:
     hidden, mask = padded(ROWS, side, junk)
     torch.testing.assert_close(pool(hidden, mask, mode), torch.tensor(BY_HAND[mode]))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("mode", MODES)
+def test_tokens_at_the_beginning_can_be_left_out(mode: Mode, side: Side) -> None:
+    hidden, mask = padded([*ROWS, ROWS[0] * 2], side, math.nan)
+    torch.testing.assert_close(pool(hidden, mask, mode, 1)[0], torch.tensor(WITHOUT_THE_FIRST[mode]))
 
 
 def embed(
@@ -156,7 +173,7 @@ def test_auto_normalizes_as_the_folder_says(tmp_path: Path) -> None:
     assert embed([[ROWS[0]]], context, pooling="last", normalize=False) == [[6.0, -2.0]]
 
 
-@pytest.mark.parametrize("mode", [["mean", "max"], "mean_sqrt_len_tokens", "unheard_of"])
+@pytest.mark.parametrize("mode", [["mean", "splade"], "unheard_of", []])
 def test_a_folder_that_pools_in_an_unknown_way_is_refused(mode: object, tmp_path: Path) -> None:
     context = folder(tmp_path, modules("Transformer", "Pooling"), {"pooling_mode": mode})
     with pytest.raises(CheckpointError, match=r"not supported; set postprocessor\.pooling"):
@@ -164,18 +181,22 @@ def test_a_folder_that_pools_in_an_unknown_way_is_refused(mode: object, tmp_path
     assert embed([[ROWS[0]]], context, pooling="cls") == [BY_HAND["cls"][0]]
 
 
-def test_a_folder_with_further_layers_is_refused_unless_told_how_to_pool(tmp_path: Path) -> None:
-    context = folder(tmp_path, modules("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"})
-    with pytest.raises(CheckpointError, match="Dense"):
-        embed([[ROWS[0]]], context)
-    assert embed([[ROWS[0]]], context, pooling="mean") == [BY_HAND["mean"][0]]
+def test_several_modes_stand_one_behind_the_other(tmp_path: Path) -> None:
+    context = folder(tmp_path, modules("Transformer", "Pooling"), {"pooling_mode": ["max", "cls"]})
+    assert embed([[ROWS[0]]], context) == [BY_HAND["max"][0] + BY_HAND["cls"][0]]
+
+
+def test_old_flags_stand_in_the_order_that_sentence_transformers_gives_them(tmp_path: Path) -> None:
+    flags = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}
+    context = folder(tmp_path, modules("Transformer", "Pooling"), flags)
+    assert embed([[ROWS[0]]], context) == [BY_HAND["cls"][0] + BY_HAND["max"][0] + BY_HAND["mean"][0]]
 
 
 @pytest.mark.parametrize("path", ["../outside", "/outside", "a/../../outside"])
 def test_a_path_out_of_the_folder_is_refused(path: str, tmp_path: Path) -> None:
     entries = [{"type": "sentence_transformers.models.Pooling", "path": path}]
     with pytest.raises(CheckpointError, match="outside the folder"):
-        embed([[ROWS[0]]], folder(tmp_path, entries))
+        embed([[ROWS[0]]], folder(tmp_path, [*modules("Transformer"), *entries]))
 
 
 @pytest.mark.parametrize("entries", [{"type": "Pooling"}, "Pooling", [1]])
@@ -216,3 +237,22 @@ def test_windows_that_are_alike_merge_into_one_of_them(row: list[list[float]], c
     [single] = embed([[row]], pooling=mode, normalize=False)
     [merged] = embed([[row] * count], pooling=mode, normalize=False)
     np.testing.assert_allclose(merged, single, rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(vectors, st.sampled_from(MODES), st.integers(1, 3))
+def test_fewer_dimensions_are_the_first_ones_at_length_one(row: list[list[float]], mode: Mode, count: int) -> None:
+    [raw] = embed([[row]], pooling=mode, normalize=False)
+    assert embed([[row]], pooling=mode, normalize=False, dimensions=count) == [raw[:count]]
+    [cut] = embed([[row]], pooling=mode, dimensions=count)
+    length = math.hypot(*raw[:count])
+    np.testing.assert_allclose(np.array(cut) * length, raw[:count], rtol=1e-5, atol=1e-5)
+    assert math.hypot(*cut) == pytest.approx(1, abs=1e-5) or length < 1e-10
+
+
+def test_windows_count_by_the_tokens_they_stand_for() -> None:
+    stage = Pooling(PoolingConfig(normalize=False), tiny_stage_context())
+    # Ten tokens; the windows share four, which count half in each: 4 + 2 and 2 + 2.
+    windows = [Encoding([1] * 10, window=0, span=(0, 8)), Encoding([1] * 8, window=1, span=(4, 10))]
+    outputs = [{"embedding": np.array([[value]], dtype=np.float32)} for value in (1.0, 2.0)]
+    assert stage(["text"], [windows], [outputs]) == [{"embedding": [pytest.approx((6 * 1 + 4 * 2) / 10)]}]

@@ -43,8 +43,13 @@ class Classification(Postprocessor):
     below its own is neither chosen nor listed. When no label reaches its threshold, ``label`` is None,
     ``score`` is the best score all the same, and ``labels`` is empty: no key ever goes missing.
 
-    The windows of a long text are merged after the scores are made: by their mean, weighted by tokens, or
-    by each label's largest score. The largest softmax scores are not scaled to add up to 1 again.
+    The windows of a long text are merged by `merge`, with ``w_i`` the tokens that window ``i`` stands for (see
+    :func:`~pipeline_kit.builtin.postprocessors.merge.window_weights`), ``z_i`` its logits and ``f`` the function:
+
+    - ``mean``: ``sum(w_i f(z_i)) / sum(w_i)``, the score of the text's average passage;
+    - ``max``: the largest ``f(z_i)`` of each label, the score of its strongest passage; softmax scores are not
+      scaled to add up to 1 again;
+    - ``mean_logits``: ``f(sum(w_i z_i) / sum(w_i))``, where a window that is sure weighs more than one that is not.
     """
 
     def __init__(self, config: ClassificationConfig, context: StageContext) -> None:
@@ -64,14 +69,11 @@ class Classification(Postprocessor):
         self._thresholds = np.array(limits, dtype=np.float32) if config.thresholds else None
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
-        """Give ``scores [B, L]``, float32."""
+        """Give ``scores [B, L]``, float32, and for ``mean_logits`` the ``logits [B, L]`` too."""
         del batch
-        scores = floats(output, "logits", 2, "[B, L]")
-        if self._function == "softmax":
-            scores = torch.softmax(scores, dim=-1)
-        elif self._function == "sigmoid":
-            scores = torch.sigmoid(scores)
-        return ModelOutput({"scores": scores})
+        logits = floats(output, "logits", 2, "[B, L]")
+        found = {"scores": _scores(logits, self._function)}
+        return ModelOutput(found | {"logits": logits} if self._merge == "mean_logits" else found)
 
     def __call__(
         self,
@@ -86,7 +88,12 @@ class Classification(Postprocessor):
         """
         if not examples:
             return []
-        scores = merge_windows(encodings, outputs, "scores", self._merge)
+        scores = merge_windows(encodings, outputs, "scores", "max" if self._merge == "max" else "mean")
+        if self._merge == "mean_logits":
+            split = [place for place, windows in enumerate(encodings) if len(windows) > 1]
+            if split:  # a text that fits keeps the very scores that it has without windows
+                logits = torch.from_numpy(merge_windows(encodings, outputs, "logits")[split])
+                scores[split] = _scores(logits, self._function).numpy()
         check_labels(scores, self._labels, self._checkpoint)
         ranked = scores
         if self._thresholds is not None:
@@ -112,6 +119,12 @@ class Classification(Postprocessor):
             [{"label": self._labels[i], "score": score} for i, score in zip(row[:count], values, strict=False)]
             for row, values, count in zip(order.tolist(), scores, counts, strict=True)
         ]
+
+
+def _scores(logits: torch.Tensor, function: Function) -> torch.Tensor:
+    if function == "softmax":
+        return torch.softmax(logits, dim=-1)
+    return torch.sigmoid(logits) if function == "sigmoid" else logits
 
 
 def _check_thresholds(thresholds: Mapping[str, float], labels: Sequence[str], function: Function) -> None:
