@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
+from pipeline_kit.cli.pieces import refuse_with_stream, run_stream
 from pipeline_kit.cli.progress import Failures, ProgressBar, summary
 from pipeline_kit.cli.rows import run_rows
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
@@ -33,6 +34,7 @@ examples:
   pipeline-kit run --text "I love this." --text "I hate it."
   pipeline-kit run --input reviews.csv --fields text=review_body --output labels.jsonl
   cat lines.txt | pipeline-kit run task=sentence-embedding checkpoint.path=./my-model
+  pipeline-kit run task=text-generation checkpoint.path=./my-model --stream --text "Once upon a time"
   pipeline-kit run -m padding=longest,max_length --text "I love this."
 
 A row that fails keeps its place in the results as {"error": {"stage", "type", "message"}}; the other
@@ -47,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", "-o", metavar="FILE", help="write JSON lines here, all or nothing")
     group.add_argument("--format", metavar="jsonl|table", help="default: table on a terminal, else jsonl")
+    group.add_argument("--stream", action="store_true", help="print one text as it is written, for tasks that write")
     group.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
     add_selection_flags(parser)
 
@@ -59,8 +62,12 @@ def execute(args: argparse.Namespace) -> int:
     refuse_without_cfg(args)
     output = output_path(args.output, args.format)
     inputs = Inputs.of(args)
+    if args.stream:
+        refuse_with_stream(args, selection, inputs)
     registry = selection.registry()
     jobs = selection.compositions(registry)
+    if args.stream:
+        return run_stream(jobs[0][1], inputs, args.quiet)
     fields = [inputs.fields(config.task.takes) for _, config in jobs]
     failed = 0
     with inputs.kept(several=len(jobs) > 1):

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from pipeline_kit.errors import OutputError, shorten
 
-__all__ = ["discard_stdout", "flush_out", "is_terminal", "prepare_stdout", "print_out", "say"]
+__all__ = ["discard_stdout", "flush_out", "is_terminal", "prepare_stdout", "print_out", "say", "write_out"]
 
 
 def say(text: str) -> None:
@@ -26,10 +26,15 @@ def print_out(text: str, *, flush: bool = False) -> None:
     :raises BrokenPipeError: if the reader has gone.
     :raises OutputError: if it cannot be written for another reason.
     """
+    write_out(text if text.endswith("\n") else text + "\n")
+    if flush:
+        flush_out()
+
+
+def write_out(text: str) -> None:
+    """Write to stdout, no line end added; raises as :func:`print_out` does."""
     try:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        if flush:
-            sys.stdout.flush()
+        sys.stdout.write(text)
     except OSError as error:
         raise _broken(error) from error
 
