@@ -24,6 +24,7 @@ PROG = "pipeline-kit"
 
 COMMANDS = {
     "run": "run a pipeline over texts or a file",
+    "bench": "measure a pipeline, alone or against others",
     "ls": "list the stages and presets there are",
     "show": "show the options of one of them",
     "cfg": "print the composed config",

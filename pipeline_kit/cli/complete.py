@@ -15,8 +15,10 @@ _VALUES = {
     "--input-format": ("text", "jsonl", "csv", "tsv"),
     "--cfg": ("job",),
     "-c": ("job",),
+    "--sample": ("short", "mixed", "long"),
+    "--vs": ("transformers", "transformers:8"),
 }
-_COMPOSING = ("run", "cfg", "validate")
+_COMPOSING = ("run", "bench", "cfg", "validate")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -21,11 +21,12 @@ from pipeline_kit.records_json import parse_example
 __all__ = ["Inputs", "add_input_flags"]
 
 
-def add_input_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what to run on."""
-    group = parser.add_argument_group(
-        "input", "rows are taken from --text, then --json, then --input, then (if none) stdin"
-    )
+_ORDER = "rows are taken from --text, then --json, then --input, then (if none) stdin"
+
+
+def add_input_flags(parser: argparse.ArgumentParser, order: str = _ORDER) -> None:
+    """Add the flags that say what to run on; `order` says where rows are looked for."""
+    group = parser.add_argument_group("input", order)
     group.add_argument("--text", metavar="TEXT", action="append", default=[], help="a text; repeatable")
     group.add_argument("--json", metavar="OBJECT", action="append", default=[], help="an example as JSON; repeatable")
     group.add_argument(

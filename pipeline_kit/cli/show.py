@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,8 @@ def execute(args: argparse.Namespace) -> int:
         known = sorted({*(spec.name for spec in registry.specs(group)), *(preset.name for preset in found)})
         raise ConfigError([registry.unknown(group, name, tuple(known))])
     if spec is not None:
-        shown = _stage(spec, _extending(spec, found, registry, args.config_dir))
+        tasks = list(presets(registry, args.config_dir, ("task",)))
+        shown = _stage(spec, _extending(spec, found, registry, args.config_dir), tasks)
     elif preset is not None:
         shown = _preset(preset)
     else:
@@ -64,8 +66,10 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stage(spec: StageSpec, extending: list[str]) -> dict[str, Any]:
+def _stage(spec: StageSpec, extending: list[str], tasks: list[Preset]) -> dict[str, Any]:
     options = describe(spec.config)
+    # A stage that a task brings with it is tried with that task: another one's head would not fit.
+    task = next((t for t in tasks if re.search(rf"/{spec.kind}: {spec.name}$", t.text, flags=re.MULTILINE)), None)
     first = next(
         (f" {spec.kind}.{o.name}={_value(o.default)}" for o in options if o.default not in ("???", None, {}, [])), ""
     )
@@ -78,7 +82,7 @@ def _stage(spec: StageSpec, extending: list[str]) -> dict[str, Any]:
         "presets": extending,
         "options": _options(options),
         "yaml": _yaml(spec),
-        "run": f'pipeline-kit run {spec.kind}={spec.name}{first} --text "I love this."',
+        "run": (task and task.run_line) or f'pipeline-kit run {spec.kind}={spec.name}{first} --text "I love this."',
     }
 
 

@@ -1,0 +1,1 @@
+"""Measuring pipelines: several take turns on the same texts, and every figure says what it was taken from."""

@@ -1,0 +1,142 @@
+"""What takes a turn in a measurement: a pipeline of ours, or one of another library."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from pipeline_kit.bench.flops import Cost, network_cost
+from pipeline_kit.checkpoint import resolve_checkpoint
+from pipeline_kit.stats import RunStats
+from pipeline_kit.types import Device, Example, TokenBatch
+
+if TYPE_CHECKING:
+    from pipeline_kit.pipeline import Pipeline
+    from pipeline_kit.pipeline_config import PipelineConfig
+
+__all__ = ["BenchSide", "PipelineSide", "Work", "cost_of", "use_threads"]
+
+
+@dataclass
+class Work:
+    """What one pass over the texts did.
+
+    :param results: a result or a :class:`~pipeline_kit.types.RowFailure` for each text, in order.
+    :param tokens: tokens of the texts that the model read; `slots` counts padding too.
+    :param sequences: rows of all batches: texts, their windows, their parts.
+    :param pairs: the sum of the squares of their lengths.
+    """
+
+    results: list[Any]
+    tokens: int = 0
+    slots: int = 0
+    batches: int = 0
+    sequences: int = 0
+    pairs: int = 0
+
+    @property
+    def padding_share(self) -> float | None:
+        """The share of the slots that was padding; None if nothing was counted."""
+        return 1 - self.tokens / self.slots if self.slots else None
+
+    def count(self, lengths: Any, slots: int) -> None:
+        """Add a batch whose rows have `lengths`, ``[B]``, and take `slots` with padding."""
+        self.tokens += int(lengths.sum())
+        self.pairs += int((lengths.astype("int64") ** 2).sum())
+        self.sequences += len(lengths)
+        self.slots += slots
+        self.batches += 1
+
+
+class BenchSide(ABC):
+    """One of the pipelines that are measured against each other."""
+
+    name: str
+    device: Device
+    cost: Cost | str
+    """What its network computes, or why that is not known."""
+
+    @abstractmethod
+    def study(self, examples: Sequence[Example]) -> Work:
+        """Run on all examples and count what was done: the warm-up, which is not timed.
+
+        :raises StageError: if it cannot run on them.
+        """
+
+    @abstractmethod
+    def run(self, examples: Sequence[Example]) -> object:
+        """Run on all examples, as a user would; this is timed."""
+
+    @abstractmethod
+    def one(self, example: Example) -> object:
+        """Run on one example alone; this is timed."""
+
+    @property
+    @abstractmethod
+    def description(self) -> Mapping[str, Any]:
+        """What it is, resolved, as JSON values."""
+
+
+@final
+class PipelineSide(BenchSide):
+    """A composed pipeline."""
+
+    def __init__(self, name: str, pipeline: Pipeline, config: PipelineConfig) -> None:
+        """Measure `pipeline`, which `config` describes."""
+        self.name = name
+        self.pipeline = pipeline
+        self.config = config
+        self.device = pipeline.device
+        self.cost = cost_of(config)
+
+    def study(self, examples: Sequence[Example]) -> Work:
+        """Run once with an observer that counts."""
+        work, stats = Work([]), RunStats()
+
+        def observe(stage: str, given: Any, made: Any) -> None:
+            del given
+            if stage == "padding":
+                batch: TokenBatch = made
+                work.count(batch.lengths, batch.input_ids.numel())
+
+        before, self.pipeline.observer = self.pipeline.observer, observe
+        try:
+            work.results = list(self.pipeline.outcomes(examples, stats))
+        finally:
+            self.pipeline.observer = before
+        return work
+
+    def run(self, examples: Sequence[Example]) -> object:
+        """Stream through, failures in their places."""
+        return list(self.pipeline.outcomes(examples))
+
+    def one(self, example: Example) -> object:
+        """Call the pipeline."""
+        return self.pipeline([example])
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """The pipeline's own."""
+        return self.pipeline.description
+
+
+def cost_of(config: PipelineConfig) -> Cost | str:
+    """Give what the network of a config computes for its texts, or why that cannot be known."""
+    if config.model.name == "generate":
+        return "a network that writes runs once for each token written"
+    if config.model.name == "static":
+        return "static vectors are looked up, not computed"
+    if config.model.name != "hf":
+        return f"what model={config.model.name} computes is not known"
+    checkpoint = resolve_checkpoint(config.checkpoint)
+    return network_cost(checkpoint.path, checkpoint.config, config.model.options.head or config.task.head)
+
+
+def use_threads(device: Device) -> None:
+    """Give torch the number of threads that a side was composed with: it is one number for the whole process."""
+    import torch
+
+    if torch.get_num_threads() != device.threads:
+        torch.set_num_threads(device.threads)
