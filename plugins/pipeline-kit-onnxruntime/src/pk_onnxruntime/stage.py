@@ -1,0 +1,119 @@
+"""The model ``onnxruntime``: the checkpoint's network as a graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from pipeline_kit.builtin.models.heads import check_head_name
+from pipeline_kit.checkpoint import fingerprint
+from pipeline_kit.stages import Model, StageContext
+from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
+
+from . import OnnxRuntimeConfig, Precision
+from .cache import cached, default_folder
+from .facts import MODEL, Facts
+from .needs import versions
+from .quantize import needs_reduced_range, quantize
+from .running import answer
+from .session import Session, check_device
+
+__all__ = ["TOLERANCES", "OnnxRuntimeModel"]
+
+TOLERANCES = {"float32": 1e-5, "int8": 0.5, "int8_blocks": 0.25}
+"""By precision; those of int8 are for outputs of order 10 of random networks, which are harder than trained ones."""
+
+RECIPE = 1
+"""Counted up when an export made by this package comes out otherwise."""
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class OnnxRuntimeModel(Model):
+    """Gives what ``model=hf`` gives, see there, computed by ONNX Runtime.
+
+    The graph is exported from the checkpoint's safetensors and kept under a key of all that it depends on. No
+    ``.onnx`` file of the checkpoint's own is ever opened.
+    """
+
+    def __init__(self, config: OnnxRuntimeConfig, context: StageContext) -> None:
+        """Find the graph in the cache, or export it.
+
+        :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
+        :raises ConfigError: if there is no such head, a package is missing, or the cache cannot be written.
+        :raises DeviceError: if ONNX Runtime here does not run on the device.
+        """
+        head = config.head or context.head
+        check_head_name(head)
+        found = versions()
+        check_device(context.device)
+        root = default_folder() if config.cache_dir is None else Path(config.cache_dir).expanduser()
+        folder, facts = _graph(root, context, head, config.precision, found)
+        self._facts = Facts.from_json(facts)
+        self._session = Session(folder / MODEL, context.device)
+        self._precision = config.precision
+        self._folder = folder
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """The precision, ONNX Runtime's provider, and the folder of the graph."""
+        return {"precision": self._precision, "provider": self._session.provider, "graph": str(self._folder)}
+
+    @property
+    def supported_sides(self) -> frozenset[Side]:
+        """The padding sides that leave the float32 graph's answers as they are, tried out after the export."""
+        return self._facts.sides
+
+    @property
+    def tolerance(self) -> float:
+        """1e-5 in float32; for outputs of order 10, 0.5 in int8 and 0.25 in int8_blocks."""
+        return TOLERANCES[self._precision]
+
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the graph; rows that it may not see together are run apart.
+
+        :returns: the tensors of the head, float32.
+        """
+        return answer(self._session, self._facts, batch)
+
+
+def _graph(
+    root: Path, context: StageContext, head: str, precision: Precision, found: Mapping[str, str]
+) -> tuple[Path, dict[str, Any]]:
+    """Find the graph below `root`, or make it; one in int8 is made from the one in float32, which is kept too."""
+    types = _gives_types(context)
+    source = {
+        "recipe": RECIPE,
+        "checkpoint": fingerprint(context.checkpoint),
+        "head": head,
+        "token_type_ids": types,
+        "versions": dict(found),
+    }
+    if precision == "float32":
+
+        def export_it(folder: Path) -> dict[str, Any]:
+            from .export import export
+
+            _log.warning("exporting %s to ONNX for the head %s, once", context.checkpoint.name, head)
+            return export(context, head, types, folder).to_json()
+
+        return cached(root, {**source, "precision": precision}, export_it)
+
+    def quantize_it(folder: Path) -> dict[str, Any]:
+        whole, facts = _graph(root, context, head, "float32", found)
+        quantize(context.checkpoint, whole / MODEL, precision, folder / MODEL)
+        Session(folder / MODEL, Device())  # a graph that does not load is not kept
+        return facts
+
+    reduced = precision == "int8" and needs_reduced_range()
+    return cached(root, {**source, "precision": precision, "reduced_range": reduced}, quantize_it)
+
+
+def _gives_types(context: StageContext) -> bool:
+    """Tell whether the tokenizer gives ``token_type_ids``; GPT-2 and XLNet tell none from zeros."""
+    if context.tokenizer is None:
+        return False
+    return context.tokenizer.encode(["a"])[0].token_type_ids is not None

@@ -1,0 +1,59 @@
+"""The conformance suite, on several architectures, heads and precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pk_onnxruntime
+import pytest
+from pk_onnxruntime.stage import TOLERANCES
+
+from pipeline_kit.stages import StageContext
+from pipeline_kit.testing import ModelConformance
+from pipeline_kit.types import Device
+
+if TYPE_CHECKING:
+    from onnx_fixtures import MakeContext
+
+pytest_plugins = ("onnx_fixtures",)
+
+
+class TestBert(ModelConformance):
+    stage = "onnxruntime"
+    register = pk_onnxruntime.register
+    architecture: ClassVar[str] = "bert"
+    head: ClassVar[str] = "sequence-classification"
+
+    @pytest.fixture(autouse=True)
+    def use_checkpoint(self, make_context: MakeContext) -> None:
+        self.given = replace(make_context(self.architecture, self.head), tokenizer=None)
+
+    def context(self, device: Device | None = None) -> StageContext:
+        return replace(self.given, device=device or Device())
+
+
+class TestRobertaTokens(TestBert):
+    architecture = "roberta"
+    head = "token-classification"
+
+
+class TestDistilbertStates(TestBert):
+    architecture = "distilbert"
+    head = "base"
+
+
+class TestLlama(TestBert):
+    architecture = "llama"
+
+
+class TestInBlocks(TestBert):
+    options: ClassVar[Mapping[str, Any]] = {"precision": "int8_blocks"}
+
+
+class TestInt8(TestBert):
+    """Activations are scaled by the range they have in the batch, so answers move with their neighbours."""
+
+    options: ClassVar[Mapping[str, Any]] = {"precision": "int8"}
+    tolerance = TOLERANCES["int8"]
