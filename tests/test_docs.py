@@ -72,6 +72,65 @@ def run(command: list[str], folder: Path, where: str) -> str:
     return done.stdout + done.stderr
 
 
+INTERPRETER = """
+import sys, traceback
+space = {"__name__": "__main__"}
+while True:
+    size = sys.stdin.readline()
+    if not size:
+        break
+    try:
+        exec(compile(sys.stdin.read(int(size)), "<snippet>", "exec"), space)
+        print(DONE, flush=True)
+    except BaseException:
+        traceback.print_exc(file=sys.stdout)
+        print(FAILED, flush=True)
+"""
+DONE, FAILED = "=== block done ===", "=== block failed ==="
+
+
+class Interpreter:
+    """One process that runs the python blocks of a page, one after the other, in one namespace."""
+
+    def __init__(self, folder: Path) -> None:
+        source = INTERPRETER.replace("DONE", repr(DONE)).replace("FAILED", repr(FAILED))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", source],
+            cwd=folder,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, block: str, where: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{len(block)}\n{block}")
+        self.process.stdin.flush()
+        printed = ""
+        for line in self.process.stdout:
+            if line.strip() in (DONE, FAILED):
+                assert line.strip() == DONE, f"{where}\n{printed}"
+                return printed
+            printed += line
+        raise AssertionError(f"{where}: the interpreter ended\n{printed}")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Iterator[Interpreter]:
+    found = Interpreter(tmp_path)
+    yield found
+    found.close()
+
+
 def expect(text: str, printed: str, where: str) -> None:
     squeezed = " ".join(printed.split())
     for line in text.splitlines():
@@ -81,9 +140,8 @@ def expect(text: str, printed: str, where: str) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_snippet_runs(page: Path, tmp_path: Path) -> None:
+def test_every_snippet_runs(page: Path, tmp_path: Path, interpreter: Interpreter) -> None:
     printed = ""
-    python = ""
     for block in blocks(page):
         where = f"{page.name}:{block.line}"
         if block.title is not None:
@@ -96,10 +154,7 @@ def test_every_snippet_runs(page: Path, tmp_path: Path) -> None:
             command = re.sub(r"\\\n\s*", "", block.text)
             printed = "".join(run(["bash", "-ec", line], tmp_path, where) for line in command.splitlines() if line)
         elif block.language == "python":
-            marker = "=== output of this block ==="
-            printed = run([sys.executable, "-c", f"{python}\nprint({marker!r})\n{block.text}"], tmp_path, where)
-            printed = printed.partition(marker)[2]
-            python += block.text
+            printed = interpreter.run(block.text, where)
         elif block.language == "text":
             expect(block.text, printed, where)
         else:
