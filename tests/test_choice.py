@@ -131,7 +131,7 @@ TWO = ["yes", "no"]
         ({"text": "so", "choices": None}, "the field 'choices' is NoneType"),
         ({"text": "so", "choices": {"a": "yes"}}, "the field 'choices' is dict"),
         ({"text": "so", "choices": []}, "the field 'choices' has 0 texts; it needs at least 2"),
-        ({"text": "so", "choices": ["yes"]}, "the field 'choices' has 1 texts; it needs at least 2"),
+        ({"text": "so", "choices": ["yes"]}, "the field 'choices' has 1 text; it needs at least 2"),
         ({"text": "so", "choices": ["yes", 5]}, r"the field 'choices\[1\]' is int"),
         ({"text": "so", "choices": ["yes", ""]}, r"the field 'choices\[1\]' is empty"),
         ({"text": "so", "choices": ["\udfff", "no"]}, r"the field 'choices\[0\]' has a lone surrogate"),
