@@ -94,7 +94,7 @@ class Classification(Postprocessor):
             if split:  # a text that fits keeps the very scores that it has without windows
                 logits = torch.from_numpy(merge_windows(encodings, outputs, "logits")[split])
                 scores[split] = _scores(logits, self._function).numpy()
-        check_labels(scores, self._labels, self._checkpoint)
+        check_labels(scores.shape[1], self._labels, self._checkpoint)
         ranked = scores
         if self._thresholds is not None:
             ranked = np.where(scores >= self._thresholds, scores, np.float32(-np.inf))

@@ -20,8 +20,8 @@ from pipeline_kit.builtin.postprocessors.entity_groups import (
 from pipeline_kit.builtin.postprocessors.entity_labels import label_table
 from pipeline_kit.builtin.postprocessors.entity_windows import merge_tokens
 from pipeline_kit.builtin.postprocessors.entity_words import given_words, words_of_text
-from pipeline_kit.builtin.postprocessors.merge import floats
-from pipeline_kit.errors import ExampleError, StageError
+from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
+from pipeline_kit.errors import ExampleError
 from pipeline_kit.fields import read_fields, text_of, texts_of
 from pipeline_kit.stages import Overflow, Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
@@ -70,11 +70,7 @@ class Entities(Postprocessor):
         """
         del batch
         scores = torch.softmax(floats(output, "logits", 3, "[B, T, L]"), dim=-1)
-        if scores.shape[-1] != len(self._labels.names):
-            raise StageError(
-                f"the model gives {scores.shape[-1]} logits, but '{self._checkpoint}' names "
-                f"{len(self._labels.names)} labels; check id2label in its config.json"
-            )
+        check_labels(scores.shape[-1], self._labels.names, self._checkpoint)
         if self._how == "average":
             return ModelOutput({SCORES: scores}, frozenset({SCORES}))
         best, labels = scores.max(dim=-1)

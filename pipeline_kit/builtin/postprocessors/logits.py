@@ -45,5 +45,5 @@ class Logits(Postprocessor):
         if not examples:
             return []
         rows = merge_windows(encodings, outputs, "logits")
-        check_labels(rows, self._labels, self._checkpoint)
+        check_labels(rows.shape[1], self._labels, self._checkpoint)
         return [{"labels": list(self._labels), "logits": row} for row in rows.tolist()]

@@ -93,13 +93,13 @@ def window_weights(windows: Sequence[Encoding]) -> np.ndarray[Any, np.dtype[np.f
     return np.asarray(before[ends] - before[begins], dtype=np.float64)
 
 
-def check_labels(rows: Floats, labels: Sequence[str], checkpoint: str) -> None:
-    """Check that `rows`, ``[B, L]``, have a column for each of `labels`.
+def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
+    """Check that a model that gives `width` logits has one for each of `labels`.
 
-    :raises StageError: if they do not.
+    :raises StageError: if it does not.
     """
-    if rows.shape[1] != len(labels):
+    if width != len(labels):
         raise StageError(
-            f"the model gives {rows.shape[1]} logits, but '{checkpoint}' names {len(labels)} labels; "
+            f"the model gives {width} logits, but '{checkpoint}' names {len(labels)} labels; "
             "check id2label in its config.json"
         )

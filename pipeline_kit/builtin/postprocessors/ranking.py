@@ -10,9 +10,9 @@ import torch
 
 from pipeline_kit.builtin.postprocessors.activation import Function, ranking_function
 from pipeline_kit.builtin.postprocessors.configs import RankingConfig
-from pipeline_kit.builtin.postprocessors.merge import floats
+from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
 from pipeline_kit.builtin.postprocessors.parts import merge_parts
-from pipeline_kit.errors import CheckpointError, ConfigError, Fault, StageError, closest, shorten
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
 from pipeline_kit.fields import read_fields, text_of, texts_of
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
@@ -73,11 +73,7 @@ class Ranking(Postprocessor):
         """
         del batch
         logits = floats(output, "logits", 2, "[B, L]")
-        if logits.shape[1] != len(self._labels):
-            raise StageError(
-                f"the model gives {logits.shape[1]} logits, but '{self._checkpoint}' names {len(self._labels)} "
-                "labels; check id2label in its config.json"
-            )
+        check_labels(logits.shape[1], self._labels, self._checkpoint)
         if self._function == "softmax":
             logits = torch.log_softmax(logits, dim=-1)
         return ModelOutput({"value": logits[:, self._place : self._place + 1]})

@@ -121,7 +121,7 @@ class ZeroShot(Postprocessor):
 
     def _value(self, logits: Floats, apart: bool) -> Floats:
         """Give what is merged over windows, ``[1]``: the entailment logit, or how far it is above contradiction's."""
-        check_labels(logits[None], self._names, self._checkpoint)
+        check_labels(len(logits), self._names, self._checkpoint)
         entailed, opposite = self._found.entailed, self._found.opposite
         if not apart:
             return logits[entailed : entailed + 1]

@@ -66,7 +66,7 @@ class Calibrated(Postprocessor):
         if not examples:
             return []
         logits = merge_windows(encodings, outputs, "logits")
-        check_labels(logits, self._labels, self._checkpoint)
+        check_labels(logits.shape[1], self._labels, self._checkpoint)
         logarithms = log_softmax(logits, self._config.temperature)
         probabilities = np.exp(logarithms)
         ranked = np.sort(probabilities, axis=1)
