@@ -13,11 +13,11 @@ import pytest
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parity_helpers import policies
 
 from pipeline_kit import Pipeline, builtin
 from pipeline_kit.batching import BatchingPolicy
 from pipeline_kit.build import build
-from pipeline_kit.padding import PaddingPolicy
 from pipeline_kit.pipeline_config import parse_config
 from pipeline_kit.registry import Registry
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
@@ -128,19 +128,6 @@ def worst(results: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, 
     return max(differences)
 
 
-def policies(pipe: Pipeline, sides: frozenset[Side]) -> list[PaddingPolicy]:
-    pad = pipe.padding.pad_token_id
-    found = [PaddingPolicy("none", "right", pad)]
-    if pipe.tokenizer.pad_token_id is not None:
-        for side in sorted(sides):
-            found += [
-                PaddingPolicy("longest", side, pad, MAX_LENGTH),
-                PaddingPolicy("max_length", side, pad, MAX_LENGTH),
-                PaddingPolicy("multiple_of", side, pad, MAX_LENGTH, multiple_of=7),
-            ]
-    return found
-
-
 def test_sides(built: Built) -> None:
     assert built.pipe.model.supported_sides == built.case.sides
     padded = built.case.sides and built.pipe.tokenizer.pad_token_id is not None
@@ -159,7 +146,7 @@ def test_logits_in_any_batch_order_and_padding(built: Built) -> None:
     raw = replace(built.pipe, postprocessor=assemble(built.folder, function="none").postprocessor)
     order = list(range(len(TEXTS)))
     chance = random.Random(7)
-    for policy in policies(raw, built.case.sides):
+    for policy in policies(raw, built.case.sides, MAX_LENGTH):
         for batching in (BatchingPolicy(), BatchingPolicy(max_tokens=100), BatchingPolicy(False, None, 4, 8)):
             chance.shuffle(order)
             pipe = replace(raw, padding=policy, batching=batching)

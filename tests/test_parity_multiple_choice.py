@@ -14,11 +14,11 @@ import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parity_helpers import policies
 
 from pipeline_kit import Pipeline, builtin
 from pipeline_kit.batching import BatchingPolicy
 from pipeline_kit.build import build
-from pipeline_kit.padding import PaddingPolicy
 from pipeline_kit.pipeline_config import parse_config
 from pipeline_kit.registry import Registry
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
@@ -129,13 +129,7 @@ def test_as_it_comes_and_one_at_a_time(built: Built) -> None:
 def test_any_batch_order_and_padding(built: Built) -> None:
     order = list(range(len(EXAMPLES)))
     chance = random.Random(7)
-    pad = built.pipe.padding.pad_token_id
-    policies = [PaddingPolicy("none", "right", pad)]
-    for side in sorted(SIDES[built.architecture]):
-        policies.append(PaddingPolicy("longest", side, pad, MAX_LENGTH))
-        policies.append(PaddingPolicy("max_length", side, pad, MAX_LENGTH))
-        policies.append(PaddingPolicy("multiple_of", side, pad, MAX_LENGTH, multiple_of=7))
-    for policy in policies:
+    for policy in policies(built.pipe, SIDES[built.architecture], MAX_LENGTH):
         for batching in (BatchingPolicy(), BatchingPolicy(max_tokens=100), BatchingPolicy(False, None, 1, 8)):
             chance.shuffle(order)
             pipe = replace(built.pipe, padding=policy, batching=batching)
