@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline_kit import records_lines
 from pipeline_kit.errors import InputError
 from pipeline_kit.records import FORMATS, TEXT_FIELDS, Fields, Format, Record, format_of, read_records
+from pipeline_kit.records import lines as records_lines
 from pipeline_kit.types import RowFailure
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from pipeline_kit.cli.streams import is_terminal
 from pipeline_kit.errors import InputError, UsageError, closest, shorten
 from pipeline_kit.records import FORMATS, Fields, Format, Record, read_records
-from pipeline_kit.records_json import parse_example
+from pipeline_kit.records.json import parse_example
 
 __all__ = ["Inputs", "add_input_flags"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from pipeline_kit.errors import InputError, closest, shorten
-from pipeline_kit.records_csv import read_table
-from pipeline_kit.records_fields import TEXT_FIELDS, Fields
-from pipeline_kit.records_json import has_lone_surrogate, parse_example
-from pipeline_kit.records_lines import read_lines
+from pipeline_kit.records.csv import read_table
+from pipeline_kit.records.fields import TEXT_FIELDS, Fields
+from pipeline_kit.records.json import has_lone_surrogate, parse_example
+from pipeline_kit.records.lines import read_lines
 from pipeline_kit.types import RowFailure
 
-__all__ = ["FORMATS", "TEXT_FIELDS", "Fields", "Format", "Record", "format_of", "read_records"]
+__all__ = ["FORMATS", "Format", "Record", "format_of", "read_records"]
 
 Format = Literal["text", "jsonl", "csv", "tsv"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pipeline_kit.errors import InputError, shorten
-from pipeline_kit.records_fields import Fields
-from pipeline_kit.records_lines import MAX_LINE_BYTES, Line, read_lines
+from pipeline_kit.records.fields import Fields
+from pipeline_kit.records.lines import MAX_LINE_BYTES, Line, read_lines
 
 __all__ = ["read_table"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline_kit.errors import InputError, closest, shorten
-from pipeline_kit.records_json import has_lone_surrogate
+from pipeline_kit.records.json import has_lone_surrogate
 
 __all__ = ["TEXT_FIELDS", "Fields"]
 
