@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pipeline_kit.batching import BatchingConfig, BatchingPolicy, default_max_tokens
+from pipeline_kit.batching import BatchingConfig, BatchingPolicy, default_batch_cost, default_max_tokens
+from pipeline_kit.builtin.models.configs import GenerationHead
 from pipeline_kit.checkpoint import resolve_checkpoint
 from pipeline_kit.compose import compose
-from pipeline_kit.device import resolve_device
+from pipeline_kit.device import emulated, resolve_device
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import ConfigError, Fault, RegistryError
 from pipeline_kit.padding import PaddingConfig, PaddingPolicy
@@ -80,7 +81,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     context = replace(context, model=model)
     postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
-    batching = _batching(config.batching, device)
+    batching = _batching(config.batching, device, writes=head in get_args(GenerationHead))
     pipeline = Pipeline(tokenizer, model, postprocessor, padding, batching, device, {})
     return replace(pipeline, description=_describe(config, checkpoint, pipeline))
 
@@ -97,7 +98,7 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
         "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
-        "notes": [*([padding.note] if padding.note else []), *_idle(config)],
+        "notes": [*([padding.note] if padding.note else []), *_slow(device), *_idle(config)],
     }
 
 
@@ -140,6 +141,13 @@ def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> Paddi
     )
 
 
+def _slow(device: Device) -> list[str]:
+    """Warn of a dtype that costs time where it is meant to save it."""
+    if device.kind != "cpu" or not emulated(device.dtype):
+        return []
+    return [f"this CPU has no products in {device.dtype}: they are emulated, which is slower than device.dtype=float32"]
+
+
 def _idle(config: PipelineConfig) -> list[str]:
     """Name options that are set but do nothing under the policy that was chosen."""
     found = []
@@ -152,8 +160,11 @@ def _idle(config: PipelineConfig) -> list[str]:
     return found
 
 
-def _batching(config: BatchingConfig, device: Device) -> BatchingPolicy:
+def _batching(config: BatchingConfig, device: Device, writes: bool) -> BatchingPolicy:
+    """Make the plan's limits definite; `writes` tells whether the model runs once for each token it writes."""
     if config.name == "fixed":
         return BatchingPolicy(False, None, config.max_rows or 8, config.window)
     max_tokens = config.max_tokens or default_max_tokens(device.kind)
-    return BatchingPolicy(True, max_tokens, config.max_rows, config.window)
+    # A batch that writes costs as much with few rows as with many, so none is made only to spare padding.
+    cost = max_tokens if writes else default_batch_cost(device.kind)
+    return BatchingPolicy(True, max_tokens, config.max_rows, config.window, cost)

@@ -10,7 +10,7 @@ from pipeline_kit.config import option
 from pipeline_kit.errors import DeviceError
 from pipeline_kit.types import Checkpoint, Device
 
-__all__ = ["DeviceConfig", "available_cpus", "resolve_device"]
+__all__ = ["DeviceConfig", "available_cpus", "emulated", "native_bfloat16", "resolve_device"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -70,6 +70,23 @@ def _dtype(asked: str, kind: str, checkpoint: Checkpoint) -> str:
     saved = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
     # Half precision on a CPU is slow or emulated, and costs the exactness users compare against.
     return str(saved) if kind == "cuda" and saved in DTYPES else "float32"
+
+
+def native_bfloat16() -> bool:
+    """Tell whether this CPU multiplies bfloat16 itself."""
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16"))
+
+
+def emulated(dtype: str) -> bool:
+    """Tell whether this CPU computes in `dtype` by way of float32, which is slower than float32 itself."""
+    import torch
+
+    if dtype == "bfloat16":
+        return not native_bfloat16()
+    return dtype == "float16" and not torch.cpu.get_capabilities().get("avx512_fp16", False)
 
 
 def available_cpus() -> int:

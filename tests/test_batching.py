@@ -45,6 +45,49 @@ def test_a_sorted_plan_pads_less() -> None:
     assert slots(True) < 0.65 * slots(False)
 
 
+def greedy(lengths: list[int], max_tokens: int | None, max_rows: int | None) -> list[list[int]]:
+    """Batches of sorted rows, each filled up before the next one is begun."""
+    batches: list[list[int]] = [[]]
+    for length in sorted(lengths, reverse=True):
+        rows = len(batches[-1]) + 1
+        too_many = max_rows is not None and rows > max_rows
+        too_long = max_tokens is not None and rows * max([*batches[-1], length]) > max_tokens
+        if batches[-1] and (too_many or too_long):
+            batches.append([])
+        batches[-1].append(length)
+    return batches
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), limits, limits, st.integers(0, 100))
+def test_no_plan_that_fills_batches_up_costs_less(
+    lengths: list[int], max_tokens: int | None, max_rows: int | None, cost: int
+) -> None:
+    found = plan(lengths, BatchingPolicy(True, max_tokens, max_rows, batch_cost=cost), PaddingPolicy("longest"))
+
+    def total(batches: list[list[int]]) -> int:
+        return sum(len(batch) * max(batch) + cost for batch in batches)
+
+    assert total([[lengths[i] for i in batch] for batch in found]) <= total(greedy(lengths, max_tokens, max_rows))
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(0, 8), st.integers(6, 20))
+def test_a_plan_is_the_cheapest_of_all(lengths: list[int], cost: int, max_tokens: int) -> None:
+    ordered = sorted(lengths, reverse=True)
+    best = [0.0] + [float("inf")] * len(ordered)
+    for end in range(1, len(ordered) + 1):
+        for start in range(end):
+            if (end - start) * ordered[start] <= max_tokens or end - start == 1:
+                best[end] = min(best[end], best[start] + (end - start) * ordered[start] + cost)
+    found = plan(lengths, BatchingPolicy(True, max_tokens, batch_cost=cost), PaddingPolicy("longest"))
+    assert sum(len(batch) * max(lengths[i] for i in batch) + cost for batch in found) == best[-1]
+
+
+def test_the_cost_of_a_batch_decides_between_padding_and_batches() -> None:
+    lengths = [10] * 5 + [9] * 5
+    assert len(plan(lengths, BatchingPolicy(batch_cost=4), PaddingPolicy("longest"))) == 2
+    assert len(plan(lengths, BatchingPolicy(batch_cost=6), PaddingPolicy("longest"))) == 1
+
+
 def test_the_budget_follows_the_device() -> None:
     assert default_max_tokens("cpu") == 1024
     assert default_max_tokens("cuda") == 16384

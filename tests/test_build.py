@@ -55,6 +55,14 @@ def test_policies_and_stages_are_swapped_without_a_change_of_results(bert: Path,
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_an_emulated_dtype_is_noted(bert: Path, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline_kit.device.native_bfloat16", lambda: native)
+    notes = load(bert, "device.dtype=bfloat16").description["notes"]
+    told = ["this CPU has no products in bfloat16: they are emulated, which is slower than device.dtype=float32"]
+    assert notes == ([] if native else told)
+
+
 def test_an_idle_option_is_noted(bert: Path) -> None:
     assert load(bert, "padding.max_length=20").description["notes"] == [
         "padding.max_length has no effect with padding=longest"

@@ -64,17 +64,17 @@ def probe_of(network: nn.Module) -> Mapping[str, torch.Tensor]:
 def test_a_network_that_reads_the_weight_itself_keeps_its_layers() -> None:
     network = Two(direct=True)
     before = probe_of(network)["logits"]
-    assert pack_linears(network, lambda: probe_of(network), "packed") == 0
+    assert pack_linears(network, lambda: probe_of(network), "packed").layers == 0
     assert type(network.inner) is nn.Linear
     assert torch.equal(probe_of(network)["logits"], before)
-    assert pack_linears(plain := Two(direct=False), lambda: probe_of(plain), "packed") == 1
+    assert pack_linears(plain := Two(direct=False), lambda: probe_of(plain), "packed").layers == 1
 
 
 @needs_onednn
 def test_a_kernel_that_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedLinear, "forward", lambda self, input: input + 1.0)
     network = Two(direct=False)
-    assert pack_linears(network, lambda: probe_of(network), "packed") == 0
+    assert pack_linears(network, lambda: probe_of(network), "packed").layers == 0
     assert type(network.inner) is nn.Linear
 
 
@@ -83,7 +83,7 @@ def test_a_kernel_that_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyP
 def test_auto_packs_what_is_measured_to_be_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_is_faster", lambda linear: faster)
     network = Two(direct=False)
-    assert pack_linears(network, lambda: probe_of(network), "auto") == int(faster)
+    assert pack_linears(network, lambda: probe_of(network), "auto").layers == int(faster)
 
 
 def test_without_the_private_operators_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +96,16 @@ def test_without_the_private_operators_nothing_is_packed(tmp_path: Path, monkeyp
     pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
     assert pipe.description["model"]["packed_linears"] == 0
     assert pipe("good")["label"]
-    with pytest.raises(ConfigError, match=r"model\.linear: 'packed' is for float32 on a CPU with oneDNN"):
+    with pytest.raises(ConfigError, match=r"model\.linear: 'packed' is for float32, or bfloat16 where the CPU has it,"):
         pk.load(f"checkpoint.path={folder}", "device=cpu", "model.linear=packed")
 
 
-@pytest.mark.parametrize("device", [Device("cpu", "bfloat16"), Device("cuda:0"), Device("mps")])
-def test_it_is_for_float32_on_a_cpu(device: Device) -> None:
+@pytest.mark.parametrize("device", [Device("cpu", "float16"), Device("cuda:0"), Device("mps")])
+def test_it_is_for_float32_and_bfloat16_on_a_cpu(device: Device) -> None:
     assert not can_pack(device)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_packed_where_the_cpu_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "emulated", lambda dtype: not native)
+    assert can_pack(Device("cpu", "bfloat16")) == (native and can_pack(Device()))

@@ -33,8 +33,13 @@ class HfModelConfig:
     )
     linear: Literal["auto", "eager", "packed"] = option(
         "auto",
-        "products on a CPU in float32: eager is torch's own, packed reorders each weight once for oneDNN; auto "
-        "packs what a few milliseconds of measuring at load find faster",
+        "products on a CPU in float32 or bfloat16: eager is torch's own, packed reorders each weight once for oneDNN; "
+        "auto packs what a few milliseconds of measuring at load find faster",
+    )
+    quantization: Literal["none", "int8", "int8_per_token"] = option(
+        "none",
+        "products in int8 on a CPU: int8 rounds activations by their range in the batch and is the fastest, "
+        "int8_per_token by each token's own, so that no answer depends on its batch",
     )
 
 

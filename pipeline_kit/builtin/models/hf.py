@@ -17,13 +17,12 @@ from pipeline_kit.builtin.models.batches import (
 from pipeline_kit.builtin.models.configs import HfModelConfig
 from pipeline_kit.builtin.models.heads import check_head_name
 from pipeline_kit.builtin.models.loading import load_network
-from pipeline_kit.builtin.models.packed import LinearKernel, can_pack, pack_linears
 from pipeline_kit.builtin.models.padding_safety import known_sides, probe_sides, sample_batch
+from pipeline_kit.builtin.models.products import settle_products
 from pipeline_kit.builtin.models.sparse_attention import set_attention, sparse_part
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.errors import ConfigError, Fault
 from pipeline_kit.stages import Model, StageContext
-from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
+from pipeline_kit.types import ModelOutput, Side, TokenBatch
 
 __all__ = ["HfModel"]
 
@@ -59,14 +58,14 @@ class HfModel(Model):
         """Load the checkpoint's network and find out how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
-        :raises ConfigError: if there is no such head, attention kernel or kernel for linear layers.
+        :raises ConfigError: if there is no such head or attention kernel, or the device cannot compute its products
+            as asked for.
         """
         self._head = config.head or context.head
         check_head_name(self._head)
         device = context.device
         if torch.get_num_threads() != device.threads:
             torch.set_num_threads(device.threads)
-        self._tolerance = TOLERANCES[device.dtype]
         self._network = load_network(context.checkpoint, device, self._head, config.attn_implementation)
         self._takes = inputs_of(self._network)
         settings = self._network.config
@@ -80,21 +79,16 @@ class HfModel(Model):
             if self._sparse is not None:
                 sides = frozenset()
             self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
-            self._packed = self._pack(config.linear, device)
-
-    def _pack(self, kernel: LinearKernel, device: Device) -> int:
-        if kernel == "eager" or not can_pack(device):
-            if kernel == "packed":
-                problem = f"'packed' is for float32 on a CPU with oneDNN, not for {device.dtype} on {device.name} here."
-                raise ConfigError([Fault("model.linear", problem, ("auto", "eager"))])
-            return 0
-        sample = sample_batch(self._network.config, device)
-        return pack_linears(self._network, lambda: self.forward(sample).tensors, kernel)
+            sample = sample_batch(settings, device)
+            asked = (config.linear, config.quantization)
+            products = settle_products(self._network, lambda: self.forward(sample).tensors, *asked, device)
+        self._products = products
+        self._tolerance = max(TOLERANCES[device.dtype], products.tolerance)
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """The attention kernel, and how many linear layers are packed for oneDNN."""
-        return {"attn_implementation": self._network.config._attn_implementation, "packed_linears": self._packed}
+        """The attention kernel, and how many linear layers and activations run on which kernel."""
+        return {"attn_implementation": self._network.config._attn_implementation, **self._products.details}
 
     @property
     def supported_sides(self) -> frozenset[Side]:
@@ -103,7 +97,7 @@ class HfModel(Model):
 
     @property
     def tolerance(self) -> float:
-        """1e-5 in float32; 0.02 in float16 and 0.1 in bfloat16, for logits and normalised states of order 10."""
+        """1e-5 in float32, 0.02 in float16, 0.1 in bfloat16, 0.5 in int8, for logits and states of order 10."""
         return self._tolerance
 
     @torch.inference_mode()
