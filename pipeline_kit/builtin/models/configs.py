@@ -103,4 +103,9 @@ class GenerateModelConfig:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
         None, "the attention kernel; null: sdpa where the architecture has it, else eager"
     )
+    linear: Literal["auto", "eager", "packed"] = option(
+        "auto",
+        "products on a CPU in float32 or bfloat16: eager is torch's own, packed reorders each weight once for oneDNN; "
+        "auto packs what a few milliseconds of measuring at load find faster",
+    )
     generation: GenerationOptions = option(GenerationOptions(), "how text is written, see generation.OPTION")

@@ -14,7 +14,8 @@ from pipeline_kit.builtin.models.generation_settings import Settings, settle
 from pipeline_kit.builtin.models.generation_stream import write_in_thread
 from pipeline_kit.builtin.models.heads import GENERATION_HEADS, check_head_name
 from pipeline_kit.builtin.models.loading import load_network
-from pipeline_kit.builtin.models.padding_safety import probe_sides
+from pipeline_kit.builtin.models.padding_safety import probe_sides, sample_batch
+from pipeline_kit.builtin.models.products import settle_products
 from pipeline_kit.builtin.models.sampling import Draw, draws, warpers
 from pipeline_kit.builtin.models.stop_strings import StopStrings, end_of
 from pipeline_kit.builtin.quiet import quiet
@@ -64,6 +65,10 @@ class GenerateModel(Model):
         filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
         with quiet():
             sides = probe_sides(self._first_logits, self._network.config, device, filler)
+            sample = sample_batch(self._network.config, device)
+            self._products = settle_products(
+                self._network, lambda: self._first_logits(sample).tensors, config.linear, "none", device
+            )
         if padding_shows(self._settings.values, self._causal):
             sides = frozenset()
         self._sides = sides
@@ -81,9 +86,10 @@ class GenerateModel(Model):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """The settings that were decided on."""
+        """How many linear layers and activations run on which kernel, and the settings that were decided on."""
         shown = {"max_new_tokens": self._settings.new_tokens, **self._settings.values}
-        return {"generation": {**shown, "seed": self._settings.seed, "stop_strings": list(self.stop_strings)}}
+        writing = {**shown, "seed": self._settings.seed, "stop_strings": list(self.stop_strings)}
+        return {**self._products.details, "generation": writing}
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch) -> ModelOutput:
