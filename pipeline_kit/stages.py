@@ -178,6 +178,14 @@ class Model(ABC):
         return {}
 
     @property
+    def settled(self) -> Mapping[str, Any]:
+        """Options, by name, with which another load decides what this one found by measuring.
+
+        A job that is resumed, or shared among processes, sets them, so that all its rows come from one kernel.
+        """
+        return {}
+
+    @property
     def tolerance(self) -> float:
         """The largest absolute difference of an output to the checkpoint's own in float32."""
         return 1e-5

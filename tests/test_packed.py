@@ -81,9 +81,28 @@ def test_a_kernel_that_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyP
 @needs_onednn
 @pytest.mark.parametrize("faster", [True, False])
 def test_auto_packs_what_is_measured_to_be_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_is_faster", lambda linear: faster)
+    monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
     network = Two(direct=False)
     assert pack_linears(network, lambda: probe_of(network), "auto").layers == int(faster)
+
+
+@needs_onednn
+@pytest.mark.parametrize(("small", "large", "chosen"), [((1.0, 3.0), (9.0, 5.0), 3), ((1.0, 6.0), (9.0, 5.0), 0)])
+def test_auto_decides_for_all_layers_together(
+    small: tuple[float, float], large: tuple[float, float], chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 8))
+    monkeypatch.setattr(packed, "_times", lambda linear: small if linear.out_features == 4 else large)
+    assert pack_linears(network, lambda: probe_of(network), "auto").layers == chosen
+
+
+@needs_onednn
+@pytest.mark.parametrize("faster", [True, False])
+def test_what_auto_came_to_can_be_asked_for(faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_checkpoint(tmp_path / "c")
+    monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
+    pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
+    assert pipe.model.settled == {"linear": "packed" if faster else "eager"}
 
 
 def test_without_the_private_operators_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

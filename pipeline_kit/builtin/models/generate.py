@@ -80,6 +80,11 @@ class GenerateModel(Model):
         return settle(config.generation, context, causal).new_tokens if causal else 0
 
     @property
+    def settled(self) -> Mapping[str, Any]:
+        """The kernel for linear layers that ``linear=auto`` came to."""
+        return self._products.settled
+
+    @property
     def supported_sides(self) -> frozenset[Side]:
         """The padding sides that leave the scores of the first two tokens as they are; tried out at load."""
         return self._sides

@@ -91,6 +91,11 @@ class HfModel(Model):
         return {"attn_implementation": self._network.config._attn_implementation, **self._products.details}
 
     @property
+    def settled(self) -> Mapping[str, Any]:
+        """The kernel for linear layers that ``linear=auto`` came to."""
+        return self._products.settled
+
+    @property
     def supported_sides(self) -> frozenset[Side]:
         """The padding sides that leave every answer as it is; known for common families, else tried at load."""
         return self._sides

@@ -6,7 +6,8 @@ The two operators are private to torch, so their absence or a change of theirs m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, final
 
 import torch
@@ -61,36 +62,43 @@ def can_pack(device: Device) -> bool:
 
 
 def pack_linears(network: nn.Module, probe: Callable[[], Mapping[str, torch.Tensor]], kernel: LinearKernel) -> Replaced:
-    """Pack the linear layers of `network` in place; all of them stay as they are if its answers change.
+    """Pack the linear layers of `network` in place, all or none; none if its answers change.
 
     :param probe: runs the network on a few rows and gives its outputs.
-    :param kernel: ``packed`` packs every layer, ``auto`` those of a shape that is measured to be faster.
+    :param kernel: ``packed`` packs them, ``auto`` if they are measured to be faster, all together.
     """
-    faster: dict[tuple[int, int], bool] = {}
-    chosen: dict[nn.Linear, FusedLinear] = {}
-    noise = _NOISE["float32"]
-    for linear in linears(network):
-        shape = (linear.out_features, linear.in_features)
-        if kernel == "auto" and shape not in faster:
-            faster[shape] = _is_faster(linear)
-        if kernel == "packed" or faster[shape]:
-            chosen[linear] = PackedLinear(linear)
-            noise = max(noise, _NOISE[str(linear.weight.dtype).removeprefix("torch.")])
-    return replace_linears(network, chosen, probe, noise)
+    layers = list(linears(network))
+    if kernel == "auto" and not _are_faster(layers):
+        return Replaced()
+    dtypes = {str(linear.weight.dtype).removeprefix("torch.") for linear in layers}
+    noise = max([_NOISE[dtype] for dtype in dtypes], default=0.0)
+    return replace_linears(network, {linear: PackedLinear(linear) for linear in layers}, probe, noise)
 
 
-def _is_faster(linear: nn.Linear) -> bool:
+def _are_faster(layers: Sequence[nn.Linear]) -> bool:
+    """Measure one layer of each shape, and count its time for all that have it."""
+    counts = Counter(linear.weight.shape for linear in layers)
+    examples = {linear.weight.shape: linear for linear in layers}
+    times = {shape: _times(linear) for shape, linear in examples.items()}
+    eager, packed = (sum(counts[shape] * times[shape][which] for shape in counts) for which in (0, 1))
+    return packed < _MARGIN * eager
+
+
+def _times(linear: nn.Linear) -> tuple[float, float]:
+    """Give the seconds that `linear` takes for a few and for many rows, as it is and packed."""
     packed = PackedLinear(linear)
-    total = {False: 0.0, True: 0.0}
+    eager_total, packed_total = 0.0, 0.0
     with torch.inference_mode():
         for rows in _ROWS:
             count = max(1, min(rows, int(_MOST_PRODUCTS / linear.weight.numel())))
             inputs = torch.ones(count, linear.in_features, dtype=linear.weight.dtype)
-            best = {False: 1e9, True: 1e9}
-            for _ in range(_TRIES):
-                for which, layer in ((False, linear), (True, packed)):
-                    start = time.perf_counter()
-                    layer(inputs)
-                    best[which] = min(best[which], time.perf_counter() - start)
-            total = {which: total[which] + best[which] for which in best}
-    return total[True] < _MARGIN * total[False]
+            pairs = [(_seconds(linear, inputs), _seconds(packed, inputs)) for _ in range(_TRIES)]
+            eager_total += min(eager for eager, _ in pairs)
+            packed_total += min(fast for _, fast in pairs)
+    return eager_total, packed_total
+
+
+def _seconds(layer: nn.Module, inputs: torch.Tensor) -> float:
+    start = time.perf_counter()
+    layer(inputs)
+    return time.perf_counter() - start

@@ -37,6 +37,11 @@ class Products:
         found = {"packed_linears": self.packed.layers, "int8_linears": self.rounded.layers}
         return {**found, "fused_activations": self.packed.activations + self.rounded.activations}
 
+    @property
+    def settled(self) -> Mapping[str, LinearKernel]:
+        """What ``linear=auto`` came to, as that option."""
+        return {"linear": "packed" if self.packed.layers else "eager"}
+
 
 def settle_products(
     network: nn.Module, probe: Probe, linear: LinearKernel, quantization: Quantization, device: Device
