@@ -87,11 +87,12 @@ def test_auto_packs_what_is_measured_to_be_faster(faster: bool, monkeypatch: pyt
 
 
 @needs_onednn
-@pytest.mark.parametrize(("small", "large", "chosen"), [((1.0, 3.0), (9.0, 5.0), 3), ((1.0, 6.0), (9.0, 5.0), 0)])
+@pytest.mark.parametrize(("small", "large", "chosen"), [((1.0, 3.0), (9.0, 5.0), 3), ((1.0, 9.0), (9.0, 5.0), 0)])
 def test_auto_decides_for_all_layers_together(
     small: tuple[float, float], large: tuple[float, float], chosen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 8))
+    monkeypatch.setattr(packed, "_LEAST_WEIGHTS", 1)
     monkeypatch.setattr(packed, "_times", lambda linear: small if linear.out_features == 4 else large)
     assert pack_linears(network, lambda: probe_of(network), "auto").layers == chosen
 

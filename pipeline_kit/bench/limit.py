@@ -36,7 +36,7 @@ class MatrixLimit:
 def matrix_limit(device: Device, clock: Callable[[], float] = time.perf_counter) -> MatrixLimit:
     """Multiply rows by the weight of a linear layer, on `device` in its dtype with its threads; keep the best time.
 
-    On a CPU in float32 the weight is also tried packed for oneDNN, where this build of torch can do that.
+    On a CPU the weight is also tried packed for oneDNN, where this build of torch can do that.
     """
     import torch
     from torch import nn
@@ -47,10 +47,10 @@ def matrix_limit(device: Device, clock: Callable[[], float] = time.perf_counter)
         torch.set_num_threads(device.threads)
     best = (0.0, "eager")
     for rows, inputs, outputs in _ON_CPU if device.kind == "cpu" else _ELSEWHERE:
-        linear = nn.Linear(inputs, outputs)
-        layers: dict[str, Any] = {"packed": PackedLinear(linear)} if can_pack(device) else {}
         kind: dict[str, Any] = {"device": device.name, "dtype": getattr(torch, device.dtype)}
-        layers["eager"] = linear.to(**kind)
+        linear = nn.Linear(inputs, outputs).to(**kind)
+        layers: dict[str, Any] = {"packed": PackedLinear(linear)} if can_pack(device) else {}
+        layers["eager"] = linear
         data = torch.ones(rows, inputs, **kind)
         end = clock() + _SECONDS
         with torch.inference_mode():

@@ -41,6 +41,19 @@ class HfModelConfig:
         "products in int8 on a CPU: int8 rounds activations by their range in the batch and is the fastest, "
         "int8_per_token by each token's own, so that no answer depends on its batch",
     )
+    compile: bool = option(
+        False,
+        "run the network through torch.compile: the first batches take up to a minute, later ones less; it needs a "
+        "C++ compiler on a CPU, and without one the network runs as it is",
+    )
+    unpadded: bool = option(
+        False, "run the layers on the tokens of a batch without its padding; for architectures that are proven at load"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.compile and self.unpadded:
+            raise ValueError("compile=true and unpadded=true exclude each other; choose one.")
 
 
 @dataclass

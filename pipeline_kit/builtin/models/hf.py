@@ -14,12 +14,14 @@ from pipeline_kit.builtin.models.batches import (
     narrow,
     network_inputs,
 )
+from pipeline_kit.builtin.models.compiled import CompiledNetwork
 from pipeline_kit.builtin.models.configs import HfModelConfig
 from pipeline_kit.builtin.models.heads import check_head_name
 from pipeline_kit.builtin.models.loading import load_network
 from pipeline_kit.builtin.models.padding_safety import known_sides, probe_sides, sample_batch
 from pipeline_kit.builtin.models.products import settle_products
 from pipeline_kit.builtin.models.sparse_attention import set_attention, sparse_part
+from pipeline_kit.builtin.models.unpadded import Unpadded
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.stages import Model, StageContext
 from pipeline_kit.types import ModelOutput, Side, TokenBatch
@@ -58,8 +60,8 @@ class HfModel(Model):
         """Load the checkpoint's network and find out how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
-        :raises ConfigError: if there is no such head or attention kernel, or the device cannot compute its products
-            as asked for.
+        :raises ConfigError: if there is no such head or attention kernel, the device cannot compute its products
+            as asked for, or the network cannot run unpadded.
         """
         self._head = config.head or context.head
         check_head_name(self._head)
@@ -72,6 +74,10 @@ class HfModel(Model):
         self._reads_end = self._head == "sequence-classification" and bool(settings.is_encoder_decoder)
         self._sparse = sparse_part(self._network)
         filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
+        limit = None if context.tokenizer is None else context.tokenizer.max_length
+        limit = limit or getattr(settings.get_text_config(), "max_position_embeddings", None)
+        self._unpadded: Unpadded | None = None
+        self._compiled: CompiledNetwork | None = None
         with quiet():
             if self._head == "sequence-classification" and self._takes.pad_token_id is None:
                 _allow_batches(self._network)
@@ -79,16 +85,31 @@ class HfModel(Model):
             if self._sparse is not None:
                 sides = frozenset()
             self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
+            if config.unpadded:
+                self._unpadded = Unpadded(self._network, self.forward, device, self._sides, filler or 0, limit)
             sample = sample_batch(settings, device)
             asked = (config.linear, config.quantization)
             products = settle_products(self._network, lambda: self.forward(sample).tensors, *asked, device)
         self._products = products
         self._tolerance = max(TOLERANCES[device.dtype], products.tolerance)
+        if config.compile:
+            self._compiled = CompiledNetwork(
+                self._network, self._answers, device, self._sides, filler=filler or 0, limit=limit
+            )
+            self.forward(sample)  # finds out whether the compiler works before the first batch
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """The attention kernel, and how many linear layers and activations run on which kernel."""
-        return {"attn_implementation": self._network.config._attn_implementation, **self._products.details}
+        """The attention kernel, how many linear layers and activations run on which kernel, and how they are run.
+
+        ``compile`` is whether the network runs compiled, or why it does not though it was asked for.
+        """
+        return {
+            "attn_implementation": self._network.config._attn_implementation,
+            **self._products.details,
+            "compile": (self._compiled.failure or True) if self._compiled is not None else False,
+            "unpadded": self._unpadded.kernel if self._unpadded is not None else False,
+        }
 
     @property
     def settled(self) -> Mapping[str, Any]:
@@ -111,17 +132,24 @@ class HfModel(Model):
 
         :returns: the tensors of the head, see the class, in the device's dtype.
         """
-        names = _PER_TOKEN.get(self._head)
-        if names is not None:
-            output = self._run(batch)
-            return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
+        if self._head in _PER_TOKEN:
+            return self._run(batch)
         groups = self._groups(batch)
         if len(groups) < 2:
             return ModelOutput({"logits": self._logits(batch)})
         parts = torch.cat([self._logits(narrow(batch, rows)) for rows in groups])
         return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
 
-    def _run(self, batch: TokenBatch) -> Any:
+    def _run(self, batch: TokenBatch) -> ModelOutput:
+        if self._compiled is not None:
+            return self._compiled(batch)
+        if self._unpadded is None:
+            return self._answers(self._network, batch)
+        with self._unpadded.running(batch):
+            return self._answers(self._network, batch)
+
+    def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
+        """Run `network`, or what it was compiled to, and name what it gives."""
         if self._sparse is not None:
             set_attention(self._sparse, batch.input_ids.shape[1])
         given = network_inputs(batch, self._takes)
@@ -129,10 +157,14 @@ class HfModel(Model):
             given = {
                 name: value[:, None] if isinstance(value, torch.Tensor) else value for name, value in given.items()
             }
-        return self._network(**given)
+        output = network(**given)
+        names = _PER_TOKEN.get(self._head)
+        if names is None:
+            return ModelOutput({"logits": output.logits})
+        return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
 
     def _logits(self, batch: TokenBatch) -> torch.Tensor:
-        logits: torch.Tensor = self._run(batch).logits
+        logits = self._run(batch)["logits"]
         return logits[:, 0] if self._head == "multiple-choice" else logits
 
     def _groups(self, batch: TokenBatch) -> list[torch.Tensor]:

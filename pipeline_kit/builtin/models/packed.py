@@ -24,7 +24,8 @@ LinearKernel = Literal["auto", "eager", "packed"]
 _ROWS = (16, 128)  # a short text alone, and as many as a batch of the default budget has in its cache
 _MOST_PRODUCTS = 3e8  # of one measurement: about 3 ms on two cores
 _TRIES = 6  # of which the fastest counts: what else the machine does only ever adds time
-_MARGIN = 1.05  # equal within it counts as faster, so that noise does not decide differently from run to run
+_MARGIN = 1.3  # so much slower still counts as faster: noise must not decide differently from run to run
+_LEAST_WEIGHTS = 1 << 14  # what a smaller layer takes is mostly the call, and its measure mostly noise
 _NOISE = {"float32": 2e-5, "bfloat16": 5e-2}
 """How far the packed network may be from the eager one, as a share of its largest number."""
 
@@ -76,12 +77,13 @@ def pack_linears(network: nn.Module, probe: Callable[[], Mapping[str, torch.Tens
 
 
 def _are_faster(layers: Sequence[nn.Linear]) -> bool:
-    """Measure one layer of each shape, and count its time for all that have it."""
+    """Measure one layer of each shape, and count its time for all that have it; small ones do not count."""
+    layers = [linear for linear in layers if linear.weight.numel() >= _LEAST_WEIGHTS]
     counts = Counter(linear.weight.shape for linear in layers)
     examples = {linear.weight.shape: linear for linear in layers}
     times = {shape: _times(linear) for shape, linear in examples.items()}
     eager, packed = (sum(counts[shape] * times[shape][which] for shape in counts) for which in (0, 1))
-    return packed < _MARGIN * eager
+    return packed <= _MARGIN * eager
 
 
 def _times(linear: nn.Linear) -> tuple[float, float]:

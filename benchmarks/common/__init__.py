@@ -1,0 +1,1 @@
+"""What the comparisons share: checkpoints, texts, sides, the measurement and its result."""

@@ -1,0 +1,151 @@
+"""A network run through torch.compile, and without it where the compiler fails or gives other answers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from pipeline_kit.builtin.models.buckets import Buckets, fill
+from pipeline_kit.builtin.models.closeness import alike, noise_of
+from pipeline_kit.builtin.models.opaque import hide_layers
+from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.errors import shorten
+from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
+
+__all__ = ["CompiledNetwork"]
+
+_log = logging.getLogger(__name__)
+
+Call = Callable[[Callable[..., Any], TokenBatch], ModelOutput]
+"""Runs a network, or what was compiled from it, on a batch."""
+
+_MOST_GRAPHS = 64  # compilations of one network before the compiler gives up; 2 to 4 are made
+_MOST_RECORDS = 1024  # shapes before it warns of their number; `Buckets` has fewer
+
+
+@final
+class CompiledNetwork:
+    """Runs a network's compiled form.
+
+    One graph with open sizes serves all batches: it takes two or three compilations (a batch of one row, and of
+    several, is each a graph of its own), not one for each shape, and on a CPU it is as fast as one of fixed sizes.
+    On a GPU it is recorded as a CUDA graph for each shape, so batches are filled up to the shapes of `Buckets`
+    there, on a side that the network may be padded on; batches padded on another side run without recording.
+
+    The first answer of each graph is compared to the network's own. If they differ, or the compiler fails, a line
+    is logged and the network runs as it is from then on.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        call: Call,
+        device: Device,
+        sides: frozenset[Side],
+        *,
+        filler: int = 0,
+        limit: int | None = None,
+        bucketed: bool | None = None,
+    ) -> None:
+        """Compile nothing yet.
+
+        :param call: runs what it is given and names its answers.
+        :param sides: the sides on which the network may be padded.
+        :param filler: the id that stands for padding.
+        :param limit: the longest text in tokens; None: no limit.
+        :param bucketed: whether to fill batches up; None: on a GPU.
+        """
+        self._network, self._call, self._sides, self._filler = network, call, sides, filler
+        self._noise = noise_of(device)
+        self._records = device.kind == "cuda"
+        self._buckets = Buckets(limit) if (self._records if bucketed is None else bucketed) else None
+        self._compiled: dict[bool, Callable[..., Any]] = {}
+        self._proven: set[Hashable] = set()
+        self._show = hide_layers(network)
+        self.failure: str | None = None
+
+    def __call__(self, batch: TokenBatch) -> ModelOutput:
+        """Give the network's answers to `batch`, in tensors of their own.
+
+        :raises torch.OutOfMemoryError: as the network itself would.
+        """
+        if self.failure is not None:
+            return self._call(self._network, batch)
+        shaped = self._shaped(batch)
+        rows, width = shaped.input_ids.shape
+        size: tuple[Hashable, ...] = (rows, width) if self._filled(batch) else (rows == 1, width == 1)
+        kind = (*size, shaped.padded, shaped.side, shaped.token_type_ids is None)
+        try:
+            with nullcontext() if kind in self._proven else quiet():  # the compiler warns of what it calls itself
+                answers = self._cut(self._call(self._function(self._filled(batch)), shaped), batch)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            expected = self._call(self._network, batch)  # raises what is wrong with the batch, if that is the reason
+            self._give_up(f"{type(error).__name__}: {str(error).strip() or 'no message'}")
+            return expected
+        if kind in self._proven:
+            return answers
+        expected = self._call(self._network, batch)
+        if alike(answers, expected, batch, self._noise):
+            self._proven.add(kind)
+        else:
+            self._give_up(f"its answers to a batch of {rows} rows and {width} tokens differ from the network's own")
+        return expected
+
+    def _filled(self, batch: TokenBatch) -> bool:
+        return self._buckets is not None and batch.side in self._sides
+
+    def _shaped(self, batch: TokenBatch) -> TokenBatch:
+        rows, width = batch.input_ids.shape
+        if self._buckets is not None and self._filled(batch):
+            return fill(batch, *self._buckets.shape(rows, width), self._filler)
+        if rows > 1 and batch.side in self._sides:
+            return replace(batch, padded=True)  # with a mask it is the same graph as a batch with padding
+        return batch
+
+    def _cut(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+        rows, width = batch.input_ids.shape
+        columns = slice(0, width) if batch.side == "right" else slice(-width, None)
+        found = {}
+        for name, value in output.tensors.items():
+            part = value[:rows, columns] if name in output.per_token else value[:rows]
+            found[name] = part.clone() if self._records else part  # a CUDA graph writes there again
+        return ModelOutput(found, output.per_token)
+
+    def _function(self, filled: bool) -> Callable[..., Any]:
+        record = self._records and filled
+        if record:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        if record not in self._compiled:
+            self._compiled[record] = _compile(self._network, record)
+        return self._compiled[record]
+
+    def _give_up(self, why: str) -> None:
+        self.failure = shorten(why.splitlines()[0])
+        self._compiled.clear()
+        self._show()
+        _log.warning("model.compile=true has no effect, the network runs as it is: %s", self.failure)
+
+
+def _compile(network: nn.Module, record: bool) -> Callable[..., Any]:
+    """Compile `network` with open sizes; `record` makes a CUDA graph for each shape it is called with."""
+    extra: dict[str, Any] = {}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        # Else graphs of other pipelines with the same architecture would count towards the limit.
+        extra |= {"isolate_recompiles": True, "recompile_limit": _MOST_GRAPHS}
+    options: dict[str, Any] = {}
+    if record:
+        options["triton.cudagraphs"] = True
+        limit = "triton.cudagraph_dynamic_shape_warn_limit"
+        if limit in torch._inductor.list_options():
+            options[limit] = _MOST_RECORDS
+    compiled: Callable[..., Any] = torch.compile(network, dynamic=True, options=options or None, **extra)
+    return compiled
