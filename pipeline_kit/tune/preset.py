@@ -1,0 +1,106 @@
+"""A config as a YAML file of one's own: what differs from the packaged one, below a comment on where it is from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_kit.atomic import atomic_writer
+from pipeline_kit.compose import compose, options, to_yaml
+from pipeline_kit.discovery import load_registry
+from pipeline_kit.errors import ConfigError, OutputError, UsageError, shorten
+from pipeline_kit.pipeline_config import POLICIES, PipelineConfig
+from pipeline_kit.registry import KINDS
+
+__all__ = ["check_target", "preset_text", "write_preset"]
+
+_PROBE = {"defaults": ["config", "_self_"]}
+# A task chooses stages, so it comes first: what it chose need not be written.
+_GROUPS = (("task",), (*KINDS, *(group for group in POLICIES if group not in ("task", "checkpoint"))))
+
+
+def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequence[str] = ()) -> str:
+    """Write `config` so that ``run --config FILE`` composes just that.
+
+    :param comment: lines for its top, without the #.
+    :param plugins: those of ``--plugin``, which a run of the file needs too.
+    :raises OutputError: if the config holds something that YAML cannot say; names it.
+    """
+    wanted: dict[str, Any] = {group: node for group, node in config.data.items() if isinstance(node, Mapping)}
+    known = options(load_registry(plugins, everything=True))
+    chosen: list[Any] = []
+    found = _composed(_PROBE, plugins)
+    for groups in _GROUPS:
+        names = {group: wanted[group].get("name") for group in groups if group in wanted}
+        before = {group: found.get(group, {}).get("name") for group in groups}
+        news = [{f"override {g}": n} for g, n in names.items() if n != before[g] and n in known[g]]
+        if news:
+            chosen += news
+            found = _composed({"defaults": ["config", *chosen, "_self_"]}, plugins)
+    data = {"defaults": ["config", *chosen, "_self_"], **_difference(found, wanted)}
+    again = _composed(data, plugins)
+    for group, node in wanted.items():
+        if again.get(group) != node:
+            raise OutputError(f"this config cannot be written as a preset: '{group}' comes out as another one")
+    lines = "".join(f"# {shorten(line, 400)}\n" for line in comment)
+    return lines + to_yaml(data)
+
+
+def check_target(path: Path, force: bool, plugins: Sequence[str] = ()) -> None:
+    """Find out before anything is measured whether a preset can be written to `path` and used from there.
+
+    :raises UsageError: if the name is none for a config, or the file is there and `force` is not given.
+    :raises OutputError: if the folder is not there.
+    :raises ConfigError: if other YAML in the folder would be in the way.
+    """
+    if path.suffix != ".yaml" or path.stem == "config":
+        why = "config.yaml is the packaged config's name" if path.stem == "config" else "a config is a .yaml file"
+        raise UsageError(f"--save {shorten(str(path))}: {why}; name it tuned.yaml, say")
+    if not path.parent.is_dir():
+        raise OutputError(f"--save {shorten(str(path))}: there is no folder '{shorten(str(path.parent))}'")
+    if path.is_dir() or (path.exists() and not force):
+        raise UsageError(
+            f"--save {shorten(str(path))}: is there already; give --force to overwrite it, or another name"
+        )
+    _composed(_PROBE, plugins, path.stem)
+    try:
+        compose(registry=load_registry(plugins), config_dir=[path.parent])
+    except ConfigError as error:
+        hint = UsageError(f"--save {shorten(str(path))}: no config of this folder can be used: {error}")
+        raise hint from error
+
+
+def write_preset(path: Path, text: str, force: bool) -> None:
+    """Write the file, whole or not at all.
+
+    :raises UsageError: if it is there by now and `force` is not given.
+    :raises OutputError: if it cannot be written.
+    """
+    with atomic_writer(path) as file:
+        file.write(text)
+        if path.exists() and not force:
+            raise UsageError(f"--save {shorten(str(path))}: is there by now; give --force to overwrite it")
+
+
+def _composed(data: Mapping[str, Any], plugins: Sequence[str], name: str = "tuned") -> dict[str, Any]:
+    """Compose a file with `data` as ``run --config`` would, in a registry of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{name}.yaml").write_text(to_yaml(dict(data)), encoding="utf-8")
+        config = compose(registry=load_registry(plugins), config_dir=[folder], config_name=name)
+    return dict(config.data)
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what `after` has otherwise than `before`, mappings inside one another."""
+    found: dict[str, Any] = {}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            inner = _difference(old, value)
+            if inner:
+                found[key] = inner
+        elif key not in before or old != value:
+            found[key] = value
+    return found

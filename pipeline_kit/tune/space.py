@@ -1,0 +1,172 @@
+"""What there is to try: engines for the task's head, budgets of a batch, numbers of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hints
+
+from pipeline_kit.builtin.models.configs import GenerationHead
+from pipeline_kit.compose import compose, options
+from pipeline_kit.config import defaults
+from pipeline_kit.device import available_cpus, emulated
+from pipeline_kit.errors import ConfigError
+from pipeline_kit.pipeline_config import PipelineConfig
+from pipeline_kit.registry import BUILTIN, Registry, StageSpec
+from pipeline_kit.tune.candidates import Candidate, candidate_of, reason_of
+from pipeline_kit.types import Device
+
+__all__ = ["Space"]
+
+BUDGETS_CPU = (256, 512, 1024, 2048, 4096)
+BUDGETS_GPU = tuple(16 * budget for budget in BUDGETS_CPU)
+# Options by which plugins offer several engines in one stage.
+_PRECISIONS = ("precision", "quantization")
+# What a user sets for a model whatever engine it runs on.
+_CARRIED = ("head", "cache_dir")
+
+
+@final
+class Space:
+    """Candidates around a user's config.
+
+    :ivar own: that config.
+    :ivar reference: the built-in model in float32 with its own settings, which answers are held against.
+    """
+
+    def __init__(
+        self,
+        own: PipelineConfig,
+        device: Device,
+        registry: Registry,
+        config_dirs: Sequence[str | Path] = (),
+        *,
+        compiled: bool = False,
+        cpus: int | None = None,
+    ) -> None:
+        """Look around `own`, whose device turned out to be `device`.
+
+        :param registry: with every plugin loaded that is to be tried.
+        :param config_dirs: the user's folders, whose presets of models are tried too.
+        :param compiled: whether ``model.compile`` is tried.
+        :param cpus: processors; None: those this process may run on.
+        """
+        self._config, self._device, self._registry = own, device, registry
+        self._folders = config_dirs
+        self._compiled = compiled
+        self._cpus = available_cpus() if cpus is None else cpus
+        self._base = "generate" if own.task.head in get_args(GenerationHead) else "hf"
+        self.own = Candidate("your config", own)
+        self.reference = self._built_in({})
+
+    def engines(self) -> list[Candidate]:
+        """Give the engines to try, each config once, the user's and the reference left out."""
+        found: dict[str, Candidate] = {}
+        known = {self.own.key, self.reference.key}
+        for candidate in (*self._built_ins(), *self._of_plugins(), *self._presets()):
+            name = candidate.engine if candidate.config is None else candidate.key
+            if name not in known:
+                found.setdefault(name, candidate)
+        return list(found.values())
+
+    def budgets(self, leader: Candidate, now: int | None) -> list[Candidate]:
+        """Give `leader` with other budgets than the one it has `now`."""
+        assert leader.config is not None
+        before = leader.config.data["batching"]
+        if leader.config.batching.name != "token_budget":  # its max_rows was a batch size, not a limit
+            before = {"name": "token_budget", "window": before.get("window", 2048), "max_rows": None}
+        budgets = BUDGETS_CPU if self._device.kind == "cpu" else BUDGETS_GPU
+        return [self._varied(leader, "batching", {**before, "max_tokens": b}) for b in budgets if b != now]
+
+    def threads(self, leader: Candidate, now: int) -> list[Candidate]:
+        """Give `leader` with other numbers of threads than the one it has `now`."""
+        assert leader.config is not None
+        if self._device.kind != "cpu":
+            return []
+        before = leader.config.data["device"]
+        counts = sorted({1 << bit for bit in range(self._cpus.bit_length()) if 1 << bit <= self._cpus} | {self._cpus})
+        return [self._varied(leader, "device", {**before, "threads": n}) for n in counts if n != now]
+
+    def _varied(self, leader: Candidate, group: str, node: Mapping[str, Any]) -> Candidate:
+        assert leader.config is not None
+        return candidate_of(leader.engine, leader.config, {group: node}, self._registry)
+
+    def _built_ins(self) -> Iterator[Candidate]:
+        more: list[dict[str, Any]] = []
+        if self._base == "hf":
+            more = [{"quantization": "int8"}, {"quantization": "int8_per_token"}, {"unpadded": True}]
+            more += [{"compile": True}] if self._compiled else []
+        for dtype in ("bfloat16",) if self._device.kind == "cpu" else ("bfloat16", "float16"):
+            if self._device.kind == "cpu" and emulated(dtype):
+                problem = f"this processor does not multiply {dtype} itself: it would be slower than float32"
+                yield Candidate(f"{_label(self._base)} device.dtype={dtype}", problem=problem)
+                continue
+            yield self._built_in({}, dtype)
+            if more and self._device.kind != "cpu":
+                yield self._built_in({"unpadded": True}, dtype)
+        for settings in more:
+            yield self._built_in(settings)
+
+    def _built_in(self, settings: Mapping[str, Any], dtype: str = "float32") -> Candidate:
+        node = self._start(self._registry.get("model", self._base))
+        return self._engine(_label(self._base, settings), {**node, **settings}, dtype)
+
+    def _of_plugins(self) -> Iterator[Candidate]:
+        for spec in self._registry.specs("model"):
+            if spec.source == BUILTIN:
+                continue
+            heads = _choices(spec, "head")
+            if heads and self._config.task.head not in heads:
+                problem = f"it has no head '{self._config.task.head}', which the task needs"
+                yield Candidate(_label(spec.name), problem=problem)
+                continue
+            varied = next((name for name in _PRECISIONS if _choices(spec, name)), None)
+            for settings in [{varied: value} for value in _choices(spec, varied)] if varied else [{}]:
+                yield self._engine(_label(spec.name, settings), {**self._start(spec), **settings})
+
+    def _presets(self) -> Iterator[Candidate]:
+        """Give the presets of models that plugins and the user's folders bring."""
+        stages = {spec.name for spec in self._registry.specs("model")}
+        for name, source in options(self._registry, self._folders)["model"].items():
+            if name in stages or source == BUILTIN:
+                continue
+            try:
+                given = compose([f"model={name}"], registry=self._registry, config_dir=self._folders).data["model"]
+                spec = self._registry.get("model", given["name"])
+            except ConfigError as error:
+                yield Candidate(_label(name), problem=reason_of(error))
+                continue
+            heads = _choices(spec, "head")
+            if not heads or self._config.task.head in heads:
+                usual = {"name": spec.name, **defaults(spec.config)}
+                settings = {key: value for key, value in given.items() if value != usual.get(key)}
+                yield self._engine(_label(name), {**self._start(spec), **settings})
+
+    def _engine(self, label: str, node: Mapping[str, Any], dtype: str = "float32") -> Candidate:
+        device = self._config.data["device"]
+        if self._device.dtype != dtype:
+            device = {**device, "dtype": dtype}
+        shown = label if dtype == "float32" else f"{label} device.dtype={dtype}"
+        return candidate_of(shown, self._config, {"model": node, "device": device}, self._registry)
+
+    def _start(self, spec: StageSpec) -> dict[str, Any]:
+        """Give the options that a stage is tried with, its precision apart."""
+        own = self._config.data["model"]
+        # The options of hf are what is tuned; those of another stage may say what is to be computed.
+        if own["name"] == spec.name and spec.name != "hf":
+            return dict(own)
+        node = {"name": spec.name, **defaults(spec.config)}
+        return node | {name: own[name] for name in _CARRIED if name in own and name in node}
+
+
+def _label(name: str, settings: Mapping[str, Any] | None = None) -> str:
+    shown = {key: str(value).lower() if isinstance(value, bool) else value for key, value in (settings or {}).items()}
+    return " ".join([f"model={name}", *(f"model.{key}={value}" for key, value in shown.items())])
+
+
+def _choices(spec: StageSpec, name: str) -> list[Any]:
+    """List what an option of a stage may be, if it is a closed list of words."""
+    kind = get_type_hints(spec.config).get(name)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return [value for one in kinds if get_origin(one) is Literal for value in get_args(one) if isinstance(value, str)]
