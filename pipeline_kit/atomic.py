@@ -13,14 +13,16 @@ from typing import final
 
 from pipeline_kit.errors import OutputError
 
-__all__ = ["AtomicFile", "atomic_writer"]
+__all__ = ["TEMPORARY", "AtomicFile", "atomic_writer"]
 
 BLOCK = 1 << 20
+TEMPORARY = ".pipeline-kit-"
+"""How the names of temporary files begin."""
 
 
 @final
 class AtomicFile:
-    """The open end of :func:`atomic_writer`: text goes in, UTF-8 comes out."""
+    """The open end of :func:`atomic_writer`: bytes go in, or text, which becomes UTF-8."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """Write to `descriptor`; `path` is the final name, for messages."""
@@ -28,12 +30,12 @@ class AtomicFile:
         self._descriptor = descriptor
         self._pending = bytearray()
 
-    def write(self, text: str) -> None:
-        """Add `text`, which may wait in memory until a block is full.
+    def write(self, data: str | bytes | bytearray | memoryview) -> None:
+        """Add `data`, which may wait in memory until a block is full.
 
         :raises OutputError: if the disk takes no more.
         """
-        self._pending += text.encode("utf-8")
+        self._pending += data.encode("utf-8") if isinstance(data, str) else data
         if len(self._pending) >= BLOCK:
             self.flush()
 
@@ -50,9 +52,9 @@ class AtomicFile:
 
 @contextmanager
 def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
-    """Write a text file that is complete or not there at all.
+    """Write a file that is complete or not there at all.
 
-    The text goes to a temporary file in the same folder. When the body ends, that file is synced to the
+    What is written goes to a temporary file in the same folder. When the body ends, that file is synced to the
     disk and renamed to `path`, and the folder is synced. When anything fails or interrupts before that,
     the temporary file is removed and what `path` named before is left as it was.
 
@@ -62,7 +64,7 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
     target = Path(path)
     mode = _checked(target)
     folder = target.parent
-    temporary = folder / f".pipeline-kit-{secrets.token_hex(8)}.tmp"
+    temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(temporary, flags, 0o666)
@@ -130,7 +132,7 @@ def _checked(target: Path) -> int | None:
     if stat.S_ISREG(found):
         return stat.S_IMODE(found)
     if stat.S_ISDIR(found):
-        raise OutputError(f"{target}: is a folder; name a file in it (jobs that fill a folder come later)")
+        raise OutputError(f"{target}: is a folder; name a file in it")
     if stat.S_ISLNK(found):
         raise OutputError(f"{target}: is a symbolic link; name the file it points to: {os.path.realpath(target)}")
     raise OutputError(f"{target}: is a device or a pipe, not a file; print to stdout instead and redirect that")

@@ -10,6 +10,7 @@
     |-- DeviceError               exit code 2: a device that is not there
     |-- InputError                exit code 2: a file that cannot be read
     |-- OutputError               exit code 1: a file that cannot be written
+    |-- JobError                  exit code 1: a job that stopped; what is done is kept
     |-- ExampleError              one example is not what the task takes
     |-- StageError                a stage broke its contract
     `-- RowError                  one row failed in a stage; raised by ``pipe(...)``
@@ -28,6 +29,7 @@ __all__ = [
     "ExampleError",
     "Fault",
     "InputError",
+    "JobError",
     "OutputError",
     "PipelineKitError",
     "RegistryError",
@@ -109,6 +111,10 @@ class InputError(PipelineKitError):
 
 class OutputError(PipelineKitError):
     """An output file that cannot be written; nothing is left under its final name."""
+
+
+class JobError(PipelineKitError):
+    """A job that cannot go on, or cannot be taken up; what it has done is kept."""
 
 
 class ExampleError(PipelineKitError):

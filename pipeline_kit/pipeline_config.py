@@ -12,8 +12,11 @@ from pipeline_kit.checkpoint import CheckpointConfig
 from pipeline_kit.config import check, option
 from pipeline_kit.device import DeviceConfig
 from pipeline_kit.errors import ConfigError, Fault, RegistryError, closest, shorten
+from pipeline_kit.job_config import JobConfig
 from pipeline_kit.padding import PaddingConfig
+from pipeline_kit.records.options import InputConfig
 from pipeline_kit.registry import KINDS, Registry, StageSpec
+from pipeline_kit.sinks.options import OutputConfig
 
 __all__ = ["POLICIES", "PipelineConfig", "StageChoice", "TaskConfig", "parse_config"]
 
@@ -36,6 +39,9 @@ POLICIES: dict[str, type[Any]] = {
     "padding": PaddingConfig,
     "batching": BatchingConfig,
     "device": DeviceConfig,
+    "input": InputConfig,
+    "output": OutputConfig,
+    "job": JobConfig,
 }
 """The groups that are no stages, with their options."""
 
@@ -65,6 +71,9 @@ class PipelineConfig:
     padding: PaddingConfig
     batching: BatchingConfig
     device: DeviceConfig
+    input: InputConfig
+    output: OutputConfig
+    job: JobConfig
     data: Mapping[str, Any]
 
 

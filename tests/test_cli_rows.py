@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar, summary
-from pipeline_kit.cli.rows import MOST_WAITING, json_line, run_rows
+from pipeline_kit.cli.rows import MOST_WAITING, run_rows
 from pipeline_kit.cli.table import print_table
 from pipeline_kit.records import Record
+from pipeline_kit.sinks import json_line
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import Device, Example, Result, RowFailure
 

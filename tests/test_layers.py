@@ -15,15 +15,15 @@ PACKAGE = Path(pipeline_kit.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("stages", "registry", "fields"),
-    ("config", "padding", "batching", "device", "atomic", "yaml_scan"),
-    ("checkpoint", "hub", "records", "builtin"),
+    ("config", "job_config", "padding", "batching", "device", "atomic", "yaml_scan"),
+    ("checkpoint", "hub", "records", "sinks", "builtin", "exported"),
     ("isolate", "outputs", "stats", "prepare", "text_stream", "pipeline"),
     ("build", "compose", "compose_hydra", "pipeline_config", "discovery"),
-    ("job", "explain", "bench"),
+    ("job", "explain", "bench", "tune", "evaluate"),
     ("cli",),
 )
 HEAVY_AT_TOP = {
-    "torch": ("builtin.models.", "builtin.postprocessors.", "builtin.tokenizers.", "testing."),
+    "torch": ("builtin.models.", "builtin.postprocessors.", "builtin.tokenizers.", "exported.", "testing."),
     "transformers": ("builtin.models.", "builtin.tokenizers.", "testing."),
 }
 HYDRA = ("compose", "compose_hydra")

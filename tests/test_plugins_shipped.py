@@ -43,7 +43,8 @@ def is_installed(distribution: str) -> bool:
 
 
 def test_they_are_found() -> None:
-    assert {"pipeline-kit-calibrated", "pipeline-kit-clean", "pipeline-kit-onnxruntime"} <= set(NAMES)
+    names = ("calibrated", "clean", "onnxruntime", "openvino")
+    assert {f"pipeline-kit-{name}" for name in names} <= set(NAMES)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)

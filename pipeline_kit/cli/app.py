@@ -25,6 +25,8 @@ PROG = "pipeline-kit"
 COMMANDS = {
     "run": "run a pipeline over texts or a file",
     "bench": "measure a pipeline, alone or against others",
+    "evaluate": "measure how good a pipeline is, on a file with labels",
+    "tune": "find the fastest config whose answers stay those of float32",
     "ls": "list the stages and presets there are",
     "show": "show the options of one of them",
     "cfg": "print the composed config",

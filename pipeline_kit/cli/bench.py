@@ -14,12 +14,12 @@ from pipeline_kit.cli.bench_sides import Choice, against_library, choices
 from pipeline_kit.cli.bench_texts import Texts, add_text_flags
 from pipeline_kit.cli.inputs import add_input_flags
 from pipeline_kit.cli.progress import ProgressBar
-from pipeline_kit.cli.rows import json_line
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import output_path
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say
 from pipeline_kit.errors import UsageError
+from pipeline_kit.sinks import json_line
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import BenchSide, PipelineSide

@@ -6,11 +6,11 @@ import argparse
 
 from pipeline_kit.cli import doctor_config, doctor_machine
 from pipeline_kit.cli.doctor_finding import Finding
-from pipeline_kit.cli.rows import json_line
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.streams import prepare_stdout, print_out
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import shorten
+from pipeline_kit.sinks import json_line
 
 __all__ = ["configure", "execute"]
 

@@ -16,7 +16,10 @@ from typing import IO, Any
 from pipeline_kit.cli.streams import is_terminal
 from pipeline_kit.errors import InputError, UsageError, closest, shorten
 from pipeline_kit.records import FORMATS, Fields, Format, Record, read_records
+from pipeline_kit.records.formats import made_of_lines
 from pipeline_kit.records.json import parse_example
+from pipeline_kit.records.names import expand
+from pipeline_kit.records.read import known_rows
 
 __all__ = ["Inputs", "add_input_flags"]
 
@@ -30,7 +33,12 @@ def add_input_flags(parser: argparse.ArgumentParser, order: str = _ORDER) -> Non
     group.add_argument("--text", metavar="TEXT", action="append", default=[], help="a text; repeatable")
     group.add_argument("--json", metavar="OBJECT", action="append", default=[], help="an example as JSON; repeatable")
     group.add_argument(
-        "--input", "-i", metavar="FILE", action="append", default=[], help="a file, - for stdin; repeatable"
+        "--input",
+        "-i",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file, a quoted pattern, a saved dataset's folder, - for stdin; repeatable",
     )
     group.add_argument("--input-format", metavar="|".join(FORMATS), help="default: by the file's ending, else text")
     group.add_argument(
@@ -64,7 +72,7 @@ class Inputs:
                 examples.append(parse_example(text))
             except InputError as error:
                 raise UsageError(f"--json: {error}") from error
-        files = list(args.input)
+        files = expand(args.input)
         if not examples and not files:
             if is_terminal(sys.stdin):
                 raise UsageError(
@@ -72,8 +80,6 @@ class Inputs:
                     "  or give a file: pipeline-kit run --input reviews.csv --output labels.jsonl"
                 )
             files = ["-"]
-        if files.count("-") > 1:
-            raise UsageError("--input - can be given once: stdin is read once")
         return cls(examples, files, _format(args.input_format), _columns(args.fields))
 
     @contextmanager
@@ -109,9 +115,8 @@ class Inputs:
         :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column.
         """
         for name in self.files:
-            if name != "-" and (
-                Path(name).is_file() or not Path(name).exists()
-            ):  # a pipe could not be read a second time
+            path = Path(name)
+            if name != "-" and (path.is_file() or path.is_dir() or not path.exists()):  # a pipe is read once
                 next(self._file(name, fields), None)
         return chain(self.examples, chain.from_iterable(self._file(name, fields) for name in self.files))
 
@@ -119,6 +124,12 @@ class Inputs:
         """Count the rows, roughly and fast, for a progress bar; None if that cannot be known."""
         total = len(self.examples)
         for name in self.files:
+            if not made_of_lines(name, self.format):
+                rows = known_rows(name, self.format)
+                if rows is None:
+                    return None
+                total += rows
+                continue
             if not Path(name).is_file():
                 return None
             try:

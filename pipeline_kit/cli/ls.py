@@ -56,7 +56,7 @@ def print_groups(registry: Registry, config_dirs: list[str], groups: tuple[str, 
     found = [_row(preset, known, groups) for preset in presets(registry, config_dirs, groups)]
     prepare_stdout()
     if as_json:
-        from pipeline_kit.cli.rows import json_line
+        from pipeline_kit.sinks import json_line
 
         failed = {name: f"{type(error).__name__}: {error}" for name, error in registry.failed.items()}
         print_out(json_line({"stages": stages, "presets": found, "failed": failed}))

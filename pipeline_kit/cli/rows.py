@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from pipeline_kit.errors import shorten
 from pipeline_kit.records import Record
+from pipeline_kit.sinks.json_text import json_line
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import Example, Result, RowFailure
 
@@ -55,20 +55,6 @@ def run_rows(pipeline: Outcomes, records: Iterable[Record], stats: RunStats) -> 
         if first is None:
             return
         yield from _stretch(pipeline, chain([first], numbered), stats)
-
-
-def json_line(value: Any) -> str:
-    """Write a value as one line of JSON.
-
-    :raises ValueError: if it holds NaN or Infinity, which JSON cannot say.
-    :raises TypeError: if it holds something that is no JSON value.
-    """
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False)  # a lone surrogate can only be written escaped
-    return line
 
 
 def _stretch(pipeline: Outcomes, numbered: Iterator[tuple[int, Record]], stats: RunStats) -> Iterator[Row]:

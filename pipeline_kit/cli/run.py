@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING
 
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
+from pipeline_kit.cli.job import folder_path, run_folder
+from pipeline_kit.cli.job_progress import Telling
 from pipeline_kit.cli.pieces import refuse_with_stream, run_stream
 from pipeline_kit.cli.progress import Failures, ProgressBar, summary
 from pipeline_kit.cli.rows import run_rows
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
-from pipeline_kit.cli.sinks import Sink, file_sink, jsonl_sink, numbered, output_path, table_sink
+from pipeline_kit.cli.sinks import Sink, columns_sink, file_sink, jsonl_sink, numbered, output_path, table_sink
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import is_terminal, say
+from pipeline_kit.errors import UsageError
 from pipeline_kit.records import Fields, Record
+from pipeline_kit.sinks import FILE_FORMATS, FileFormat, Layout, OutputConfig, ending_of, stream_format
 from pipeline_kit.stats import RunStats
+from pipeline_kit.types import RowFailure
 
 if TYPE_CHECKING:
     from pipeline_kit.pipeline_config import PipelineConfig
@@ -33,6 +38,7 @@ EPILOG = """\
 examples:
   pipeline-kit run --text "I love this." --text "I hate it."
   pipeline-kit run --input reviews.csv --fields text=review_body --output labels.jsonl
+  pipeline-kit run --input 'reviews/*.parquet' --output labels/ input.id=review_id input.carry=[stars]
   cat lines.txt | pipeline-kit run task=sentence-embedding checkpoint.path=./my-model
   pipeline-kit run task=text-generation checkpoint.path=./my-model --stream --text "Once upon a time"
   pipeline-kit run -m padding=longest,max_length --text "I love this."
@@ -44,13 +50,28 @@ rows are not affected, and the exit code is 1.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``run``."""
-    parser.usage = "pipeline-kit run [--text T]... [--json OBJECT]... [--input FILE|-] [--output FILE] [OVERRIDE ...]"
+    parser.usage = (
+        "pipeline-kit run [--text T]... [--json OBJECT]... [--input FILE|-] [--output FILE|DIR] [OVERRIDE ...]"
+    )
     add_input_flags(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--output", "-o", metavar="FILE", help="write JSON lines here, all or nothing")
-    group.add_argument("--format", metavar="jsonl|table", help="default: table on a terminal, else jsonl")
+    group.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE|DIR",
+        help="a file, all or nothing: .jsonl, .csv, .parquet; or a folder of shards, a job that can be taken up again",
+    )
+    group.add_argument(
+        "--format",
+        metavar="jsonl|table|csv|parquet",
+        help="default: by the ending of --output; table on a terminal, else jsonl",
+    )
     group.add_argument("--stream", action="store_true", help="print one text as it is written, for tasks that write")
     group.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+    group.add_argument("--log-json", action="store_true", help="of a job: tell its progress as lines of JSON on stderr")
+    group.add_argument(
+        "--restart", action="store_true", help="of a job: begin anew; the folder that is there is renamed, not deleted"
+    )
     add_selection_flags(parser)
 
 
@@ -60,7 +81,12 @@ def execute(args: argparse.Namespace) -> int:
     if args.cfg is not None:
         return cfg.print_configs(selection, args.package, args.resolve)
     refuse_without_cfg(args)
-    output = output_path(args.output, args.format)
+    folder = None if args.stream else folder_path(args.output)
+    if folder is not None:
+        return _run_folders(args, selection, folder)
+    if args.restart or args.log_json:
+        raise UsageError("--restart and --log-json are for jobs: give --output DIR, a folder")
+    output = output_path(args.output, args.format, FILE_FORMATS)
     inputs = Inputs.of(args)
     if args.stream:
         refuse_with_stream(args, selection, inputs)
@@ -69,13 +95,30 @@ def execute(args: argparse.Namespace) -> int:
     if args.stream:
         return run_stream(jobs[0][1], inputs, args.quiet)
     fields = [inputs.fields(config.task.takes) for _, config in jobs]
+    formats = [_format(output, args.format, config.output) for _, config in jobs]
     failed = 0
     with inputs.kept(several=len(jobs) > 1):
         for number, (overrides, config) in enumerate(jobs):
             heading = overrides if selection.multirun else None
             path = numbered(output, number) if output is not None and selection.multirun else output
-            printing = Printing(path, _format(path, args.format), heading, args.quiet)
+            printing = Printing(path, formats[number], heading, args.quiet)
             failed += _run(config, inputs, fields[number], printing)
+    return 1 if failed else 0
+
+
+def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -> int:
+    """Run a job, or one for each combination of a sweep, in ``DIR.0``, ``DIR.1`` and so on."""
+    if args.quiet and args.log_json:
+        raise UsageError("--quiet and --log-json: give one of the two")
+    inputs = Inputs.of(args)
+    jobs = selection.compositions(selection.registry())
+    telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
+    failed = 0
+    for number, (overrides, config) in enumerate(jobs):
+        path = folder.with_name(f"{folder.name}.{number}") if selection.multirun else folder
+        if selection.multirun and not args.quiet:
+            say(f"{path}: {' '.join(overrides) or 'no overrides'}")
+        failed += run_folder(config, inputs, path, args.format, restart=args.restart, telling=telling)
     return 1 if failed else 0
 
 
@@ -93,8 +136,15 @@ class Printing:
     heading: list[str] | None
     quiet: bool
 
-    def sink(self, bar: ProgressBar) -> AbstractContextManager[Sink]:
-        """Open what takes the rows."""
+    def sink(
+        self, bar: ProgressBar, config: PipelineConfig, failed: Callable[[RowFailure], None]
+    ) -> AbstractContextManager[Sink]:
+        """Open what takes the rows; `failed` is told of those with a result that cannot be written."""
+        if self.path is not None and self.format in ("csv", "parquet"):
+            layout = Layout.of(config.task.gives, config.postprocessor.name, identified=False, errors=True)
+            name: FileFormat = "csv" if self.format == "csv" else "parquet"
+            format = stream_format(name, layout, config.output.compression)
+            return columns_sink(self.path, self.heading, format, failed)
         if self.path is not None:
             return file_sink(self.path, self.heading)
         return table_sink(self.heading, bar.paused) if self.format == "table" else jsonl_sink(self.heading)
@@ -105,8 +155,20 @@ class Printing:
         return not self.quiet and (self.path is not None or self.format == "table" or not is_terminal(sys.stdout))
 
 
-def _format(path: Path | None, asked: str | None) -> str:
-    return asked or ("table" if path is None and is_terminal(sys.stdout) else "jsonl")
+def _format(path: Path | None, asked: str | None, options: OutputConfig) -> str:
+    """Settle the format from the flag, the group ``output`` and the file's ending, in this order.
+
+    :raises UsageError: if they contradict each other, or ask for what one file cannot have.
+    """
+    if options.vectors != "inline":
+        raise UsageError(f"output.vectors={options.vectors} is for folders of shards; one file has vectors in its rows")
+    if path is not None:
+        chosen = asked or options.format
+        output_path(str(path), chosen, FILE_FORMATS)
+        return chosen or ending_of(path) or "jsonl"
+    if asked is None and options.format not in (None, "jsonl"):
+        raise UsageError(f"output.format={options.format} is for files: give --output FILE.{options.format}")
+    return asked or options.format or ("table" if is_terminal(sys.stdout) else "jsonl")
 
 
 def _run(config: PipelineConfig, inputs: Inputs, fields: Fields, printing: Printing) -> int:
@@ -114,7 +176,12 @@ def _run(config: PipelineConfig, inputs: Inputs, fields: Fields, printing: Print
     records: Iterator[Record] = inputs.records(fields)
     failures, stats = Failures(), RunStats()
     bar = ProgressBar(inputs.count, printing.bar_wanted)
-    with printing.sink(bar) as sink:
+
+    def failed(failure: RowFailure) -> None:
+        failures.add(failure)
+        stats.failed += 1
+
+    with printing.sink(bar, config, failed) as sink:
         from pipeline_kit.build import build
 
         with no_collection():

@@ -10,7 +10,6 @@ from typing import Any
 from pipeline_kit.cli.columns import columns
 from pipeline_kit.cli.ls import print_groups, warn_of_failed
 from pipeline_kit.cli.presets import GROUPS, Preset, presets
-from pipeline_kit.cli.rows import json_line
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.streams import prepare_stdout, print_out
 from pipeline_kit.config import OptionInfo, defaults, describe
@@ -18,6 +17,7 @@ from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import ConfigError, UsageError, closest, shorten
 from pipeline_kit.pipeline_config import POLICIES
 from pipeline_kit.registry import KINDS, Registry, StageSpec
+from pipeline_kit.sinks import json_line
 
 __all__ = ["configure", "execute"]
 

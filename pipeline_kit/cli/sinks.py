@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from pipeline_kit.atomic import atomic_writer
-from pipeline_kit.cli.rows import Row, json_line
+from pipeline_kit.cli.rows import Row
 from pipeline_kit.cli.streams import flush_out, prepare_stdout, print_out, say
-from pipeline_kit.errors import UsageError, shorten
+from pipeline_kit.errors import UsageError, closest, shorten
+from pipeline_kit.sinks import FILE_FORMATS, FileFormat, StreamFormat, check_installed, ending_of, json_line, rows_file
+from pipeline_kit.sinks.base import Write
+from pipeline_kit.sinks.files import error_text, gzip_writer
+from pipeline_kit.sinks.layout import ERROR
+from pipeline_kit.types import RowFailure
 
-__all__ = ["Sink", "file_sink", "jsonl_sink", "numbered", "output_path", "table_sink"]
+__all__ = ["Sink", "columns_sink", "file_sink", "jsonl_sink", "numbered", "output_path", "table_sink"]
 
 FLUSH_SECONDS = 0.2
 TABLE_ROWS = 200
+_OTHERS = (".arrow", ".bz2", ".feather", ".tsv", ".xls", ".xlsx", ".xz", ".zip", ".zst")
 
 
 class Sink(Protocol):
@@ -50,8 +56,40 @@ def jsonl_sink(heading: Sequence[str] | None) -> Iterator[Sink]:
 @contextmanager
 def file_sink(path: Path, heading: Sequence[str] | None) -> Iterator[Sink]:
     """Write a line of JSON a row to `path`, which appears when all rows are in it."""
-    with atomic_writer(path) as file:
-        yield lambda row: file.write(row.line + "\n")
+    with ExitStack() as stack:
+        file = stack.enter_context(atomic_writer(path))
+        write: Write = file.write
+        if path.suffix.lower() == ".gz":
+            write = stack.enter_context(gzip_writer(write))
+
+        def write_row(row: Row) -> None:
+            write((row.line + "\n").encode("utf-8"))
+
+        yield write_row
+    _say_heading(path, heading)
+
+
+@contextmanager
+def columns_sink(
+    path: Path, heading: Sequence[str] | None, format: StreamFormat, failed: Callable[[RowFailure], None]
+) -> Iterator[Sink]:
+    """Write rows to `path` in a format with columns; a row that failed says why in the column ``error``.
+
+    :param failed: told of each row with a result that the format cannot hold.
+    """
+
+    def refused(failure: RowFailure) -> str:
+        failed(failure)
+        return error_text(failure)
+
+    with rows_file(path, format, refused, gzip=path.suffix.lower() == ".gz") as add:
+        yield lambda row: add(
+            row.value if row.failure is None else {ERROR: error_text(row.failure)}, size=len(row.line)
+        )
+    _say_heading(path, heading)
+
+
+def _say_heading(path: Path, heading: Sequence[str] | None) -> None:
     if heading is not None:
         say(f"{path}: {' '.join(heading) or 'no overrides'}")
 
@@ -84,26 +122,55 @@ def table_sink(heading: Sequence[str] | None, paused: Callable[[], AbstractConte
 
 def numbered(path: Path, number: int) -> Path:
     """Give the file of the n-th run of a sweep: ``out.jsonl`` becomes ``out.0.jsonl``."""
+    if path.suffix.lower() == ".gz":
+        inner = numbered(path.with_suffix(""), number)
+        return inner.with_name(inner.name + path.suffix)
     return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
-def output_path(name: str | None, format: str | None) -> Path | None:
+def output_path(name: str | None, format: str | None, files: Sequence[FileFormat] = ("jsonl",)) -> Path | None:
     """Check ``--output`` and ``--format`` against each other.
 
-    :raises UsageError: for a table in a file, or a format that is none.
+    :param files: the formats that a file may have.
+    :raises UsageError: for a table in a file, or a format that is none or not the one that the ending names.
     """
-    if format not in (None, "jsonl", "table"):
-        raise UsageError(f"--format {shorten(format, 40)}: the formats are jsonl, table")
+    formats = ("jsonl", "table", *(known for known in files if known != "jsonl"))
+    if format not in (None, *formats):
+        near = closest(format, formats)
+        hint = f". Did you mean '{near}'?" if near else ""
+        raise UsageError(f"--format {shorten(format, 40)}: the formats are {', '.join(formats)}{hint}")
     if name is None:
+        if format in FILE_FORMATS[1:]:
+            raise UsageError(f"--format {format} is for files: give --output FILE.{format}")
         return None
     if format == "table":
-        raise UsageError("--format table is for a terminal; --output writes jsonl")
+        raise UsageError(f"--format table is for a terminal; --output writes {' or '.join(files)}")
     if name == "-":
         raise UsageError("--output -: leave --output out to print to stdout")
-    if Path(name).suffix.lower() in (".csv", ".tsv", ".gz", ".parquet"):
-        raise UsageError(f"--output {shorten(name)}: results are written as JSON lines; name the file .jsonl")
     if name.endswith("/"):
         raise UsageError(
-            f"--output {shorten(name)}: is a folder; name a file in it (jobs that fill a folder come later)"
+            f"--output {shorten(name)}: is a folder; name a file in it"
         )
-    return Path(name).expanduser()
+    path = Path(name).expanduser()
+    _check_ending(path, format, files)
+    return path
+
+
+def _check_ending(path: Path, format: str | None, files: Sequence[FileFormat]) -> None:
+    shown, ending, suffix = shorten(str(path)), ending_of(path), path.suffix.lower()
+    if files == ("jsonl",):
+        if ending not in (None, "jsonl") or suffix in (*_OTHERS, ".gz"):
+            raise UsageError(f"--output {shown}: results are written as JSON lines; name the file .jsonl")
+        return
+    if suffix in _OTHERS:
+        endings = ", ".join(f".{known}" for known in files)
+        raise UsageError(
+            f"--output {shown}: no {suffix} files are written; name the file {endings}, .jsonl.gz or .csv.gz"
+        )
+    if format is not None and ending not in (None, format):
+        raise UsageError(f"--output {shown}: the ending says {ending}, the format asked for is {format}; leave one out")
+    chosen = format or ending or "jsonl"
+    if chosen == "parquet":
+        if suffix == ".gz":
+            raise UsageError(f"--output {shown}: Parquet is compressed inside; name the file .parquet")
+        check_installed("parquet")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline_kit.errors import InputError, closest, shorten
-from pipeline_kit.records.json import has_lone_surrogate
 
 __all__ = ["TEXT_FIELDS", "Fields"]
 
@@ -18,10 +16,12 @@ class Fields:
 
     :param columns: field to column. Columns not named here are left out of the example.
     :param required: fields that must be there.
+    :param option: the option that renames a field, for messages.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    option: str = "--fields "
 
     @classmethod
     def of(cls, takes: Sequence[str]) -> Fields:
@@ -32,19 +32,7 @@ class Fields:
     def renamed(self, mapping: Mapping[str, str]) -> Fields:
         """Take some fields from other columns; those columns must then be there."""
         required = tuple(dict.fromkeys((*self.required, *mapping)))
-        return Fields({**self.columns, **mapping}, required)
-
-    def pick(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the example that `row` holds.
-
-        :raises InputError: if a required column is missing or a text cannot be represented in UTF-8.
-        """
-        self.check(list(row))
-        found = {name: row[column] for name, column in self.columns.items() if column in row}
-        for name, value in found.items():
-            if has_lone_surrogate(value):
-                raise InputError(f"the field '{name}' has a lone surrogate, which no encoder can represent")
-        return found
+        return Fields({**self.columns, **mapping}, required, self.option)
 
     def check(self, columns: Sequence[str]) -> None:
         """See that every required column is among `columns`.
@@ -59,7 +47,7 @@ class Fields:
                 raise InputError(
                     f"'{shorten(wanted, 60)}' is missing; there are: {there}."
                     + (f" Did you mean '{near}'?" if near else "")
-                    + f" To take another: --fields {name}=COLUMN"
+                    + f" To take another: {self.option}{name}=COLUMN"
                 )
 
 

@@ -3,8 +3,7 @@ r"""Lines of a byte stream: split on ``\n`` alone, decoded strictly, in bounded 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pipeline_kit.errors import InputError
 
@@ -14,8 +13,7 @@ MAX_LINE_BYTES = 32 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     r"""One line.
 
     :param number: its place in the file, from 1.

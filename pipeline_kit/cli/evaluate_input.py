@@ -1,0 +1,109 @@
+"""The labelled rows of ``evaluate``, read once to check every label and once for each pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_kit.cli.inputs import Inputs
+from pipeline_kit.errors import UsageError, shorten
+from pipeline_kit.records import FORMATS, InputConfig, Source, format_of
+from pipeline_kit.records.columns import Columns
+from pipeline_kit.records.names import parts_of
+from pipeline_kit.records.unpack import Limits
+
+if TYPE_CHECKING:
+    from pipeline_kit.records.part import Part
+
+__all__ = ["LabelledFiles", "add_labelled_flags"]
+
+_EXAMPLE = "pipeline-kit evaluate --input labelled.csv --fields text=review --label sentiment"
+_FORMATS = [name for name in FORMATS if name != "text"]
+
+
+def add_labelled_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where rows and labels are."""
+    group = parser.add_argument_group("input", f"rows with the task's fields and a label: {', '.join(_FORMATS)}")
+    group.add_argument(
+        "--input",
+        "-i",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file, a quoted pattern, a saved dataset's folder, - for stdin; repeatable",
+    )
+    group.add_argument("--label", metavar="COLUMN", help="the column or key with the label; default: label")
+    group.add_argument(
+        "--fields",
+        metavar="FIELD=COLUMN",
+        action="append",
+        default=[],
+        help="take a field from another column or key, such as text=review_body; repeatable",
+    )
+    group.add_argument("--input-format", metavar="|".join(_FORMATS), help="default: by the file's ending")
+    group.add_argument(
+        "--labels-map",
+        metavar="LABEL=NAME,...",
+        action="append",
+        default=[],
+        help="what labels of the file are called by the checkpoint, such as neg=NEGATIVE,pos=POSITIVE; repeatable",
+    )
+    group.add_argument(
+        "--threshold",
+        metavar="SCORE",
+        type=float,
+        default=0.5,
+        help="where a text may have several labels: those from this score on are predicted; default: 0.5",
+    )
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The files, which can be gone through more than once; stdin and pipes are copied for that.
+
+    :param inputs: what the flags say.
+    """
+
+    inputs: Inputs
+    parts: Sequence[Part]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> LabelledFiles:
+        """Read parsed flags, and stdin if it is named.
+
+        :raises UsageError: if there is no file, or one without columns.
+        :raises InputError: if one is not there.
+        """
+        if not args.input:
+            raise UsageError(f"nothing to evaluate on: give a file with labels, such as\n  {_EXAMPLE}")
+        inputs = Inputs.of(argparse.Namespace(**{**vars(args), "text": [], "json": []}))
+        for name in inputs.files:
+            _refuse_text(name, inputs)
+        if args.label is not None:
+            other = inputs.columns.get("label", args.label)
+            if other != args.label:
+                raise UsageError(f"--label {shorten(args.label, 40)} and --fields label={shorten(other, 40)}: give one")
+            inputs = replace(inputs, columns={**inputs.columns, "label": args.label})
+        return cls(inputs, parts_of(inputs.files, inputs.format, Limits()))
+
+    def source(self, takes: Sequence[str]) -> Source:
+        """Give the rows with the fields `takes`.
+
+        :raises UsageError: if ``--fields`` names another one.
+        """
+        return Source(self.parts, InputConfig(), Columns(self.inputs.fields(takes)))
+
+    def close(self) -> None:
+        """Remove the copies."""
+        for part in self.parts:
+            part.close()
+
+
+def _refuse_text(name: str, inputs: Inputs) -> None:
+    plain = name == "-" or (Path(name).is_file() and format_of(name) == "text")
+    if inputs.format == "text" or (inputs.format is None and plain):
+        what = "stdin: say" if name == "-" else f"--input {shorten(name)}: a line of text has no label; say"
+        raise UsageError(f"{what} --input-format {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")

@@ -1,0 +1,1 @@
+"""How good a pipeline is: its results held against the labels of a file."""

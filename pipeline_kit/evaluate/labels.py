@@ -1,0 +1,148 @@
+"""Which label a value in a file means."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline_kit.errors import InputError, UsageError, closest, shorten
+from pipeline_kit.records.json import parse_json
+
+__all__ = ["Labels", "listed", "parse_labels_map", "text_of_label"]
+
+SHOWN = 12
+
+
+class Labels:
+    """The labels that a row may have.
+
+    A value means, in this order: what the user's map says it stands for; the label of that name (the same in any
+    Unicode normalization); the label of that number.
+    """
+
+    def __init__(
+        self, names: Sequence[str], mapping: Mapping[str, str] | None = None, whose: str = "checkpoint's"
+    ) -> None:
+        """Know `names` by their number.
+
+        :param mapping: what a value stands for: a label, by its name or number.
+        :param whose: whose labels they are, for messages.
+        """
+        self.names = tuple(names)
+        self._whose = whose
+        self._numbers = {_folded(name): number for number, name in reversed(list(enumerate(names)))}
+        self._mapping = {_folded(value): target for value, target in (mapping or {}).items()}
+        self.by_number = False
+
+    def check_map(self) -> None:
+        """See that every target of the map is a label.
+
+        :raises UsageError: naming the first that is none.
+        """
+        for value, target in self._mapping.items():
+            if self._find(target) is None:
+                near = _nearest(target, self.names)
+                raise UsageError(
+                    f"--labels-map {shorten(f'{value}={target}', 80)}: the {self._whose} labels are "
+                    f"{listed(self.names)}." + (f" Did you mean '{value}={near}'?" if near else "")
+                )
+
+    def find(self, value: Any) -> int:
+        """Give the number of the label that `value` means.
+
+        :raises InputError: if it is none, with the labels there are and the closest one.
+        """
+        text = text_of_label(value)
+        mapped = self._mapping.get(_folded(text))
+        found = self._find(text if mapped is None else mapped)
+        if found is None:
+            near = _nearest(text, self.names)
+            raise InputError(
+                f"the label '{shorten(text, 80)}' is none of the {self._whose}: {listed(self.names)}."
+                + (f" Did you mean '{shorten(near, 80)}'?" if near else "")
+                + f" To say what it stands for: --labels-map '{shorten(text, 40)}={shorten(near or 'NAME', 40)}'"
+            )
+        self.by_number |= mapped is None and _folded(text) not in self._numbers
+        return found
+
+    @property
+    def note(self) -> str | None:
+        """Say how numbers were read, if there were any."""
+        if not self.by_number:
+            return None
+        pairs = [f"{number}={name}" for number, name in enumerate(self.names)]
+        return f"the labels are numbers and were read as the {self._whose} own: {listed(pairs)}"
+
+    def _find(self, text: str) -> int | None:
+        found = self._numbers.get(_folded(text))
+        if found is None and text.isascii() and text.isdigit() and len(text) <= 7 and int(text) < len(self.names):
+            return int(text)
+        return found
+
+
+def text_of_label(value: Any) -> str:
+    """Give a label as a text: a string, a whole number, or true and false.
+
+    :raises InputError: if it is missing or something else.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise InputError("the label is empty; leave rows without a label out of the file")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str):
+        raise InputError(f"a label is a text or a whole number, not {shorten(json.dumps(value), 80)}")
+    return value.strip()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name labels for a message, the first ones of many."""
+    shown = ", ".join(shorten(name, 60) for name in names[:SHOWN])
+    return f"{shown}, … ({len(names):,})" if len(names) > SHOWN else shown
+
+
+def parse_labels_map(values: Sequence[str]) -> dict[str, str]:
+    """Read the values of ``--labels-map``: ``neg=NEGATIVE,pos=POSITIVE``, or the same as a JSON object.
+
+    :raises UsageError: if one is neither, or says two things of one label.
+    """
+    found: dict[str, str] = {}
+    for text in values:
+        for value, target in _pairs(text):
+            if found.setdefault(value, target) != target:
+                raise UsageError(
+                    f"--labels-map: '{shorten(value, 40)}' stands for '{shorten(found[value], 40)}' "
+                    f"and for '{shorten(target, 40)}'; give one"
+                )
+    return found
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    form = "write LABEL=NAME, such as neg=NEGATIVE,pos=POSITIVE, or a JSON object"
+    if text.lstrip().startswith("{"):
+        try:
+            return [(name, text_of_label(target)) for name, target in parse_json(text).items()]
+        except InputError as error:
+            raise UsageError(f"--labels-map {shorten(text, 80)}: {error}; {form}") from error
+    pairs = []
+    for pair in text.split(","):
+        value, equals, target = (part.strip() for part in pair.partition("="))
+        if not value or not equals or not target:
+            raise UsageError(f"--labels-map {shorten(pair, 80)}: {form}")
+        pairs.append((value, target))
+    return pairs
+
+
+def _nearest(text: str, names: Sequence[str]) -> str | None:
+    """Give the only name that `text` shortens, such as ``pos``, else the closest one."""
+    begun = [name for name in names if name.casefold().startswith(text.casefold())]
+    return begun[0] if len(begun) == 1 else closest(text, names)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())

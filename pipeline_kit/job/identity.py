@@ -1,0 +1,88 @@
+"""What a job is: all that its results depend on, as plain data that a later run is compared with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline_kit import __version__
+from pipeline_kit.checkpoint import fingerprint, resolve_checkpoint
+from pipeline_kit.errors import shorten
+from pipeline_kit.job.receipt import sha256
+from pipeline_kit.pipeline_config import PipelineConfig
+from pipeline_kit.registry import KINDS
+
+__all__ = ["differences", "identity_of", "redacted"]
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+WITHOUT_EFFECT = ("job", "runner")
+"""Groups of options that change no result."""
+
+_SECRET_KEY = re.compile(r"(^|[._-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{8,}\b|://[^/\s@]+@")
+HIDDEN = "(hidden)"
+
+
+def identity_of(config: PipelineConfig, source: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe a job as JSON values: config, versions, checkpoint, plugins, input.
+
+    :param source: what :meth:`pipeline_kit.records.Source.identity` gives.
+    :raises CheckpointError: if the checkpoint cannot be read.
+    """
+    checkpoint = resolve_checkpoint(config.checkpoint)
+    return {
+        "config": redacted({key: value for key, value in config.data.items() if key not in WITHOUT_EFFECT}),
+        "versions": {"pipeline-kit": __version__, **{name: _version(name) for name in LIBRARIES}},
+        "checkpoint": {"revision": checkpoint.revision, "files": fingerprint(checkpoint)},
+        "plugins": dict(sorted(_plugins(config))),
+        "input": list(source),
+    }
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Name each place where two descriptions differ, with both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*before, *now}):
+            yield from differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from differences(old, new, f"{path}[{place}]")
+    elif before != now:
+        yield f"{path}: {_shown(before)} before, {_shown(now)} now"
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Give `value` without what looks like a secret, by the names of options and the form of values."""
+    if isinstance(value, Mapping):
+        return {name: redacted(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(inner, key) for inner in value]
+    if value is not None and _SECRET_KEY.search(key):
+        return HIDDEN
+    return _SECRET_VALUE.sub(HIDDEN, value) if isinstance(value, str) else value
+
+
+def _plugins(config: PipelineConfig) -> Iterator[tuple[str, str]]:
+    for kind in KINDS:
+        source = getattr(config, kind).spec.source
+        if source == "pipeline-kit":
+            continue
+        path = Path(source)
+        if path.is_file():
+            yield source, f"sha256 {sha256(path)}"
+        else:
+            yield source, _version(source.split()[0]) or source
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else shorten(value if isinstance(value, str) else repr(value), 80)
