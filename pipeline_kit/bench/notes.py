@@ -38,7 +38,8 @@ def notes_of(sides: Sequence[dict[str, Any]], load: float | None, left_out: int)
         notes.append("a round took less than 0.05 s, mostly overhead: give more texts, or a larger --rows")
     if len({side["tokens"] for side in sides}) > 1:
         notes.append("the sides read different numbers of tokens: compare texts/s and the ratios, not tokens/s")
-    packed = [side["pipeline"].get("model", {}).get("packed_linears") for side in sides]
+    models = [side["pipeline"].get("model", {}) for side in sides]
+    packed = [None if model.get("int8_linears") else model.get("packed_linears") for model in models]
     if len({count for count in packed if count is not None}) > 1:
         counts = ", ".join("-" if count is None else str(count) for count in packed)
         notes.append(

@@ -148,9 +148,7 @@ def output_path(name: str | None, format: str | None, files: Sequence[FileFormat
     if name == "-":
         raise UsageError("--output -: leave --output out to print to stdout")
     if name.endswith("/"):
-        raise UsageError(
-            f"--output {shorten(name)}: is a folder; name a file in it"
-        )
+        raise UsageError(f"--output {shorten(name)}: is a folder; name a file in it")
     path = Path(name).expanduser()
     _check_ending(path, format, files)
     return path
