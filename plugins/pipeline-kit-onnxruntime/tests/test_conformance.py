@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pk_onnxruntime
 import pytest
@@ -12,10 +12,8 @@ from pk_onnxruntime.stage import TOLERANCES
 
 from pipeline_kit.stages import StageContext
 from pipeline_kit.testing import ModelConformance
+from pipeline_kit.testing.graphs import GraphContexts
 from pipeline_kit.types import Device
-
-if TYPE_CHECKING:
-    from onnx_fixtures import MakeContext
 
 pytest_plugins = ("onnx_fixtures",)
 
@@ -27,7 +25,7 @@ class TestBert(ModelConformance):
     head: ClassVar[str] = "sequence-classification"
 
     @pytest.fixture(autouse=True)
-    def use_checkpoint(self, make_context: MakeContext) -> None:
+    def use_checkpoint(self, make_context: GraphContexts) -> None:
         self.given = replace(make_context(self.architecture, self.head), tokenizer=None)
 
     def context(self, device: Device | None = None) -> StageContext:

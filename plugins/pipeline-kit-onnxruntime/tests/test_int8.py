@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pytest
 from pk_onnxruntime import OnnxRuntimeConfig, Precision
 from pk_onnxruntime.quantize import needs_reduced_range
 from pk_onnxruntime.stage import OnnxRuntimeModel
 
 import pipeline_kit as pk
-from pipeline_kit.builtin.models.configs import HfModelConfig
-from pipeline_kit.builtin.models.hf import HfModel
-from pipeline_kit.outputs import split_rows
-from pipeline_kit.padding import PaddingPolicy, collate
-
-if TYPE_CHECKING:
-    from onnx_fixtures import MakeContext
+from pipeline_kit.testing.graphs import GraphContexts, assert_answers_of_hf
 
 pytest_plugins = ("onnx_fixtures",)
 
@@ -39,23 +32,12 @@ CASES = [
 @pytest.mark.parametrize("precision", ["int8", "int8_blocks"])
 @pytest.mark.parametrize(("architecture", "head"), CASES)
 def test_answers_are_within_the_tolerance(
-    architecture: str, head: str, precision: Precision, make_context: MakeContext
+    architecture: str, head: str, precision: Precision, make_context: GraphContexts
 ) -> None:
     """On random weights, which are harder to round than trained ones."""
     context = make_context(architecture, head)
-    theirs = HfModel(HfModelConfig(), context)
     ours = OnnxRuntimeModel(OnnxRuntimeConfig(precision=precision), context)
-    assert ours.supported_sides == theirs.supported_sides
-    tokenizer = context.tokenizer
-    assert tokenizer is not None
-    assert "right" in ours.supported_sides
-    encodings = tokenizer.encode(TEXTS)
-    batch = collate(encodings, PaddingPolicy("longest", "right", tokenizer.pad_token_id or 0), "cpu")
-    for mine, other in zip(
-        split_rows(ours.forward(batch), batch), split_rows(theirs.forward(batch), batch), strict=True
-    ):
-        for name, value in other.items():
-            np.testing.assert_allclose(mine[name], value, rtol=0, atol=ours.tolerance)
+    assert_answers_of_hf(ours, context, ours.tolerance, TEXTS)
 
 
 def sentiment(*overrides: str) -> Any:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline_kit.errors import CheckpointError, shorten
+from pipeline_kit.exported.silence import silence
 from pipeline_kit.types import Checkpoint
-
-from .silence import silence
 
 __all__ = ["needs_reduced_range", "quantize"]
 

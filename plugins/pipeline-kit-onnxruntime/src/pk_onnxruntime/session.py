@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 
 from pipeline_kit.errors import ConfigError, DeviceError, Fault
+from pipeline_kit.exported.format import Graph
 from pipeline_kit.types import Device
 
 __all__ = ["Session", "check_device"]
@@ -37,7 +38,7 @@ def check_device(device: Device) -> None:
 
 
 @final
-class Session:
+class Session(Graph):
     """A graph that is loaded."""
 
     def __init__(self, path: Path, device: Device) -> None:
@@ -63,12 +64,7 @@ class Session:
         self._names = [item.name for item in self._session.get_inputs()]
 
     def __call__(self, given: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Run the graph.
-
-        :param names: the outputs to give.
-        :returns: tensors on the device of the inputs, in memory of their own.
-        :raises RuntimeError: whatever ONNX Runtime reports, lack of memory in torch's words.
-        """
+        """Run the graph."""
         arrays = {name: given[name].cpu().contiguous().numpy() for name in self._names}
         try:
             found = self._session.run(list(names), arrays)

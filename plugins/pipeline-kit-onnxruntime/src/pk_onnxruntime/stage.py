@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 from pipeline_kit.builtin.models.heads import check_head_name
-from pipeline_kit.checkpoint import fingerprint
+from pipeline_kit.exported.cache import cached, default_folder
+from pipeline_kit.exported.facts import Facts
+from pipeline_kit.exported.graphs import find_graph, graph_key
+from pipeline_kit.exported.needs import versions
+from pipeline_kit.exported.running import answer
 from pipeline_kit.stages import Model, StageContext
 from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
 
 from . import OnnxRuntimeConfig, Precision
-from .cache import cached, default_folder
-from .facts import MODEL, Facts
-from .needs import versions
+from .format import MODEL, Onnx
 from .quantize import needs_reduced_range, quantize
-from .running import answer
 from .session import Session, check_device
 
 __all__ = ["TOLERANCES", "OnnxRuntimeModel"]
@@ -28,7 +28,8 @@ TOLERANCES = {"float32": 1e-5, "int8": 0.5, "int8_blocks": 0.25}
 RECIPE = 1
 """Counted up when an export made by this package comes out otherwise."""
 
-_log = logging.getLogger(__name__)
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch", "transformers")
+_INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}
 
 
 @final
@@ -48,11 +49,11 @@ class OnnxRuntimeModel(Model):
         """
         head = config.head or context.head
         check_head_name(head)
-        found = versions()
+        found = versions("model=onnxruntime", _PACKAGES, _INSTEAD)
         check_device(context.device)
-        root = default_folder() if config.cache_dir is None else Path(config.cache_dir).expanduser()
-        folder, facts = _graph(root, context, head, config.precision, found)
-        self._facts = Facts.from_json(facts)
+        root = default_folder("onnx") if config.cache_dir is None else Path(config.cache_dir).expanduser()
+        key = graph_key(context, head, RECIPE, found)
+        folder, self._facts = _graph(root, context, key, config.precision)
         self._session = Session(folder / MODEL, context.device)
         self._precision = config.precision
         self._folder = folder
@@ -80,40 +81,17 @@ class OnnxRuntimeModel(Model):
         return answer(self._session, self._facts, batch)
 
 
-def _graph(
-    root: Path, context: StageContext, head: str, precision: Precision, found: Mapping[str, str]
-) -> tuple[Path, dict[str, Any]]:
+def _graph(root: Path, context: StageContext, key: Mapping[str, Any], precision: Precision) -> tuple[Path, Facts]:
     """Find the graph below `root`, or make it; one in int8 is made from the one in float32, which is kept too."""
-    types = _gives_types(context)
-    source = {
-        "recipe": RECIPE,
-        "checkpoint": fingerprint(context.checkpoint),
-        "head": head,
-        "token_type_ids": types,
-        "versions": dict(found),
-    }
     if precision == "float32":
-
-        def export_it(folder: Path) -> dict[str, Any]:
-            from .export import export
-
-            _log.warning("exporting %s to ONNX for the head %s, once", context.checkpoint.name, head)
-            return export(context, head, types, folder).to_json()
-
-        return cached(root, {**source, "precision": precision}, export_it)
+        return find_graph(root, context, key, Onnx())
 
     def quantize_it(folder: Path) -> dict[str, Any]:
-        whole, facts = _graph(root, context, head, "float32", found)
+        whole, facts = find_graph(root, context, key, Onnx())
         quantize(context.checkpoint, whole / MODEL, precision, folder / MODEL)
         Session(folder / MODEL, Device())  # a graph that does not load is not kept
-        return facts
+        return facts.to_json()
 
     reduced = precision == "int8" and needs_reduced_range()
-    return cached(root, {**source, "precision": precision, "reduced_range": reduced}, quantize_it)
-
-
-def _gives_types(context: StageContext) -> bool:
-    """Tell whether the tokenizer gives ``token_type_ids``; GPT-2 and XLNet tell none from zeros."""
-    if context.tokenizer is None:
-        return False
-    return context.tokenizer.encode(["a"])[0].token_type_ids is not None
+    folder, facts = cached(root, {**key, "precision": precision, "reduced_range": reduced}, quantize_it)
+    return folder, Facts.from_json(facts)

@@ -5,31 +5,30 @@ from __future__ import annotations
 import torch
 
 from pipeline_kit.builtin.models.batches import groups_by_end, groups_by_padding, narrow
+from pipeline_kit.exported.facts import PER_TOKEN, Facts, feed
+from pipeline_kit.exported.format import Graph
 from pipeline_kit.types import ModelOutput, TokenBatch
-
-from .facts import PER_TOKEN, Facts, feed
-from .session import Session
 
 __all__ = ["answer"]
 
 
-def answer(session: Session, facts: Facts, batch: TokenBatch) -> ModelOutput:
+def answer(graph: Graph, facts: Facts, batch: TokenBatch) -> ModelOutput:
     """Run `batch` through the graph.
 
     :returns: the tensors of the head, float32, on the batch's device.
     """
     if facts.head in PER_TOKEN:
-        tensors = session(feed(batch, facts.head, facts.takes), facts.outputs)
+        tensors = graph(feed(batch, facts.head, facts.takes), facts.outputs)
         return ModelOutput(tensors, frozenset(tensors))
     groups = _groups(facts, batch)
     if len(groups) < 2:
-        return ModelOutput({"logits": _logits(session, facts, batch)})
-    parts = torch.cat([_logits(session, facts, narrow(batch, rows)) for rows in groups])
+        return ModelOutput({"logits": _logits(graph, facts, batch)})
+    parts = torch.cat([_logits(graph, facts, narrow(batch, rows)) for rows in groups])
     return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
 
 
-def _logits(session: Session, facts: Facts, batch: TokenBatch) -> torch.Tensor:
-    logits = session(feed(batch, facts.head, facts.takes), facts.outputs)["logits"]
+def _logits(graph: Graph, facts: Facts, batch: TokenBatch) -> torch.Tensor:
+    logits = graph(feed(batch, facts.head, facts.takes), facts.outputs)["logits"]
     return logits[:, 0] if facts.head == "multiple-choice" else logits
 
 

@@ -10,10 +10,7 @@ import torch
 from pipeline_kit.builtin.models.batches import Inputs, network_inputs
 from pipeline_kit.types import Side, TokenBatch
 
-__all__ = ["MODEL", "OUTPUTS", "PER_TOKEN", "Facts", "feed"]
-
-MODEL = "model.onnx"
-"""A graph's file; its weights are in another one beside it."""
+__all__ = ["OUTPUTS", "PER_TOKEN", "Facts", "feed"]
 
 PER_TOKEN = frozenset({"base", "token-classification", "question-answering", "masked-lm"})
 """The heads that answer for each token; the others answer for a row."""

@@ -19,12 +19,12 @@ __all__ = ["cached", "default_folder", "name_of"]
 _SEAL = "entry.json"
 
 
-def default_folder() -> Path:
-    """Give ``onnx`` in pipeline-kit's part of the user's cache."""
+def default_folder(name: str) -> Path:
+    """Give the folder `name` in pipeline-kit's part of the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     # A relative path there is to be ignored: https://specifications.freedesktop.org/basedir-spec/latest/
     root = Path(base) if base and os.path.isabs(base) else Path.home() / ".cache"
-    return root / "pipeline-kit" / "onnx"
+    return root / "pipeline-kit" / name
 
 
 def name_of(key: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pk_onnxruntime.cache import cached, default_folder, name_of
 
 from pipeline_kit.errors import ConfigError
+from pipeline_kit.exported.cache import cached, default_folder, name_of
 
 KEY = {"head": "base", "checkpoint": {"model.safetensors": "0" * 64}}
 
@@ -139,16 +139,16 @@ def test_a_place_that_cannot_be_used_is_told(tmp_path: Path, below: str) -> None
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "pipeline-kit" / "onnx"
+    assert default_folder("onnx") == tmp_path / "pipeline-kit" / "onnx"
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert default_folder() == Path.home() / ".cache" / "pipeline-kit" / "onnx"
+        assert default_folder("onnx") == Path.home() / ".cache" / "pipeline-kit" / "onnx"
 
 
 BUILDER = """
 import json, sys
 from pathlib import Path
-from pk_onnxruntime.cache import cached
+from pipeline_kit.exported.cache import cached
 
 def build(folder):
     (folder / "model.onnx").write_text("by " + sys.argv[2])

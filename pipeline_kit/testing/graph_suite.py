@@ -1,0 +1,205 @@
+"""The suite for models that run exported graphs: when they export, what they refuse, what they leave alone.
+
+It is for pytest, with two fixtures of the plugin: ``make_context``, a
+:class:`~pipeline_kit.testing.graphs.GraphContexts`, and one that sets ``XDG_CACHE_HOME`` for every test.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pipeline_kit.errors import CheckpointError, ConfigError
+from pipeline_kit.padding import PaddingPolicy, collate
+from pipeline_kit.stages import Model, StageContext
+from pipeline_kit.testing.checkpoints import tiny_checkpoint
+from pipeline_kit.testing.graphs import GraphContexts, start_python
+from pipeline_kit.types import Encoding
+
+__all__ = ["GraphModelSuite"]
+
+_PROGRAM = """
+import json, sys
+import pipeline_kit as pk
+path, plugin, absent, *overrides = sys.argv[1:]
+pipe = pk.load(f"checkpoint.path={path}", *overrides, plugins=[plugin])
+print(round(pipe("good")["score"], 4), *sorted(set(json.loads(absent)) & set(sys.modules)))
+"""
+
+
+class GraphModelSuite:
+    """Checks of a plugin's model, whose ``details`` name the ``graph``'s folder.
+
+    :cvar stage: the name it is registered under.
+    :cvar plugin: the module with ``register``.
+    :cvar model: its class.
+    :cvar config: its options: ``cache_dir`` and ``precision`` among them.
+    :cvar graph: the graph's file, and that of its weights.
+    :cvar folder: the cache's folder below ``pipeline-kit``.
+    :cvar packages: what it cannot do without; one of them missing is told.
+    :cvar derived: precisions with a graph of their own that is made of the one in float32.
+    :cvar absent: modules that a warm start must not load.
+    """
+
+    stage: ClassVar[str]
+    plugin: ClassVar[str]
+    model: ClassVar[type[Any]]
+    config: ClassVar[type[Any]]
+    graph: ClassVar[tuple[str, str]]
+    folder: ClassVar[str]
+    packages: ClassVar[Sequence[str]]
+    derived: ClassVar[Sequence[str]]
+    absent: ClassVar[Sequence[str]] = ("transformers",)
+
+    def build(self, context: StageContext, **options: Any) -> Model:
+        """Build the model."""
+        built = self.model(self.config(**options), context)
+        assert isinstance(built, Model)
+        return built
+
+    @pytest.fixture
+    def no_exports(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Give a function after which an export fails."""
+
+        def fails(*_: Any) -> None:
+            raise AssertionError("exported again")
+
+        return lambda: monkeypatch.setattr("pipeline_kit.exported.export.export", fails)
+
+    def test_an_export_is_used_again(self, make_context: GraphContexts, no_exports: Any) -> None:
+        """The second model exports nothing."""
+        first = self.build(make_context("bert"))
+        no_exports()
+        assert self.build(make_context("bert")).details == first.details
+
+    def test_each_thing_it_depends_on_has_a_graph_of_its_own(
+        self, make_context: GraphContexts, tmp_path: Path, no_exports: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Weights, head, whether there are token types, and every version."""
+        context = make_context("bert")
+        graph = Path(self.build(context).details["graph"])
+        shutil.copytree(graph, tmp_path / graph.name)
+        no_exports()
+        self.build(context, cache_dir=str(tmp_path))
+        for other in (make_context("bert", seed=5), replace(context, head="base"), replace(context, tokenizer=None)):
+            with pytest.raises(AssertionError, match="exported again"):
+                self.build(other, cache_dir=str(tmp_path))
+        for package in self.packages:
+
+            def newer(name: str, changed: str = package) -> str:
+                return "99" if name == changed else version(name)
+
+            monkeypatch.setattr("pipeline_kit.exported.needs.version", newer)
+            with pytest.raises(AssertionError, match="exported again"):
+                self.build(context, cache_dir=str(tmp_path))
+
+    @pytest.mark.parametrize("file", [0, 1])
+    def test_a_damaged_graph_is_not_loaded(
+        self, make_context: GraphContexts, tmp_path: Path, no_exports: Any, file: int
+    ) -> None:
+        """A file that is cut short is made anew."""
+        context = make_context("bert")
+        good = Path(self.build(context).details["graph"])
+        path = shutil.copytree(good, tmp_path / good.name) / self.graph[file]
+        path.write_bytes(path.read_bytes()[:-8])
+        no_exports()
+        with pytest.raises(AssertionError, match="exported again"):
+            self.build(context, cache_dir=str(tmp_path))
+
+    def test_others_are_made_of_the_float32_graph(self, make_context: GraphContexts, no_exports: Any) -> None:
+        """Each precision has one graph, and the checkpoint is exported once."""
+        context = make_context("bert")
+        whole = self.build(context).details["graph"]
+        no_exports()
+        others = {self.build(context, precision=name).details["graph"] for name in self.derived}
+        assert whole not in others
+        assert len(others) == len(self.derived)
+
+    def test_a_graph_in_the_checkpoint_is_never_opened(
+        self, make_context: GraphContexts, tmp_path: Path, no_exports: Any
+    ) -> None:
+        """Files of the runtime's own form beside the weights change nothing."""
+        context = make_context("bert")
+        graph = self.build(context).details["graph"]
+        folder = shutil.copytree(context.checkpoint.path, tmp_path / "model")
+        for place in (folder, folder / self.stage, folder / self.folder):
+            place.mkdir(exist_ok=True)
+            for file in (*self.graph, *(f"{self.stage}_{name}" for name in self.graph)):
+                (place / file).write_bytes(b"not a graph")
+        no_exports()
+        moved = replace(context, checkpoint=replace(context.checkpoint, path=folder))
+        assert self.build(moved).details["graph"] == graph
+
+    def test_a_checkpoint_without_the_head_is_refused_as_hf_refuses_it(
+        self, make_context: GraphContexts, tmp_path: Path
+    ) -> None:
+        """The message names the task to use, and nothing is left in the cache."""
+        context = replace(make_context("bert"), head="token-classification")
+        with pytest.raises(CheckpointError, match=r"has no token-classification head.*task=text-classification"):
+            self.build(context, cache_dir=str(tmp_path))
+        assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+    def test_a_head_that_writes_is_refused(self, make_context: GraphContexts) -> None:
+        """It is ``model=generate``'s."""
+        with pytest.raises(ConfigError, match="use model=generate"):
+            self.build(replace(make_context("bert"), head="causal-lm"))
+
+    def test_a_missing_package_is_named_with_what_to_run(
+        self, make_context: GraphContexts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All that are missing, in one line for pip."""
+        gone = self.packages[:2]
+
+        def without(name: str) -> str:
+            if name.startswith(tuple(gone)):
+                raise PackageNotFoundError(name)
+            return version(name)
+
+        monkeypatch.setattr("pipeline_kit.exported.needs.version", without)
+        with pytest.raises(ConfigError, match=f"model={self.stage}: needs {', '.join(gone)}, which are not") as caught:
+            self.build(make_context("bert"))
+        assert f"run: pip install {' '.join(gone)}" in str(caught.value)
+
+    def test_token_types_that_do_not_come_are_told(self, make_context: GraphContexts) -> None:
+        """The tokenizer gave them when the graph was made; without them the answer would be another one."""
+        stage = self.build(make_context("bert"))
+        batch = collate([Encoding([5, 6, 7])], PaddingPolicy("longest", "right", 0), "cpu")
+        with pytest.raises(ValueError, match="token_type_ids"):
+            stage.forward(batch)
+
+    def test_a_killed_export_then_two_processes_at_once_then_a_warm_start(self, tmp_path: Path) -> None:
+        """A killed one leaves no graph; of two at once one exports; a warm start is light and quiet."""
+        checkpoint, cache = tiny_checkpoint(tmp_path / "model", "distilbert"), tmp_path / "cache"
+        graphs = cache / "pipeline-kit" / self.folder
+
+        def start(*overrides: str) -> Any:
+            given = (str(checkpoint), self.plugin, json.dumps(self.absent), f"model={self.stage}", *overrides)
+            return start_python(_PROGRAM, *given, cache=cache)
+
+        with start() as killed:
+            assert "exporting" in killed.stderr.readline()
+            killed.kill()
+            killed.wait()
+        assert not list(graphs.glob("*/entry.json"))
+
+        with start() as first, start() as second:
+            outs = [process.communicate() for process in (first, second)]
+        assert [process.returncode for process in (first, second)] == [0, 0], outs
+        [score] = {out.split()[0] for out, _ in outs}
+        told = "".join(err for _, err in outs).splitlines()
+        assert len(told) == 1, f"one of them exports; neither says anything else: {told}"
+        assert told[0].startswith("exporting ")
+        assert all(out.count("\n") == 1 for out, _ in outs), "the exporter prints to stdout"
+        [sealed] = graphs.glob("*/entry.json")
+        assert {path for path in graphs.iterdir() if path.suffix != ".lock"} == {sealed.parent}
+
+        with start("tokenizer=tokenizers_json") as warm:
+            out, err = warm.communicate()
+        assert (out, err) == (f"{score}\n", ""), f"a warm start loads none of {self.absent}"

@@ -1,0 +1,58 @@
+"""The graph gives what ``model=hf`` gives, alone and in batches, padded on each side that it supports.
+
+``PK_OPENVINO_MATRIX=1`` tries every architecture with every head, which takes a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from pk_openvino import OpenVinoConfig
+from pk_openvino.stage import OpenVinoModel
+
+from pipeline_kit.errors import CheckpointError
+from pipeline_kit.testing.graphs import GRAPH_CASES, GRAPH_HEADS, GraphContexts, assert_answers_of_hf
+
+pytest_plugins = ("openvino_fixtures",)
+
+REFUSED = {"big_bird", "funnel", "longformer", "mbart", "nystromformer"}
+FURTHER = {"fnet": 5e-5, "squeezebert": 5e-5}  # random weights of theirs make more of the order of a sum
+WITHOUT = {"mobilebert", "m2m_100", "mamba", "marian", "pegasus"}
+ALIKE = {"electra", "mpnet", "xlm-roberta"}  # to BERT and RoBERTa; the matrix has them
+CASES = [case for case in GRAPH_CASES if case[0] not in ALIKE]
+if os.environ.get("PK_OPENVINO_MATRIX"):
+    from pipeline_kit.testing.checkpoints import ARCHITECTURES
+
+    CASES = [(name, head) for name in sorted(set(ARCHITECTURES) - REFUSED - WITHOUT) for head in GRAPH_HEADS]
+
+
+@pytest.mark.parametrize(("architecture", "head"), CASES)
+def test_the_answers_are_those_of_hf(architecture: str, head: str, make_context: GraphContexts) -> None:
+    check(architecture, head, make_context)
+
+
+def check(architecture: str, head: str, make_context: GraphContexts, **options: Any) -> None:
+    try:
+        context = make_context(architecture, head, **options)
+    except ValueError:  # only in the matrix
+        pytest.skip(f"transformers has no {head} of a {architecture}")
+    ours = OpenVinoModel(OpenVinoConfig(), context)
+    assert_answers_of_hf(ours, context, FURTHER.get(architecture, 1e-5))
+
+
+def test_a_decoder_without_a_padding_token(make_context: GraphContexts) -> None:
+    check("gpt2", GRAPH_HEADS[0], make_context, pad_token=False)
+
+
+@pytest.mark.parametrize("architecture", ["big_bird", "funnel", "mbart"])
+def test_what_cannot_be_exported_is_refused(architecture: str, make_context: GraphContexts) -> None:
+    """The message names the architecture and what to use instead; it is one line, not a trace."""
+    with pytest.raises(CheckpointError) as caught:
+        OpenVinoModel(OpenVinoConfig(), make_context(architecture))
+    message = str(caught.value)
+    assert f"is a {architecture}, which cannot be exported to OpenVINO with the head sequence-classification" in message
+    assert message.endswith("Use model=hf")
+    assert "\n" not in message
+    assert len(message) < 600
