@@ -56,7 +56,7 @@ def test_labels_of_a_trained_classifier_stay(precision: str) -> None:
     pairs = list(zip(pipe(texts), sentiment("model=hf")(texts), strict=True))
     same = sum(mine["label"] == other["label"] for mine, other in pairs) / len(pairs)
     furthest = max(abs(mine["score"] - other["score"]) for mine, other in pairs if mine["label"] == other["label"])
-    assert same >= {"float32": 1.0, "int8": 0.99, "int8_blocks": 0.99}[precision]
+    assert same >= {"float32": 1.0, "int8": 0.98, "int8_blocks": 0.99}[precision]
     assert furthest <= {"float32": 1e-5, "int8": 0.2, "int8_blocks": 0.05}[precision]
 
 
