@@ -222,6 +222,38 @@ def test_another_input_checkpoint_or_version_is_refused(
         run(checkpoint, texts, out)
 
 
+def test_an_input_that_nothing_identifies_is_not_taken_up(checkpoint: Path, tmp_path: Path) -> None:
+    config = compose([f"checkpoint.path={checkpoint}", "device=cpu"])
+
+    def go(rows: Any) -> JobSummary:
+        source = Source.of(rows, config.input, config.task.takes)
+        return run_job(Job(config, source, tmp_path / "out", build), Quiet())
+
+    assert go(text for text in ["one", "two"]).rows == 2
+    with pytest.raises(UsageError, match="can be gone through only once"):
+        go(text for text in ["one", "two"])
+
+
+def test_a_row_that_the_format_cannot_hold_is_dead_and_counted(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    def change(pipeline: Pipeline) -> Pipeline:
+        class NotFinite(type(pipeline.postprocessor)):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.__dict__ = pipeline.postprocessor.__dict__
+
+            def __call__(self, *given: Any) -> Any:
+                results = super().__call__(*given)
+                for example, result in zip(given[0], results, strict=True):
+                    if "row 13 " in text_of(example):
+                        result["score"] = float("nan")
+                return results
+
+        return replace(pipeline, postprocessor=NotFinite())
+
+    summary = run(checkpoint, texts, tmp_path / "out", "job.max_failed_rows=1", change=change)
+    assert (summary.written, summary.dead, summary.stats.failed) == (ROWS - 1, 1, 1)
+    assert [letter["id"] for letter in dead_of(tmp_path / "out")] == ["in.jsonl:14"]
+
+
 def test_restart_begins_anew_and_deletes_nothing(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(checkpoint, texts, out)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,12 @@ from pipeline_kit.cli.bench_sides import Choice, against_library, choices
 from pipeline_kit.cli.bench_texts import Texts, add_text_flags
 from pipeline_kit.cli.inputs import add_input_flags
 from pipeline_kit.cli.progress import ProgressBar
+from pipeline_kit.cli.reports import as_table, report_writer
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import output_path
 from pipeline_kit.cli.startup import no_collection
-from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say
+from pipeline_kit.cli.streams import say
 from pipeline_kit.errors import UsageError
-from pipeline_kit.sinks import json_line
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import BenchSide, PipelineSide
@@ -81,14 +79,14 @@ def execute(args: argparse.Namespace) -> int:
     texts = Texts.of(args)
     chosen = choices(selection, args.vs)
     texts.check(chosen[0].config)
-    with _writer(output, args.format) as write:
+    with report_writer(output, args.format, _tables) as write:
         report = _measure(chosen, args, texts, load)
         write(report)
     if plot is not None:
         from pipeline_kit.bench.plot import write_plot
 
         write_plot(report, plot)
-    if not args.quiet and (output is not None or not _as_table(args.format)):
+    if not args.quiet and (output is not None or not as_table(args.format)):
         _tell(report)
     return 1 if report["texts"]["left_out"] else 0
 
@@ -122,25 +120,10 @@ def _plot(name: str | None) -> Path | None:
     return check_plot(name)
 
 
-def _as_table(format: str | None) -> bool:
-    return format == "table" or (format is None and is_terminal(sys.stdout))
+def _tables() -> Callable[[dict[str, Any]], object]:
+    from pipeline_kit.cli.bench_table import print_report
 
-
-@contextmanager
-def _writer(output: Path | None, format: str | None) -> Iterator[Any]:
-    """Give what takes the report; a file that cannot be written is found out before anything is measured."""
-    if output is not None:
-        from pipeline_kit.atomic import atomic_writer
-
-        with atomic_writer(output) as file:
-            yield lambda report: file.write(json_line(report) + "\n")
-    elif _as_table(format):
-        from pipeline_kit.cli.bench_table import print_report
-
-        yield print_report
-    else:
-        prepare_stdout()
-        yield lambda report: print_out(json_line(report))
+    return print_report
 
 
 def _tell(report: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_kit.cli.inputs import Inputs
+from pipeline_kit.cli.inputs import Inputs, add_file_flags
 from pipeline_kit.errors import UsageError, shorten
 from pipeline_kit.records import FORMATS, InputConfig, Source, format_of
 from pipeline_kit.records.columns import Columns
@@ -27,23 +27,8 @@ _FORMATS = [name for name in FORMATS if name != "text"]
 def add_labelled_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where rows and labels are."""
     group = parser.add_argument_group("input", f"rows with the task's fields and a label: {', '.join(_FORMATS)}")
-    group.add_argument(
-        "--input",
-        "-i",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="a file, a quoted pattern, a saved dataset's folder, - for stdin; repeatable",
-    )
+    add_file_flags(group, _FORMATS)
     group.add_argument("--label", metavar="COLUMN", help="the column or key with the label; default: label")
-    group.add_argument(
-        "--fields",
-        metavar="FIELD=COLUMN",
-        action="append",
-        default=[],
-        help="take a field from another column or key, such as text=review_body; repeatable",
-    )
-    group.add_argument("--input-format", metavar="|".join(_FORMATS), help="default: by the file's ending")
     group.add_argument(
         "--labels-map",
         metavar="LABEL=NAME,...",

@@ -21,7 +21,7 @@ from pipeline_kit.records.json import parse_example
 from pipeline_kit.records.names import expand
 from pipeline_kit.records.read import known_rows
 
-__all__ = ["Inputs", "add_input_flags"]
+__all__ = ["Inputs", "add_file_flags", "add_input_flags"]
 
 
 _ORDER = "rows are taken from --text, then --json, then --input, then (if none) stdin"
@@ -32,6 +32,11 @@ def add_input_flags(parser: argparse.ArgumentParser, order: str = _ORDER) -> Non
     group = parser.add_argument_group("input", order)
     group.add_argument("--text", metavar="TEXT", action="append", default=[], help="a text; repeatable")
     group.add_argument("--json", metavar="OBJECT", action="append", default=[], help="an example as JSON; repeatable")
+    add_file_flags(group, FORMATS)
+
+
+def add_file_flags(group: argparse._ArgumentGroup, formats: Sequence[str]) -> None:
+    """Add the flags that name files and say what is in them."""
     group.add_argument(
         "--input",
         "-i",
@@ -40,7 +45,8 @@ def add_input_flags(parser: argparse.ArgumentParser, order: str = _ORDER) -> Non
         default=[],
         help="a file, a quoted pattern, a saved dataset's folder, - for stdin; repeatable",
     )
-    group.add_argument("--input-format", metavar="|".join(FORMATS), help="default: by the file's ending, else text")
+    otherwise = ", else text" if "text" in formats else ""
+    group.add_argument("--input-format", metavar="|".join(formats), help=f"default: by the file's ending{otherwise}")
     group.add_argument(
         "--fields",
         metavar="FIELD=COLUMN",

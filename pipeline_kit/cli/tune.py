@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.bench_texts import Texts, add_text_flags
 from pipeline_kit.cli.inputs import add_input_flags
-from pipeline_kit.cli.rows import json_line
+from pipeline_kit.cli.reports import as_table, report_writer
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import output_path
 from pipeline_kit.cli.startup import no_collection
-from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say
+from pipeline_kit.cli.streams import say
 from pipeline_kit.errors import UsageError, shorten
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def execute(args: argparse.Namespace) -> int:
     registry = selection.registry()
     [(_, config)] = selection.compositions(registry)
     texts.check(config)
-    with _writer(output, args.format) as write:
+    with report_writer(output, args.format, _tables) as write:
         report, search = _search(config, registry, selection, args, texts, load)
         preset = _preset(report, search, selection, save)
         write({**report, "preset": preset})
@@ -202,27 +200,12 @@ def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: a
         else:
             write_preset(save, preset, args.force)
             say(f"saved; use it with: pipeline-kit run --config {save}")
-    if not args.quiet and not _as_table(args.format):
+    if not args.quiet and not as_table(args.format):
         for note in report["notes"]:
             say(f"note: {note}")
 
 
-def _as_table(format: str | None) -> bool:
-    return format == "table" or (format is None and is_terminal(sys.stdout))
+def _tables() -> Callable[[dict[str, Any]], object]:
+    from pipeline_kit.cli.tune_table import print_trials
 
-
-@contextmanager
-def _writer(output: Path | None, format: str | None) -> Iterator[Any]:
-    """Give what takes the report; a file that cannot be written is found out before anything is measured."""
-    if output is not None:
-        from pipeline_kit.atomic import atomic_writer
-
-        with atomic_writer(output) as file:
-            yield lambda report: file.write(json_line(report) + "\n")
-    elif _as_table(format):
-        from pipeline_kit.cli.tune_table import print_trials
-
-        yield print_trials
-    else:
-        prepare_stdout()
-        yield lambda report: print_out(json_line(report))
+    return print_trials

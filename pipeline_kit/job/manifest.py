@@ -43,6 +43,11 @@ class Manifest:
 
         :raises UsageError: naming what differs.
         """
+        if any(item.get("sha256", "") is None for item in identity["input"]):
+            raise UsageError(
+                f"{folder}: holds a job already, and this input can be gone through only once, so nothing tells "
+                "whether it is the same; write it to a file, or begin anew with --restart"
+            )
         found = list(differences(self.identity, json.loads(json.dumps(identity))))
         if found:
             shown = "\n  ".join(found[:MOST_SHOWN])

@@ -146,9 +146,11 @@ class _Run:
         before = _numbers(self._stats)
         done = results_of(pipeline, rows, self._layout, self._stats, self._watcher.advanced)
         schema = self._schema(done)
+        failed = len(done.dead)
         files, done = encode(done, self._format, schema)
+        self._stats.failed += len(done.dead) - failed
         self._check_budget(done, len(rows))
-        counts = {name: value - before[name] for name, value in _numbers(self._stats).items()}
+        counts = {name: value - before.get(name, 0.0) for name, value in _numbers(self._stats).items()}
         receipt = Receipt(number, rows[0].index, rows[-1].index, len(rows), len(done.rows), len(done.dead), {}, counts)
         receipt = replace(receipt, files=self._write(number, files, done))
         write_receipt(self._folder.receipt(number), receipt)
@@ -188,10 +190,12 @@ class _Run:
         return {path.relative_to(self._folder.path).as_posix(): sha256(path) for path in contents}
 
     def _check_budget(self, done: Done, rows: int) -> None:
+        if not done.dead:
+            return
         failed = sum(receipt.dead for receipt in self._done.values()) + len(done.dead)
         total = sum(receipt.rows for receipt in self._done.values()) + rows
         options = self._job.config.job
-        if done.dead and not options.allows(failed, total):
+        if not options.allows(failed, total):
             first = done.dead[0]
             reason = f"{first.failure.stage}: {first.failure.error}: {shorten(first.failure.message)}"
             raise JobError(
@@ -228,7 +232,4 @@ def _with_settled(config: PipelineConfig, settled: Mapping[str, Any]) -> Pipelin
 def _numbers(stats: RunStats) -> dict[str, float]:
     seconds = {f"seconds.{stage}": value for stage, value in sorted(stats.seconds.items())}
     names = ("truncated_rows", "windows", "batches", "tokens", "slots")
-    return {**{name: getattr(stats, name) for name in names}, **dict.fromkeys(_STAGES, 0.0), **seconds}
-
-
-_STAGES = tuple(f"seconds.{stage}" for stage in ("tokenizer", "padding", "model", "postprocessor"))
+    return {**{name: getattr(stats, name) for name in names}, **seconds}
