@@ -10,11 +10,13 @@ cause it, by calling the stage again with fewer of them, so a stage must not kee
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 from pipeline_kit.errors import ExampleError
+from pipeline_kit.panels import Panel
 from pipeline_kit.types import (
     Checkpoint,
     Device,
@@ -34,8 +36,6 @@ __all__ = [
     "Overflow",
     "Postprocessor",
     "StageContext",
-    "TextReader",
-    "TextWriter",
     "Tokenizer",
     "Truncation",
 ]
@@ -144,6 +144,11 @@ class Tokenizer(ABC):
         del messages
         raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
 
+    def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
+        """Tell more of how `example` became `encodings`, for ``pipeline-kit explain``; the default tells nothing."""
+        del example, encodings
+        return ()
+
 
 class Model(ABC):
     """Token ids to tensors.
@@ -198,6 +203,24 @@ class Model(ABC):
             are the Hugging Face ones. They must not alias memory that the next call writes to.
         :raises RuntimeError: on lack of memory; the pipeline then halves the batch.
         """
+
+    def watched(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
+        """While the body calls ``forward``, note what each layer gives, for ``pipeline-kit explain``.
+
+        :returns: a list that fills up with names (``embeddings``, ``layer 1``) and hidden states ``[B, T, H]`` on the
+            model's device; the default notes nothing. The numbers that ``forward`` gives must not change.
+        """
+        return nullcontext(())
+
+    def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
+        """Give each layer's attention weights ``[B, heads, T, T]`` by name, by a run of its own; {}: it cannot tell."""
+        del batch
+        return {}
+
+    def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
+        """Tell more of how `batch` became `output`, for ``pipeline-kit explain``; the default tells nothing."""
+        del batch, output
+        return ()
 
 
 class Postprocessor(ABC):
@@ -259,28 +282,18 @@ class Postprocessor(ABC):
         :raises ExampleError: when an example has no result, such as a score that is not a number.
         """
 
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show the arithmetic that led to `result`, for ``pipeline-kit explain``; the default shows none.
 
-@runtime_checkable
-class TextWriter(Protocol):
-    """What a model may have besides: it writes ids, and can give them one by one.
-
-    :ivar stop_strings: writing ends where the text has one of these.
-    """
-
-    stop_strings: Sequence[str]
-
-    def write(self, batch: TokenBatch) -> Iterator[int]:
-        """Give the ids for a batch of one row as they are written; closing the iterator ends the writing.
-
-        :raises UsageError: if the options do not allow it.
+        :param raw: for each encoding what the model gave, before `reduce`; padding is taken off.
+        :param outputs: for each encoding what `reduce` left of it, as ``__call__`` gets it.
         """
-        ...
-
-
-@runtime_checkable
-class TextReader(Protocol):
-    """What a postprocessor may have besides: it reads such ids one by one."""
-
-    def read(self, example: Example, encoding: Encoding, ids: Iterator[int]) -> Iterator[str]:
-        """Give the result's text in pieces, as early as each is certain; joined they are that text."""
-        ...
+        del example, encodings, raw, outputs, result
+        return ()

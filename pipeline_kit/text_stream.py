@@ -8,9 +8,10 @@ from pipeline_kit.errors import RowError, UsageError
 from pipeline_kit.isolate import Failed, InStage
 from pipeline_kit.padding import PaddingPolicy, collate
 from pipeline_kit.prepare import chunks, encode_chunk
-from pipeline_kit.stages import Model, Postprocessor, TextReader, TextWriter, Tokenizer
+from pipeline_kit.stages import Model, Postprocessor, Tokenizer
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import Encoding, Example
+from pipeline_kit.writing import TextReader, TextWriter
 
 __all__ = ["stream_text"]
 

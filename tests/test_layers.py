@@ -14,12 +14,12 @@ import pipeline_kit
 PACKAGE = Path(pipeline_kit.__file__).parent
 LAYERS = (
     ("errors", "types"),
-    ("stages", "registry", "fields"),
+    ("panels", "stages", "writing", "registry", "fields"),
     ("config", "job_config", "padding", "batching", "device", "atomic", "yaml_scan"),
     ("checkpoint", "hub", "records", "sinks", "builtin", "exported"),
-    ("isolate", "outputs", "stats", "prepare", "text_stream", "pipeline"),
+    ("isolate", "outputs", "stats", "prepare", "text_stream", "explain", "pipeline"),
     ("build", "compose", "compose_hydra", "pipeline_config", "discovery"),
-    ("job", "explain", "bench", "tune", "evaluate"),
+    ("job", "bench", "tune", "evaluate"),
     ("cli",),
 )
 HEAVY_AT_TOP = {

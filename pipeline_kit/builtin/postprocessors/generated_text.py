@@ -13,8 +13,9 @@ from pipeline_kit.builtin.postprocessors.detokenize import before_stop, pieces, 
 from pipeline_kit.builtin.task_params import task_params, translation_pairs
 from pipeline_kit.errors import ConfigError, ExampleError, Fault, StageError, closest, shorten
 from pipeline_kit.fields import read_fields, text_of
-from pipeline_kit.stages import Postprocessor, StageContext, TextWriter
+from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
+from pipeline_kit.writing import TextWriter
 
 __all__ = ["GeneratedText"]
 
@@ -96,7 +97,7 @@ class GeneratedText(Postprocessor):
         return [self._one(*item) for item in zip(examples, encodings, outputs, strict=True)]
 
     def read(self, example: Example, encoding: Encoding, ids: Iterator[int]) -> Iterator[str]:
-        """Give the text in pieces, see :class:`~pipeline_kit.stages.TextReader`."""
+        """Give the text in pieces, see :class:`~pipeline_kit.writing.TextReader`."""
         if self._full:
             yield self._prompt(example)
         prompt = encoding.input_ids if self._causal else ()

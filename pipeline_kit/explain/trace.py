@@ -1,0 +1,191 @@
+"""What was seen inside a pipeline: plain data, from which every view is drawn.
+
+Letters in shapes are those of :mod:`pipeline_kit.types`. Arrays are numpy's, on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline_kit.panels import Panel
+from pipeline_kit.types import Example, Result, RowFailure, Side
+
+__all__ = ["Attribution", "BatchTrace", "Layer", "RowTrace", "SequenceTrace", "StageTrace", "Token", "Trace", "Value"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an encoding.
+
+    :param text: the token as the tokenizer spells it.
+    :param start: where it begins in the source text, in characters; None for a special token or if unknown.
+    :param end: where it ends, exclusive.
+    :param word: the word it belongs to, if the tokenizer tells.
+    :param sequence: 0 for the text, 1 for its pair, None for a special token or if unknown.
+    :param type: its segment id (``token_type_ids``), where the model takes one.
+    """
+
+    id: int
+    text: str
+    start: int | None = None
+    end: int | None = None
+    special: bool = False
+    word: int | None = None
+    sequence: int | None = None
+    type: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceTrace:
+    """One sequence of tokens: an example, one of its parts, or a window of a long one.
+
+    :param part: which of the parts that the postprocessor made of the example; `source` is its text.
+    :param window: which window of a long text.
+    :param source: the texts that offsets refer to: one, or two for a pair.
+    :param truncated: how many tokens were cut off; `cut` is their text, None if nothing was cut or it is not known.
+    """
+
+    part: int
+    window: int
+    source: tuple[str, ...]
+    tokens: tuple[Token, ...]
+    truncated: int = 0
+    truncated_chars: int = 0
+    cut: str | None = None
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Which tokens moved a result.
+
+    :param method: as its library names it, such as ``input x gradient`` or ``occlusion``.
+    :param target: what was attributed, such as ``logit of 'positive'``.
+    :param scores: one number a token of the sequence, ``[T]``.
+    :param completeness_error: how far the scores' sum is from what it should be, None if the method promises none.
+    """
+
+    method: str
+    target: str
+    sequence: int
+    scores: Array
+    completeness_error: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowTrace:
+    """One example.
+
+    :param sequences: its encodings; empty if it failed before.
+    :param places: for each sequence the batch that held it and its row there, ``(-1, -1)`` if it reached none.
+    :param result: None if the row failed; `failure` says why.
+    :param panels: what tokenizer and postprocessor tell of this example, by stage kind.
+    """
+
+    example: Example
+    sequences: tuple[SequenceTrace, ...]
+    places: tuple[tuple[int, int], ...]
+    result: Result | None
+    failure: RowFailure | None = None
+    panels: Mapping[str, Sequence[Panel]] = field(default_factory=dict)
+    attributions: tuple[Attribution, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one layer of the network gave.
+
+    :param name: such as ``embeddings``, ``layer 1``.
+    :param shape: of its hidden states, usually ``[B, T, H]``.
+    :param norms: the Euclidean norm of each token's vector, ``[B, T]``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    norms: Array
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTrace:
+    """One batch as it went to the model.
+
+    :param rows: for each row the example's place and its sequence's.
+    :param outputs: the model's tensors by name, as they came: padding is in them.
+    :param per_token: the names in `outputs` and `reduced` whose second dimension is ``T``.
+    :param reduced: what `Postprocessor.reduce` left of them.
+    :param attentions: attention by layer name, ``[B, heads, T, T]``; empty unless asked for.
+    :param seconds: of ``model.forward``.
+    """
+
+    input_ids: Array
+    attention_mask: Array
+    token_type_ids: Array | None
+    side: Side
+    rows: tuple[tuple[int, int], ...]
+    outputs: Mapping[str, Array]
+    reduced: Mapping[str, Array]
+    per_token: frozenset[str] = frozenset()
+    layers: tuple[Layer, ...] = ()
+    attentions: Mapping[str, Array] = field(default_factory=dict)
+    panels: Sequence[Panel] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that passed between stages, described.
+
+    :param type: such as ``str``, ``Encoding``, ``float32 tensor``.
+    :param shape: of a tensor, or the length of a list; empty for one thing.
+    :param shown: the value itself in a few words.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    shown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTrace:
+    """One of the pipeline's steps: ``tokenizer``, ``padding``, ``model``, ``postprocessor``.
+
+    :param name: as in the config (``hf``), with `source`, the package it comes from, and its options.
+    :param seconds: spent in it.
+    """
+
+    kind: str
+    name: str
+    source: str
+    options: Mapping[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All that was seen while a pipeline ran over a few examples.
+
+    :param config: the resolved config, as :attr:`Pipeline.description` gives it.
+    :param labels: the checkpoint's label names, by index.
+    :param seconds: of the whole run.
+    """
+
+    task: str
+    config: Mapping[str, Any]
+    labels: tuple[str, ...]
+    stages: tuple[StageTrace, ...]
+    rows: tuple[RowTrace, ...]
+    batches: tuple[BatchTrace, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
