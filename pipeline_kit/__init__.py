@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pipeline_kit.build import load
     from pipeline_kit.config import option
-    from pipeline_kit.errors import ExampleError, PipelineKitError, RowError
+    from pipeline_kit.errors import ExampleError, PipelineKitError, RowError, TransientError
     from pipeline_kit.fields import read_fields, text_and_pair, text_of, texts_of
     from pipeline_kit.pipeline import Pipeline
     from pipeline_kit.registry import Registry
@@ -35,6 +35,7 @@ _HOMES = {
     "StageContext": "stages",
     "TokenBatch": "types",
     "Tokenizer": "stages",
+    "TransientError": "errors",
     "load": "build",
     "option": "config",
     "read_fields": "fields",
@@ -61,6 +62,7 @@ __all__ = [
     "StageContext",
     "TokenBatch",
     "Tokenizer",
+    "TransientError",
     "__version__",
     "load",
     "option",

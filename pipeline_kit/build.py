@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pipeline_kit.batching import BatchingConfig, BatchingPolicy, default_batch_cost, default_max_tokens
 from pipeline_kit.builtin.models.configs import GenerationHead
+from pipeline_kit.calls import StageCalls
 from pipeline_kit.checkpoint import resolve_checkpoint
 from pipeline_kit.compose import compose
 from pipeline_kit.device import emulated, resolve_device
@@ -18,6 +19,7 @@ from pipeline_kit.padding import PaddingConfig, PaddingPolicy
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
 from pipeline_kit.registry import Registry
+from pipeline_kit.retry import Retry
 from pipeline_kit.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
 from pipeline_kit.types import Checkpoint, Device
 
@@ -82,7 +84,8 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
     batching = _batching(config.batching, device, writes=head in get_args(GenerationHead))
-    pipeline = Pipeline(tokenizer, model, postprocessor, padding, batching, device, {})
+    stages = (tokenizer, model, postprocessor)
+    pipeline = Pipeline(*stages, padding, batching, device, {}, calls=StageCalls(Retry(config.runner)))
     return replace(pipeline, description=_describe(config, checkpoint, pipeline))
 
 

@@ -13,6 +13,7 @@
     |-- JobError                  exit code 1: a job that stopped; what is done is kept
     |-- ExampleError              one example is not what the task takes
     |-- StageError                a stage broke its contract
+    |-- TransientError            for stages to raise: the same call may succeed a moment later
     `-- RowError                  one row failed in a stage; raised by ``pipe(...)``
 """
 
@@ -35,6 +36,7 @@ __all__ = [
     "RegistryError",
     "RowError",
     "StageError",
+    "TransientError",
     "UsageError",
     "closest",
     "shorten",
@@ -123,6 +125,10 @@ class ExampleError(PipelineKitError):
 
 class StageError(PipelineKitError):
     """A stage returned something its contract does not allow."""
+
+
+class TransientError(PipelineKitError):
+    """For a stage to raise where the same call may succeed a moment later; see ``runner.retries``."""
 
 
 class RowError(PipelineKitError):

@@ -31,19 +31,23 @@ class InStage(Exception):
         self.cause = cause
 
 
-def isolate(call: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R | Failed]:
+Call = Callable[[Sequence[T]], Sequence[R]]
+
+
+def isolate(call: Call[T, R], items: Sequence[T], first: Call[T, R] | None = None) -> list[R | Failed]:
     """Call `call` on `items`; where it raises, on halves of them, down to single ones.
 
     Lack of memory is handled by the same halving. A panic in a tokenizer's native code is a
     BaseException, so those are caught too, apart from the ones that ask the process to stop.
 
+    :param first: called in the place of `call` on all of `items`, such as one that tries several times.
     :returns: what `call` gave for each item, or :class:`Failed`.
     :raises StageError: at once, since then the stage is wrong and not an item.
     """
     if not items:
         return []
     try:
-        return list(call(items))
+        return list((first or call)(items))
     except (KeyboardInterrupt, SystemExit, GeneratorExit, StageError):
         raise
     except BaseException as error:

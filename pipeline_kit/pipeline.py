@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from pipeline_kit.batching import BatchingPolicy, plan
+from pipeline_kit.calls import StageCalls
 from pipeline_kit.errors import ExampleError, RowError, StageError
-from pipeline_kit.isolate import Failed, InStage, isolate
+from pipeline_kit.isolate import Failed, InStage
 from pipeline_kit.outputs import split_rows
 from pipeline_kit.padding import PaddingPolicy, collate
 from pipeline_kit.prepare import Chunk, Encoded, chunks, encode_chunk
@@ -34,6 +35,7 @@ class Pipeline:
         what `prepare` made of each, encodings), ``padding`` (encodings, TokenBatch), ``model`` (TokenBatch,
         ModelOutput), ``reduce`` (ModelOutput, ModelOutput) and ``postprocessor`` ((examples, encodings,
         outputs), results).
+    :param calls: how stages are called.
     :param description: the resolved config as plain data, for people and manifests.
     """
 
@@ -45,6 +47,7 @@ class Pipeline:
     device: Device
     description: Mapping[str, Any]
     observer: Observer | None = None
+    calls: StageCalls = StageCalls()
 
     @overload
     def __call__(self, inputs: str | Mapping[str, Any]) -> Result: ...  # type: ignore[overload-overlap]
@@ -105,23 +108,28 @@ class Pipeline:
             return
         following = next(found, None)
         if following is None:
-            yield current, self._encode(current, stats)
+            yield current, self._encode(current, 0, stats)
             return
+        start = 0
         encoder = ThreadPoolExecutor(1, thread_name_prefix="pipeline-kit-tokenizer")
         try:
-            pending = encoder.submit(self._encode, current, stats)
+            pending = encoder.submit(self._encode, current, start, stats)
             while current is not None:
                 encoded = pending.result()
+                start += len(current.examples)
                 if following is not None:
-                    pending = encoder.submit(self._encode, following, stats)
+                    pending = encoder.submit(self._encode, following, start, stats)
                 yield current, encoded
                 current, following = following, (next(found, None) if following is not None else None)
         finally:
             encoder.shutdown(wait=True, cancel_futures=True)
 
-    def _encode(self, chunk: Chunk, stats: RunStats) -> Encoded:
+    def _encode(self, chunk: Chunk, start: int, stats: RunStats) -> Encoded:
+        rows = range(start, start + len(chunk.examples))
         with stats.timed("tokenizer"):
-            encoded = encode_chunk(self.tokenizer, chunk)
+            encoded = encode_chunk(
+                self.tokenizer, chunk, lambda call, lists: self.calls.isolated("tokenizer", call, lists, rows, stats)
+            )
         if self.observer is not None:
             self.observer("tokenizer", chunk.examples if chunk.parts is None else chunk.parts, encoded)
         return encoded
@@ -142,7 +150,9 @@ class Pipeline:
         first = {owner: place for place, owner in reversed(list(enumerate(owners)))}
         for batch in plan([len(e.input_ids) for e in flat], self.batching, self.padding):
             ready: list[int] = []
-            for place, output in zip(batch, isolate(self._forward(stats), [flat[i] for i in batch]), strict=True):
+            numbers = [start + owners[i] for i in batch]
+            found = self.calls.isolated("model", self._forward(stats), [flat[i] for i in batch], numbers, stats)
+            for place, output in zip(batch, found, strict=True):
                 owner = owners[place]
                 if isinstance(output, Failed):
                     outcomes[owner] = _failure(start + owner, "model", output.error)
@@ -152,7 +162,7 @@ class Pipeline:
                 if not waiting[owner] and outcomes[owner] is None:
                     ready.append(owner)
             rows = [(chunk[i], encoded[i], outputs[first[i] : first[i] + len(encoded[i])]) for i in ready]  # type: ignore[arg-type]
-            for owner, result in zip(ready, self._postprocess(rows, stats), strict=True):
+            for owner, result in zip(ready, self._postprocess(rows, [start + i for i in ready], stats), strict=True):
                 if isinstance(result, Failed):
                     outcomes[owner] = _failure(start + owner, "postprocessor", result.error)
                 else:
@@ -191,7 +201,9 @@ class Pipeline:
 
         return call
 
-    def _postprocess(self, rows: Sequence[tuple[Any, ...]], stats: RunStats) -> list[Result | Failed]:
+    def _postprocess(
+        self, rows: Sequence[tuple[Any, ...]], numbers: Sequence[int], stats: RunStats
+    ) -> list[Result | Failed]:
         def call(part: Sequence[tuple[Any, ...]]) -> list[Result]:
             examples, encodings, outputs = ([row[i] for row in part] for i in range(3))
             results = self.postprocessor(examples, encodings, outputs)
@@ -202,7 +214,7 @@ class Pipeline:
             return results
 
         with stats.timed("postprocessor"):
-            return isolate(call, rows)
+            return self.calls.isolated("postprocessor", call, rows, numbers, stats)
 
     def _annotate(self, result: Result, encodings: Sequence[Encoding], stats: RunStats) -> Result:
         """Add what a user must know about cut and split texts, so that neither is ever silent."""

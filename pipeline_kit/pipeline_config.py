@@ -16,6 +16,7 @@ from pipeline_kit.job_config import JobConfig
 from pipeline_kit.padding import PaddingConfig
 from pipeline_kit.records.options import InputConfig
 from pipeline_kit.registry import KINDS, Registry, StageSpec
+from pipeline_kit.runner_config import RunnerConfig
 from pipeline_kit.sinks.options import OutputConfig
 
 __all__ = ["POLICIES", "PipelineConfig", "StageChoice", "TaskConfig", "parse_config"]
@@ -42,6 +43,7 @@ POLICIES: dict[str, type[Any]] = {
     "input": InputConfig,
     "output": OutputConfig,
     "job": JobConfig,
+    "runner": RunnerConfig,
 }
 """The groups that are no stages, with their options."""
 
@@ -74,6 +76,7 @@ class PipelineConfig:
     input: InputConfig
     output: OutputConfig
     job: JobConfig
+    runner: RunnerConfig
     data: Mapping[str, Any]
 
 

@@ -18,6 +18,11 @@ FIRST_CHUNK = 64  # A stream's first results should not wait for a whole sort wi
 Prepare = Callable[[Example], Sequence[Example]]
 """``Postprocessor.prepare``, or None where it gives the example itself."""
 
+Lists = Sequence[Sequence[Example]]
+
+Isolated = Callable[[Callable[[Lists], list[list[Encoding]]], Lists], "list[list[Encoding] | Failed]"]
+"""Calls as :func:`~pipeline_kit.isolate.isolate` does."""
+
 Encoded = list[list[Encoding] | Failed]
 """For each example of a chunk its encodings, by part and window, or why there are none."""
 
@@ -71,13 +76,15 @@ def _prepared(prepare: Prepare, example: Example) -> Sequence[Example] | Failed:
     return found
 
 
-def encode_chunk(tokenizer: Tokenizer, chunk: Chunk) -> Encoded:
-    """Encode a chunk; an example that fails, in any of its parts, does not touch the others."""
-    if chunk.parts is None:
-        return isolate(lambda examples: _encode(tokenizer, [(example,) for example in examples]), chunk.examples)
-    good = [parts for parts in chunk.parts if not isinstance(parts, Failed)]
-    encoded = iter(isolate(lambda lists: _encode(tokenizer, lists), good))
-    return [parts if isinstance(parts, Failed) else next(encoded) for parts in chunk.parts]
+def encode_chunk(tokenizer: Tokenizer, chunk: Chunk, isolated: Isolated = isolate) -> Encoded:
+    """Encode a chunk; an example that fails, in any of its parts, does not touch the others.
+
+    :param isolated: makes the call, and narrows a failure down.
+    """
+    parts = chunk.parts or [(example,) for example in chunk.examples]
+    good = [found for found in parts if not isinstance(found, Failed)]
+    encoded = iter(isolated(lambda lists: _encode(tokenizer, lists), good))
+    return [found if isinstance(found, Failed) else next(encoded) for found in parts]
 
 
 def _encode(tokenizer: Tokenizer, lists: Sequence[Sequence[Example]]) -> list[list[Encoding]]:

@@ -18,6 +18,7 @@ class RunStats:
     :param rows: examples that went in; `failed` of them gave no result.
     :param truncated_rows: examples of which something was cut off.
     :param tokens: tokens the model saw, padding not counted; `slots` counts padding too.
+    :param retries: calls that were made again, see ``runner.retries``.
     :param seconds: time spent in each stage; tokenizing overlaps with the model.
     """
 
@@ -28,6 +29,7 @@ class RunStats:
     batches: int = 0
     tokens: int = 0
     slots: int = 0
+    retries: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property

@@ -15,9 +15,9 @@ PACKAGE = Path(pipeline_kit.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("panels", "stages", "writing", "registry", "fields"),
-    ("config", "job_config", "padding", "batching", "device", "atomic", "yaml_scan"),
+    ("config", "job_config", "runner_config", "padding", "batching", "device", "atomic", "yaml_scan"),
     ("checkpoint", "hub", "records", "sinks", "builtin", "exported"),
-    ("isolate", "outputs", "stats", "prepare", "text_stream", "explain", "pipeline"),
+    ("isolate", "retry", "stats", "calls", "outputs", "prepare", "text_stream", "explain", "pipeline"),
     ("build", "compose", "compose_hydra", "pipeline_config", "discovery"),
     ("job", "bench", "tune", "evaluate"),
     ("cli",),
