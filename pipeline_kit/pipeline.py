@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, overload
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
 
 from pipeline_kit.batching import BatchingPolicy, plan
 from pipeline_kit.calls import StageCalls
@@ -18,6 +18,9 @@ from pipeline_kit.stages import Model, Postprocessor, Tokenizer
 from pipeline_kit.stats import RunStats
 from pipeline_kit.text_stream import stream_text
 from pipeline_kit.types import Device, Encoding, Example, Result, RowFailure, RowOutput
+
+if TYPE_CHECKING:
+    from pipeline_kit.explain.trace import Trace
 
 __all__ = ["Observer", "Pipeline"]
 
@@ -47,7 +50,7 @@ class Pipeline:
     device: Device
     description: Mapping[str, Any]
     observer: Observer | None = None
-    calls: StageCalls = StageCalls()
+    calls: StageCalls = field(default_factory=StageCalls)
 
     @overload
     def __call__(self, inputs: str | Mapping[str, Any]) -> Result: ...  # type: ignore[overload-overlap]
@@ -90,6 +93,15 @@ class Pipeline:
         """
         parts = (self.tokenizer, self.model, self.postprocessor, self.padding, self.device.name)
         return stream_text(*parts, example, RunStats() if stats is None else stats)
+
+    def explain(self, examples: Example | Sequence[Example], *, attentions: bool = False) -> Trace:
+        """Run on one example, or on a few together, and give what every stage took and gave.
+
+        See :func:`pipeline_kit.explain.record.explain`.
+        """
+        from pipeline_kit.explain.record import explain
+
+        return explain(self, examples, attentions=attentions)
 
     def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
         """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 
 __all__ = ["RunStats"]
@@ -36,6 +36,18 @@ class RunStats:
     def padding_share(self) -> float:
         """The share of the model's token slots that was padding, 0 to 1."""
         return 1 - self.tokens / self.slots if self.slots else 0.0
+
+    @classmethod
+    def total(cls, several: Iterable[RunStats]) -> RunStats:
+        """Add up the counts of runs, and the times of their stages."""
+        found = cls()
+        for stats in several:
+            for item in fields(cls):
+                if item.name != "seconds":
+                    setattr(found, item.name, getattr(found, item.name) + getattr(stats, item.name))
+            for stage, seconds in stats.seconds.items():
+                found.seconds[stage] += seconds
+        return found
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

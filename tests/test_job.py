@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Quiet:
     def resumed(self, rows: int) -> None:
         self.before = rows
 
-    def loaded(self, pipeline: Pipeline) -> None:
+    def loaded(self, notes: Sequence[str]) -> None:
         self.loads += 1
 
     def advanced(self, stats: RunStats) -> None:

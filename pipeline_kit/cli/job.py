@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -50,10 +49,9 @@ def run_folder(
     config = with_flags(config, inputs, format)
     with _source(config, inputs) as source:
         job = Job(config, source, path, _build, restart)
-        start = time.perf_counter()
         summary = _until_stopped(job, telling)
     if telling != "quiet":
-        say(_told(summary, path, time.perf_counter() - start))
+        say(_told(summary, path))
     return 1 if summary.dead else 0
 
 
@@ -117,11 +115,12 @@ def _second_signal_ends() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _told(summary: JobSummary, path: Path, seconds: float) -> str:
-    stats = summary.stats
+def _told(summary: JobSummary, path: Path) -> str:
+    stats, seconds = summary.stats, max(summary.seconds, 1e-9)
     parts: Sequence[str] = [f"{summary.rows:,} row{'s' * (summary.rows != 1)} in {summary.shards:,} shards"]
     parts = [*parts, *([f"{summary.reused:,} of them done before"] if summary.reused else [])]
     parts = [*parts, *([f"{stats.truncated_rows:,} truncated"] if stats.truncated_rows else [])]
+    parts = [*parts, *([f"{stats.retries:,} calls tried again"] if stats.retries else [])]
     parts = [*parts, *([f"{summary.dead:,} failed, see {path / '_dead'}"] if summary.dead else [])]
     if not stats.rows:
         return f"{path}: complete, {', '.join(parts)}; nothing was left to do"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from pipeline_kit.job.receipt import Receipt
-    from pipeline_kit.pipeline import Pipeline
     from pipeline_kit.stats import RunStats
 
 __all__ = ["JobProgress", "Telling"]
@@ -55,9 +54,9 @@ class JobProgress:
         if rows:
             self._say(f"{rows:,} rows were done before", {"event": "resumed", "rows": rows})
 
-    def loaded(self, pipeline: Pipeline) -> None:
+    def loaded(self, notes: Sequence[str]) -> None:
         """Begin to count time once the model is there."""
-        for note in pipeline.description.get("notes", []):
+        for note in notes:
             self._say(f"note: {note}", {"event": "note", "note": note})
         self._total = self._count() if self._telling != "quiet" else None
         self._start = self._told = monotonic()

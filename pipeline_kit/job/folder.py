@@ -15,18 +15,24 @@ Names with an underscore in front are passed over by what reads folders of Parqu
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_kit.atomic import TEMPORARY
 from pipeline_kit.errors import OutputError
+from pipeline_kit.job.receipt import Receipt
 
 __all__ = ["JobFolder"]
 
 _FIRST = ("_lock", "_dead", "_receipts")
 """What a job makes before its manifest."""
+
+
+_FILE = re.compile(r"part-\d{5,}(?:\.retry-\d+)?\.(?:jsonl|csv|parquet|npy|safetensors)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,20 @@ class JobFolder:
             raise OutputError(f"{self.path}: cannot be renamed to {other}: {error.strerror or error}") from error
         return other
 
-    def clean(self) -> None:
-        """Remove the temporary files of a process that was killed; only for the one that holds the lock."""
+    def clean(self, receipts: Iterable[Receipt]) -> None:
+        """Remove what a process that was killed left; only for the one that holds the lock.
+
+        Those are temporary files, and files of shards that no receipt names.
+        """
         for folder in (self.path, self.path / "_dead", self.path / "_receipts"):
             for path in folder.glob(f"{TEMPORARY}*.tmp"):
                 with suppress(OSError):
                     path.unlink()
+        named = {name for receipt in receipts for name in receipt.files}
+        for folder in (self.path, self.path / "_dead"):
+            for path in folder.glob("part-*"):
+                if _FILE.fullmatch(path.name) and path.relative_to(self.path).as_posix() not in named:
+                    path.unlink(missing_ok=True)
 
     def _made(self) -> JobFolder:
         try:

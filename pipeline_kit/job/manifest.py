@@ -27,6 +27,7 @@ class Manifest:
     :param identity: see :func:`pipeline_kit.job.identity.identity_of`.
     :param settled: options that fix what the first load decided by measuring, see `Model.settled`.
     :param schema: what all shards agree on, from the first one; None before it, or if there is nothing.
+    :param command: how a user asked for the job, for ``pipeline-kit retry``.
     :param done: whether all rows are there.
     :param counts: of the whole job, once it is done.
     """
@@ -34,6 +35,7 @@ class Manifest:
     identity: Mapping[str, Any]
     settled: Mapping[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
+    command: Mapping[str, Any] = field(default_factory=dict)
     done: bool = False
     counts: Mapping[str, Any] = field(default_factory=dict)
     layout: int = LAYOUT

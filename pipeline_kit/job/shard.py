@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline_kit.errors import StageError
 from pipeline_kit.job.dead_letters import DeadLetter
@@ -13,60 +13,121 @@ from pipeline_kit.sinks import Layout, Row, Schema, ShardFormat, UnwritableRows
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import Result, RowFailure
 
-__all__ = ["Done", "encode", "results_of"]
+__all__ = ["Agree", "Finished", "Listener", "Work", "make"]
+
+TOLD_ROWS = 32
+"""After how many rows it is told again how far a shard is."""
+
+Agree = Callable[[Sequence[Row]], Schema | None]
+"""Gives what all shards agree on, settled from these rows if they are the first."""
+
+
+class Listener:
+    """Hears how a shard is being made. This one does nothing."""
+
+    def told(self, stats: RunStats) -> None:
+        """Hear how far the shard is."""
+
+    def numbered(self, rows: Sequence[int]) -> None:
+        """Hear which rows, numbered as in the input, the pipeline gets next; it counts them from 0."""
 
 
 @dataclass(frozen=True)
-class Done:
+class Work:
+    """A shard to be made.
+
+    :param alone: numbers of rows that are run one by one: in an earlier try one of them took too long.
+    :param late: rows that took too long even alone, and what is said of them.
+    """
+
+    number: int
+    rows: Sequence[SourceRow]
+    alone: frozenset[int] = frozenset()
+    late: Mapping[int, RowFailure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A shard that was made.
+
+    :param files: the ending of each file's name, and its bytes.
+    :param dead: the rows that failed, in input order; all others are in the files.
+    :param stats: of this shard.
+    """
+
+    number: int
+    first: int
+    last: int
+    rows: int
+    files: Mapping[str, bytes]
+    dead: Sequence[DeadLetter]
+    stats: RunStats
+
+
+@dataclass(frozen=True)
+class _Done:
     """What became of the rows of a shard: each is in exactly one of the two lists, both in input order."""
 
     rows: list[tuple[SourceRow, Row]]
     dead: list[DeadLetter]
 
 
-def results_of(
-    pipeline: Pipeline,
-    rows: Sequence[SourceRow],
-    layout: Layout,
-    stats: RunStats,
-    advanced: Callable[[RunStats], None],
-) -> Done:
-    """Run the pipeline on the rows of one shard.
+def make(
+    pipeline: Pipeline, work: Work, layout: Layout, format: ShardFormat, agree: Agree, listener: Listener
+) -> Finished:
+    """Run the pipeline on the rows of one shard, and encode what it gives.
 
     A shard is always run as a whole and by itself, so its batches, and with them the last bits of its numbers,
     are the same in a job that went through and in one that was taken up again.
     """
-    readable = [row for row in rows if not isinstance(row.example, RowFailure)]
-    outcomes = pipeline.outcomes([row.example for row in readable], stats)  # type: ignore[misc]
+    stats = RunStats()
+    done = _results(pipeline, work, layout, stats, listener)
+    schema = agree([row for _, row in done.rows])
+    failed = len(done.dead)
+    files, done = _encoded(done, format, schema)
+    stats.failed += len(done.dead) - failed
+    rows = work.rows
+    return Finished(work.number, rows[0].index, rows[-1].index, len(rows), files, done.dead, stats)
+
+
+def _results(pipeline: Pipeline, work: Work, layout: Layout, stats: RunStats, listener: Listener) -> _Done:
+    before: dict[int, Result | RowFailure] = dict(work.late)
+    for row in work.rows:
+        if isinstance(row.example, RowFailure):
+            before[row.index] = row.example
+    counted = len(before)
+    for row in work.rows:
+        if row.index in work.alone and row.index not in before:
+            listener.numbered([row.index])
+            before[row.index] = next(pipeline.outcomes([row.example], stats))  # type: ignore[list-item]
+    together = [row for row in work.rows if row.index not in before]
+    listener.numbered([row.index for row in together])
+    outcomes = pipeline.outcomes([row.example for row in together], stats)  # type: ignore[misc]
     good: list[tuple[SourceRow, Row]] = []
     dead: list[DeadLetter] = []
-    for row in rows:
-        unreadable = isinstance(row.example, RowFailure)
-        outcome = row.example if isinstance(row.example, RowFailure) else next(outcomes)
-        if unreadable:
-            stats.rows += 1
-            stats.failed += 1
-        advanced(stats)
+    for place, row in enumerate(work.rows):
+        outcome = before[row.index] if row.index in before else next(outcomes)
         found = outcome if isinstance(outcome, RowFailure) else _row(row, outcome, layout, stats)
         if isinstance(found, RowFailure):
             dead.append(DeadLetter(row.id, row.index, found))
         else:
             good.append((row, found))
-    return Done(good, dead)
+        if place % TOLD_ROWS == 0:
+            listener.told(stats)
+    stats.rows += counted
+    stats.failed += counted
+    return _Done(good, dead)
 
 
-def encode(done: Done, format: ShardFormat, schema: Schema | None) -> tuple[Mapping[str, bytes], Done]:
-    """Give the bytes of a shard's files; rows that the format cannot hold become dead letters.
-
-    :returns: the bytes by the ending of each file's name, and what became of the rows.
-    """
+def _encoded(done: _Done, format: ShardFormat, schema: Schema | None) -> tuple[Mapping[str, bytes], _Done]:
+    """Give the bytes of a shard's files; rows that the format cannot hold become dead letters."""
     try:
         return format.encode([row for _, row in done.rows], schema), done
     except UnwritableRows as error:
         refused = {failure.index: failure for failure in error.failures}
     kept = [pair for place, pair in enumerate(done.rows) if place not in refused]
     letters = [DeadLetter(done.rows[i][0].id, done.rows[i][0].index, failure) for i, failure in refused.items()]
-    done = Done(kept, sorted([*done.dead, *letters], key=lambda letter: letter.index))
+    done = _Done(kept, sorted([*done.dead, *letters], key=lambda letter: letter.index))
     return format.encode([row for _, row in done.rows], schema), done
 
 

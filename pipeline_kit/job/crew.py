@@ -1,0 +1,189 @@
+"""Shards made by several processes, and by one that may be ended when a stage takes too long."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from multiprocessing.connection import wait
+from time import monotonic
+from typing import Any, final
+
+from pipeline_kit import errors
+from pipeline_kit.errors import JobError, PipelineKitError
+from pipeline_kit.job.hand import Hand
+from pipeline_kit.job.maker import Host, Maker, Plan
+from pipeline_kit.job.messages import Advanced, Agreed, Broke, Entered, Loaded, Made, Proposed, Start
+from pipeline_kit.job.shard import Finished, Work
+from pipeline_kit.stats import RunStats
+from pipeline_kit.types import RowFailure
+
+__all__ = ["Crew"]
+
+
+@final
+class Crew(Maker):
+    """Hands out shards to workers, one at a time to each.
+
+    The first worker that has loaded settles how the others load, and the first shard settles what all agree on,
+    so the result is that of one process.
+    """
+
+    def __init__(self, plan: Plan, host: Host) -> None:
+        """Make shards by `plan`, with as many workers as ``runner.workers`` says, or as there are shards."""
+        self._plan, self._host = plan, host
+        self._runner = plan.config.runner
+        self._hands: list[Hand] = []
+        self._again: deque[Work] = deque()
+        self._settled: Mapping[str, Any] | None = host.settled
+        self._missing: Iterator[Work] = iter(())
+
+    def finished(self, missing: Iterator[Work]) -> Iterator[Finished]:
+        """Give shards as they are finished."""
+        self._missing = missing
+        while len(self._hands) < self._runner.workers and (work := self._next()) is not None:
+            hand = Hand(len(self._hands))
+            hand.work = work
+            self._hands.append(hand)
+            self._start(hand)
+        while any(hand.work is not None for hand in self._hands):
+            wait([hand.connection for hand in self._hands], timeout=self._patience())
+            for hand in list(self._hands):
+                while hand.connection.poll():
+                    made = self._hear(hand)
+                    if made is not None:
+                        yield made
+            self._settle_schema()
+            self._end_late()
+
+    def close(self) -> None:
+        """End the workers."""
+        for hand in self._hands:
+            hand.end()
+        self._hands.clear()
+
+    def _next(self) -> Work | None:
+        return self._again.popleft() if self._again else next(self._missing, None)
+
+    def _start(self, hand: Hand) -> None:
+        """Say what to build: to the first worker, and to the others once it has settled how."""
+        if hand.started or (self._settled is None and hand.number > 0):
+            return
+        hand.started = True
+        plan, runner = self._plan, self._runner
+        hand.send(
+            Start(
+                plan.config.data,
+                plan.plugins,
+                self._settled or {},
+                plan.layout,
+                plan.format,
+                hand.number,
+                runner.workers,
+                runner.batch_timeout is not None,
+            )
+        )
+
+    def _hear(self, hand: Hand) -> Finished | None:
+        try:
+            message = hand.connection.recv()
+        except (EOFError, OSError) as error:
+            raise hand.died() from error
+        match message:
+            case Loaded():
+                self._loaded(hand, message)
+            case Entered():
+                if message.rows:
+                    hand.entered[message.stage] = (monotonic(), message.rows)
+                else:
+                    hand.entered.pop(message.stage, None)
+            case Advanced():
+                hand.live = message.stats
+                self._host.advanced(RunStats.total(each.live for each in self._hands))
+            case Proposed():
+                hand.proposed = message.schema
+            case Made():
+                hand.live = RunStats()
+                hand.work = self._next()
+                if hand.work is not None:
+                    hand.send(hand.work)
+                return message.shard
+            case Broke():
+                raise _error(message)
+        return None
+
+    def _loaded(self, hand: Hand, message: Loaded) -> None:
+        hand.ready = True
+        first = self._settled is None
+        if first:
+            self._settled = message.settled
+        self._host.loaded(message.settled, message.notes)
+        hand.send(hand.work)
+        if first:
+            for other in self._hands:
+                self._start(other)
+
+    def _settle_schema(self) -> None:
+        """Let the first of the shards that are being made settle what all agree on, then tell those that wait."""
+        waiting = [hand for hand in self._hands if hand.proposed is not None]
+        if not waiting:
+            return
+        if self._host.schema is None:
+            first = min((hand for hand in self._hands if hand.work is not None), key=lambda hand: hand.work.number)  # type: ignore[union-attr]
+            if first.proposed is None:
+                return
+            self._host.agree(first.proposed)
+        assert self._host.schema is not None
+        for hand in waiting:
+            hand.proposed = None
+            hand.send(Agreed(self._host.schema))
+
+    def _patience(self) -> float | None:
+        """Give how long nothing need be heard before some stage has taken too long."""
+        limit = self._runner.batch_timeout
+        begun = [since for hand in self._hands for since, _ in hand.entered.values()]
+        return None if limit is None or not begun else max(0.0, min(begun) + limit - monotonic()) + 0.001
+
+    def _end_late(self) -> None:
+        """End workers of which a stage takes too long; their shards are made again, the rows in question alone."""
+        limit = self._runner.batch_timeout
+        if limit is None:
+            return
+        now = monotonic()
+        for place, hand in enumerate(self._hands):
+            late = next((item for item in hand.entered.items() if now - item[1][0] > limit), None)
+            if late is None:
+                continue
+            assert hand.work is not None, "only a worker with a shard enters stages"
+            stage, (_, rows) = late
+            work = _suspected(hand.work, stage, rows, limit)
+            hand.end()
+            fresh = self._hands[place] = Hand(hand.number)
+            fresh.work = work
+            for row in work.late.keys() - hand.work.late.keys():
+                self._host.late(work.late[row], work)
+            self._start(fresh)
+
+
+def _suspected(work: Work, stage: str, rows: Any, limit: float) -> Work:
+    """Narrow down which row takes too long: those that a stage was given together are next run alone."""
+    if len(rows) > 1:
+        return replace(work, alone=work.alone | set(rows))
+    told = f"the {stage} gave nothing for this row in {limit:g} s (runner.batch_timeout); its process was ended"
+    failure = RowFailure(rows[0], stage, "StageTimeout", told)
+    return replace(work, alone=work.alone - set(rows), late={**work.late, rows[0]: failure})
+
+
+def _error(broke: Broke) -> PipelineKitError:
+    """Give the error of a worker as one of this process."""
+    kind: Any = getattr(errors, broke.error, None)
+    ours = isinstance(kind, type) and issubclass(kind, PipelineKitError) and kind.__init__ is PipelineKitError.__init__
+    error: PipelineKitError
+    if ours:
+        error = kind(broke.message)
+    else:
+        known = isinstance(kind, type) and issubclass(kind, PipelineKitError)
+        error = JobError(broke.message if known else f"a worker failed: {broke.error}: {broke.message}")
+        error.exit_code = getattr(kind, "exit_code", 1)
+    error.add_note(broke.trace)
+    return error

@@ -1,0 +1,101 @@
+"""A worker: a process with a pipeline of its own that makes shards for a job. It writes no file."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from time import monotonic
+from typing import Any, final
+
+from pipeline_kit.job.loading import shared_out, with_settled
+from pipeline_kit.job.messages import Advanced, Agreed, Broke, Entered, Loaded, Made, Proposed, Start
+from pipeline_kit.job.shard import Listener, make
+from pipeline_kit.pipeline import Pipeline
+from pipeline_kit.sinks import Row, Schema
+from pipeline_kit.stats import RunStats
+
+__all__ = ["main"]
+
+TOLD_SECONDS = 0.2
+
+
+def main(connection: Connection) -> None:
+    """Serve a job until it says that there is no more, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c reaches all processes of a terminal; the job decides
+    _end_with_the_job()
+    try:
+        _Worker(connection).serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except BaseException as error:
+        connection.send(Broke(type(error).__name__, str(error), traceback.format_exc()))
+
+
+def _end_with_the_job() -> None:
+    """End this process when the job's is killed, whatever a stage is doing."""
+    job = multiprocessing.parent_process()
+    assert job is not None, "a worker is started by a job"
+
+    def watch() -> None:
+        wait([job.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="pipeline-kit-parent").start()
+
+
+@final
+class _Worker(Listener):
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._schema: Schema | None = None
+        self._numbers: Sequence[int] = ()
+        self._told = 0.0
+
+    def serve(self) -> None:
+        start: Start = self._connection.recv()
+        pipeline = self._built(start)
+        self._send(Loaded(pipeline.model.settled, list(pipeline.description.get("notes", ()))))
+
+        def agree(rows: Sequence[Row]) -> Schema | None:
+            if self._schema is None and (schema := start.format.schema(rows)) is not None:
+                self._send(Proposed(schema))
+                answer: Agreed = self._connection.recv()
+                self._schema = answer.schema
+            return self._schema
+
+        while (work := self._connection.recv()) is not None:
+            self._send(Made(make(pipeline, work, start.layout, start.format, agree, self)))
+
+    def told(self, stats: RunStats) -> None:
+        if monotonic() - self._told > TOLD_SECONDS:
+            self._told = monotonic()
+            self._send(Advanced(stats))
+
+    def numbered(self, rows: Sequence[int]) -> None:
+        self._numbers = rows
+
+    def _entered(self, stage: str, rows: Sequence[int]) -> None:
+        numbers = self._numbers
+        self._send(Entered(stage, [numbers[row] for row in rows]))
+
+    def _built(self, start: Start) -> Pipeline:
+        from pipeline_kit.build import build
+        from pipeline_kit.discovery import load_registry
+        from pipeline_kit.pipeline_config import parse_config
+
+        config = parse_config(start.data, load_registry(start.plugins), [])
+        pipeline = build(with_settled(shared_out(config, start.worker, start.workers), start.settled))
+        if not start.told:
+            return pipeline
+        return replace(pipeline, calls=replace(pipeline.calls, watch=self._entered))
+
+    def _send(self, message: Any) -> None:
+        with self._sending:
+            self._connection.send(message)
