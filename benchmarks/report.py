@@ -24,7 +24,7 @@ from pipeline_kit.errors import InputError, PipelineKitError, UsageError, shorte
 
 OUTPUT = Path(__file__).parent / "RESULTS.md"
 Result = Mapping[str, Any]
-ORDER = ("classifier", "runtimes", "shipped", "embeddings", "latency", "limit", "memory", "cold_start")
+ORDER = ("classifier", "runtimes", "shipped", "embeddings", "latency", "limit", "memory", "cold_start", "job")
 SETS = "short mixed long agreement"
 GOAL_COLUMNS = ("work", "goal", "measured", "lowest to highest round", "reached")
 

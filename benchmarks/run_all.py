@@ -47,6 +47,7 @@ COMPARISONS = {
     "embeddings": Comparison("embeddings.py", minutes=1.0),
     "latency": Comparison("latency.py", minutes=1.2),
     "memory_growth": Comparison("memory_growth.py", minutes=1.7),
+    "jobs": Comparison("jobs.py", minutes=40.0),
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def profile(pipeline: Any, texts: list[str]) -> dict[str, float]:
             start = time.perf_counter()
             list(pipeline.outcomes(texts, stats))
             wall = time.perf_counter() - start
-    shares: Counter[str] = Counter()
+    shares: dict[str, float] = defaultdict(float)
     for event in seen.key_averages():
         if not event.key.startswith("ProfilerStep"):
             shares[kind_of(event.key)] += event.self_cpu_time_total / 1e6 / wall
@@ -93,9 +93,10 @@ def main() -> None:
 PAGE = """\
 # Where the time goes
 
-Made by `python benchmarks/where_time_goes.py`: shares of the wall time of one pass in float32 as it comes, under torch.profiler.
-*outside of operators* is Python, planning, and waiting for the tokenizer's thread. *padding* is the share of token slots that held
-padding; *tokenizer* the tokenizer's own time, which overlaps with the model where there is more than one chunk.
+Made by `python benchmarks/where_time_goes.py`: shares of the wall time of one pass in float32 as it comes, under
+torch.profiler. *outside of operators* is Python, planning, and waiting for the tokenizer's thread. *padding* is the
+share of token slots that held padding; *tokenizer* the tokenizer's own time, which overlaps with the model where there
+is more than one chunk.
 
 {about}
 """

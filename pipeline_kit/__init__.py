@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from pipeline_kit.build import load
     from pipeline_kit.config import option
     from pipeline_kit.errors import ExampleError, PipelineKitError, RowError, TransientError
+    from pipeline_kit.explain.trace import Trace
     from pipeline_kit.fields import read_fields, text_and_pair, text_of, texts_of
+    from pipeline_kit.job.api import run_job
     from pipeline_kit.pipeline import Pipeline
     from pipeline_kit.registry import Registry
     from pipeline_kit.stages import Model, Postprocessor, StageContext, Tokenizer
@@ -35,10 +37,12 @@ _HOMES = {
     "StageContext": "stages",
     "TokenBatch": "types",
     "Tokenizer": "stages",
+    "Trace": "explain.trace",
     "TransientError": "errors",
     "load": "build",
     "option": "config",
     "read_fields": "fields",
+    "run_job": "job.api",
     "text_and_pair": "fields",
     "text_of": "fields",
     "texts_of": "fields",
@@ -62,11 +66,13 @@ __all__ = [
     "StageContext",
     "TokenBatch",
     "Tokenizer",
+    "Trace",
     "TransientError",
     "__version__",
     "load",
     "option",
     "read_fields",
+    "run_job",
     "text_and_pair",
     "text_of",
     "texts_of",

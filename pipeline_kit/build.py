@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from pipeline_kit.errors import ConfigError, Fault, RegistryError
 from pipeline_kit.padding import PaddingConfig, PaddingPolicy
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
-from pipeline_kit.registry import Registry
+from pipeline_kit.registry import KINDS, Registry
 from pipeline_kit.retry import Retry
 from pipeline_kit.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
 from pipeline_kit.types import Checkpoint, Device
@@ -101,8 +101,13 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
         "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
+        "options": {kind: _options(config.data.get(kind, {})) for kind in (*KINDS, "padding")},
         "notes": [*([padding.note] if padding.note else []), *_slow(device), *_idle(config)],
     }
+
+
+def _options(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "name"}
 
 
 def _class(choice: StageChoice, interface: type[Any]) -> Any:

@@ -145,7 +145,7 @@ class Tokenizer(ABC):
         raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """Tell more of how `example` became `encodings`, for ``pipeline-kit explain``; the default tells nothing."""
+        """Tell more of how a text or pair given to ``encode`` became `encodings`, for explain; by default nothing."""
         del example, encodings
         return ()
 

@@ -16,7 +16,7 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 # Two halves that run at the same time, as long as each other: nothing is timed here.
 HALVES = (
-    ("runtimes_short", "classifier_mixed", "latency"),
+    ("runtimes_short", "classifier_mixed", "latency", "jobs"),
     ("cold_start", "shipped_checkpoint", "limit_share", "memory_growth", "embeddings"),
 )
 NAMES = [name for half in HALVES for name in half]
@@ -122,6 +122,18 @@ def test_the_other_figures_are_there(folder: Path) -> None:
     assert [row[0] for row in memory["rows"]] == ["100", "1,000"]
     assert [measurement["name"] for measurement in latency] == ["latency/shipped", "latency/classifier"]
     assert all(m["report"]["sides"][0]["matrix_limit"]["share"] > 0 for m in limit)
+
+
+def test_a_job_gives_what_the_stream_gives(folder: Path) -> None:
+    memory, stream, plain = result(folder, "jobs")["measurements"]
+    assert [m["name"] for m in (memory, stream, plain)] == ["job/memory", "job/stream", "job/plain"]
+    assert [row[0] for row in memory["rows"]] == ["the first 40", "the rest of 400"]
+    assert min(row[1] for row in memory["rows"]) > 10
+    assert [row[0] for row in plain["rows"]] == ["durable job", "pipe.stream into one JSONL file"]
+    for measurement in (stream, plain):
+        assert measurement["value"]["median"] > 0
+        assert measurement["results"]["rows"] == 400
+        assert measurement["results"]["largest_score_difference"] < 1e-5
 
 
 def test_what_was_measured_is_not_measured_again(folder: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline_kit.job.folder import JobFolder
 from pipeline_kit.job.identity import redacted
 from pipeline_kit.job.lock import locked
 from pipeline_kit.job.receipt import Receipt
-from pipeline_kit.job.run import Job, JobSummary, run_job
+from pipeline_kit.job.run import Job, JobSummary, carry_out
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.records import Source
 from pipeline_kit.stats import RunStats
@@ -72,7 +72,7 @@ def run(
     config = compose([*given, *overrides])
     source = Source.open([str(texts)], config.input, config.task.takes)
     job = Job(config, source, out, lambda config: change(build(config)), restart)
-    return run_job(job, watcher or Quiet())
+    return carry_out(job, watcher or Quiet())
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -227,7 +227,7 @@ def test_an_input_that_nothing_identifies_is_not_taken_up(checkpoint: Path, tmp_
 
     def go(rows: Any) -> JobSummary:
         source = Source.of(rows, config.input, config.task.takes)
-        return run_job(Job(config, source, tmp_path / "out", build), Quiet())
+        return carry_out(Job(config, source, tmp_path / "out", build), Quiet())
 
     assert go(text for text in ["one", "two"]).rows == 2
     with pytest.raises(UsageError, match="can be gone through only once"):

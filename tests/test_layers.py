@@ -14,7 +14,7 @@ import pipeline_kit
 PACKAGE = Path(pipeline_kit.__file__).parent
 LAYERS = (
     ("errors", "types"),
-    ("panels", "stages", "writing", "registry", "fields"),
+    ("panels", "stages", "differentiable", "writing", "registry", "fields"),
     ("config", "job_config", "runner_config", "padding", "batching", "device", "atomic", "yaml_scan"),
     ("checkpoint", "hub", "records", "sinks", "builtin", "exported"),
     ("isolate", "retry", "stats", "calls", "outputs", "prepare", "text_stream", "explain", "pipeline"),

@@ -45,9 +45,10 @@ def test_the_wheel_carries_all_yaml_and_checkpoints(wheel: Path) -> None:
         assert f"pipeline_kit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
     for path in (ROOT / "pipeline_kit" / "checkpoints").glob("*/*"):
         assert f"pipeline_kit/checkpoints/{path.parent.name}/{path.name}" in names
-    for path in (ROOT / "pipeline_kit" / "cli" / "templates").rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            assert f"pipeline_kit/{path.relative_to(ROOT / 'pipeline_kit').as_posix()}" in names
+    for folder in ("cli", "explain"):
+        for path in (ROOT / "pipeline_kit" / folder / "templates").rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert f"pipeline_kit/{path.relative_to(ROOT / 'pipeline_kit').as_posix()}" in names
     assert "pipeline_kit/py.typed" in names
     assert not any(name.startswith(("conf/", "tests/", "tools/", "benchmarks/")) for name in names)
 

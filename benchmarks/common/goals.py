@@ -184,4 +184,7 @@ GOALS = (
     Goal("one text at a time, shipped checkpoint", 0.8, _value("latency/shipped"), "of its time", most=True),
     Goal("memory over the model, 10 times the input", 20.0, _value("memory/shipped"), "MB", most=True),
     Goal("cold start to the first result", 0.8, _value("cold_start"), "of its time", most=True),
+    Goal("a durable job's peak memory, ten times the rows", 50.0, _value("job/memory"), "MB", most=True),
+    Goal("a durable job, against pipe.stream", 1.05, _value("job/stream"), "of its time", most=True),
+    Goal("a durable job, against one plain JSONL file", 1.03, _value("job/plain"), "of its time", most=True),
 )

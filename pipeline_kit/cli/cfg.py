@@ -42,7 +42,9 @@ def print_configs(selection: Selection, package: str | None, resolve: bool) -> i
         if resolve:
             from pipeline_kit.build import build
 
-            data = {**data, "resolved": dict(build(config, registry).description)}
+            found = dict(build(config, registry).description)
+            found.pop("options", None)  # they stand above
+            data = {**data, "resolved": found}
         part = subtree(data, package)
         if selection.multirun:
             print_out(f"---\n# {' '.join(overrides)}")

@@ -18,7 +18,7 @@ _VALUES = {
     "--sample": ("short", "mixed", "long"),
     "--vs": ("transformers", "transformers:8"),
 }
-_COMPOSING = ("run", "bench", "evaluate", "tune", "cfg", "validate")
+_COMPOSING = ("run", "explain", "bench", "evaluate", "tune", "cfg", "validate")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.evaluate_input import LabelledFiles, add_labelled_flags
+from pipeline_kit.cli.hidden import without_secrets
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import numbered
@@ -34,6 +35,7 @@ examples:
   pipeline-kit evaluate --input labelled.jsonl
   pipeline-kit evaluate --input reviews.csv --fields text=body --label stars --labels-map 1=NEGATIVE,5=POSITIVE
   pipeline-kit evaluate --input labelled.jsonl --save wrong.jsonl --json checkpoint.path=./my-model
+  pipeline-kit evaluate --input 'data/*.parquet' --save wrong.jsonl input.id=review_id input.limit=1000
   pipeline-kit evaluate -m padding=longest,max_length --input labelled.jsonl
   pipeline-kit evaluate task=ner checkpoint.path=./my-model --input spans.jsonl
 
@@ -74,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
         for number, job in enumerate(jobs):
             path = numbered(save, number) if save is not None and selection.multirun else save
             report = _run(job, path, args.quiet)
-            reports.append({"overrides": job.overrides, **report} if selection.multirun else report)
+            reports.append({"overrides": without_secrets(job.overrides), **report} if selection.multirun else report)
             if args.json:
                 prepare_stdout()
                 print_out(json_line(reports[-1]), flush=True)
@@ -120,8 +122,7 @@ class Job:
         from pipeline_kit.evaluate.rows import check_rows, labelled
         from pipeline_kit.evaluate.tasks import evaluator_for, fields_of
 
-        source = files.source(fields_of(config.task.name, config.task.takes))
-        source.check()
+        source = files.source(fields_of(config.task.name, config.task.takes), config.input)
         checkpoint, options = resolve_checkpoint(config.checkpoint), config.postprocessor.options
         setting = Setting(config.task.name, checkpoint.labels, checkpoint.config, options, labels_map, threshold)
         evaluator = evaluator_for(setting, _first(labelled(source.rows())).gold)

@@ -6,17 +6,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pipeline_kit.cli.input_options import ChosenInput
 from pipeline_kit.cli.inputs import Inputs, add_file_flags
 from pipeline_kit.errors import UsageError, shorten
-from pipeline_kit.records import FORMATS, InputConfig, Source, format_of
-from pipeline_kit.records.columns import Columns
-from pipeline_kit.records.names import parts_of
-from pipeline_kit.records.unpack import Limits
-
-if TYPE_CHECKING:
-    from pipeline_kit.records.part import Part
+from pipeline_kit.records import FORMATS, Format, InputConfig, Source, format_of
 
 __all__ = ["LabelledFiles", "add_labelled_flags"]
 
@@ -53,42 +47,45 @@ class LabelledFiles:
     """
 
     inputs: Inputs
-    parts: Sequence[Part]
+    chosen: ChosenInput
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> LabelledFiles:
         """Read parsed flags, and stdin if it is named.
 
-        :raises UsageError: if there is no file, or one without columns.
-        :raises InputError: if one is not there.
+        :raises UsageError: if there is no file.
         """
         if not args.input:
             raise UsageError(f"nothing to evaluate on: give a file with labels, such as\n  {_EXAMPLE}")
         inputs = Inputs.of(argparse.Namespace(**{**vars(args), "text": [], "json": []}))
-        for name in inputs.files:
-            _refuse_text(name, inputs)
         if args.label is not None:
             other = inputs.columns.get("label", args.label)
             if other != args.label:
                 raise UsageError(f"--label {shorten(args.label, 40)} and --fields label={shorten(other, 40)}: give one")
             inputs = replace(inputs, columns={**inputs.columns, "label": args.label})
-        return cls(inputs, parts_of(inputs.files, inputs.format, Limits()))
+        return cls(inputs, ChosenInput(inputs))
 
-    def source(self, takes: Sequence[str]) -> Source:
-        """Give the rows with the fields `takes`.
+    def source(self, takes: Sequence[str], options: InputConfig) -> Source:
+        """Give the rows that `options` choose, with the fields `takes`.
 
-        :raises UsageError: if ``--fields`` names another one.
+        :raises UsageError: if ``--fields`` or ``input.fields`` names another one, if a file has no columns, or for
+            columns to be carried, which have no place here.
+        :raises InputError: if a file is not there, or lacks a column.
         """
-        return Source(self.parts, InputConfig(), Columns(self.inputs.fields(takes)))
+        if options.carry:
+            raise UsageError("input.carry: evaluate carries no columns, --save keeps each row's id; leave it out")
+        format = self.chosen.format(options)
+        for name in self.inputs.files:
+            _refuse_text(name, format)
+        return self.chosen.source(options, takes)
 
     def close(self) -> None:
         """Remove the copies."""
-        for part in self.parts:
-            part.close()
+        self.chosen.close()
 
 
-def _refuse_text(name: str, inputs: Inputs) -> None:
+def _refuse_text(name: str, format: Format | None) -> None:
     plain = name == "-" or (Path(name).is_file() and format_of(name) == "text")
-    if inputs.format == "text" or (inputs.format is None and plain):
+    if format == "text" or (format is None and plain):
         what = "stdin: say" if name == "-" else f"--input {shorten(name)}: a line of text has no label; say"
         raise UsageError(f"{what} --input-format {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")

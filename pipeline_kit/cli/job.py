@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.cli.job_progress import JobProgress, Telling
@@ -20,11 +20,15 @@ from pipeline_kit.errors import UsageError, shorten
 from pipeline_kit.records import Source
 
 if TYPE_CHECKING:
-    from pipeline_kit.job.run import Job, JobSummary
+    from pipeline_kit.job.command import Command
+    from pipeline_kit.job.run import JobSummary
+    from pipeline_kit.job.watcher import Watcher
     from pipeline_kit.pipeline import Pipeline
     from pipeline_kit.pipeline_config import PipelineConfig
 
-__all__ = ["folder_path", "run_folder"]
+__all__ = ["build_pipeline", "folder_path", "run_folder", "source_of", "until_stopped", "with_flags"]
+
+R = TypeVar("R")
 
 
 def folder_path(name: str | None) -> Path | None:
@@ -37,19 +41,19 @@ def folder_path(name: str | None) -> Path | None:
 
 
 def run_folder(
-    config: PipelineConfig, inputs: Inputs, path: Path, format: str | None, *, restart: bool, telling: Telling
+    config: PipelineConfig, inputs: Inputs, path: Path, command: Command, *, restart: bool, telling: Telling
 ) -> int:
     """Run one job to its end; 1 if rows failed.
 
-    :param format: of the shards; None: what the config says.
-    :raises PipelineKitError: as :func:`pipeline_kit.job.run.run_job`.
+    :param command: how it was asked for; its ``format`` is that of the shards, None: what the config says.
+    :raises PipelineKitError: as :func:`pipeline_kit.job.run.carry_out`.
     """
-    from pipeline_kit.job.run import Job
+    from pipeline_kit.job.run import Job, carry_out
 
-    config = with_flags(config, inputs, format)
-    with _source(config, inputs) as source:
-        job = Job(config, source, path, _build, restart)
-        summary = _until_stopped(job, telling)
+    config = with_flags(config, inputs, command.format)
+    with source_of(config, inputs) as source:
+        job = Job(config, source, path, build_pipeline, restart, command.plugins, command.kept())
+        summary = until_stopped(path, source.count, telling, lambda watcher: carry_out(job, watcher))
     if telling != "quiet":
         say(_told(summary, path))
     return 1 if summary.dead else 0
@@ -69,7 +73,11 @@ def with_flags(config: PipelineConfig, inputs: Inputs, format: str | None) -> Pi
     return replace(config, input=reading, output=writing, data=data)
 
 
-def _source(config: PipelineConfig, inputs: Inputs) -> Source:
+def source_of(config: PipelineConfig, inputs: Inputs) -> Source:
+    """Open a job's input.
+
+    :raises UsageError: if there are texts and files.
+    """
     if inputs.examples and inputs.files:
         raise UsageError("a job takes --input, or --text and --json, not both; put the texts into a file")
     if inputs.examples:
@@ -77,21 +85,21 @@ def _source(config: PipelineConfig, inputs: Inputs) -> Source:
     return Source.open(inputs.files, config.input, config.task.takes)
 
 
-def _build(config: PipelineConfig) -> Pipeline:
+def build_pipeline(config: PipelineConfig) -> Pipeline:
+    """Build, with Python's garbage collector held back."""
     from pipeline_kit.build import build
 
     with no_collection():
         return build(config)
 
 
-def _until_stopped(job: Job, telling: Telling) -> JobSummary:
-    from pipeline_kit.job.run import run_job
-
+def until_stopped(path: Path, count: Callable[[], int | None], telling: Telling, run: Callable[[Watcher], R]) -> R:
+    """Call `run` with a progress bar; say what a stop means."""
     try:
-        with _second_signal_ends(), JobProgress(job.source.count, telling) as progress:
-            return run_job(job, progress)
+        with _second_signal_ends(), JobProgress(count, telling) as progress:
+            return run(progress)
     except (KeyboardInterrupt, SystemExit):
-        say(f"{job.path}: stopped; what is done is kept, run the same command again to go on")
+        say(f"{path}: stopped; what is done is kept, run the same command again to go on")
         raise
 
 

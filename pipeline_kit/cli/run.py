@@ -5,25 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_kit.cli import cfg
+from pipeline_kit.cli.hidden import without_secrets
+from pipeline_kit.cli.input_options import ChosenInput
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.job import folder_path, run_folder
 from pipeline_kit.cli.job_progress import Telling
 from pipeline_kit.cli.pieces import refuse_with_stream, run_stream
 from pipeline_kit.cli.progress import Failures, ProgressBar, summary
-from pipeline_kit.cli.rows import run_rows
+from pipeline_kit.cli.rows import run_rows, run_source
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import Sink, columns_sink, file_sink, jsonl_sink, numbered, output_path, table_sink
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import is_terminal, say
 from pipeline_kit.errors import UsageError
-from pipeline_kit.records import Fields, Record
+from pipeline_kit.records import InputConfig, Source
 from pipeline_kit.sinks import FILE_FORMATS, FileFormat, Layout, OutputConfig, ending_of, stream_format
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import RowFailure
@@ -92,17 +94,23 @@ def execute(args: argparse.Namespace) -> int:
         refuse_with_stream(args, selection, inputs)
     registry = selection.registry()
     jobs = selection.compositions(registry)
+    if any(config.runner.workers > 1 or config.runner.batch_timeout is not None for _, config in jobs):
+        raise UsageError("runner.workers and runner.batch_timeout are for jobs: give --output DIR, a folder")
     if args.stream:
         return run_stream(jobs[0][1], inputs, args.quiet)
-    fields = [inputs.fields(config.task.takes) for _, config in jobs]
+    for _, config in jobs:
+        inputs.fields(config.task.takes)
     formats = [_format(output, args.format, config.output) for _, config in jobs]
+    # Without an option of the group input, rows come straight from the files and from stdin as it is written.
+    chosen = any(config.input != InputConfig() for _, config in jobs)
     failed = 0
-    with inputs.kept(several=len(jobs) > 1):
+    with inputs.kept(several=len(jobs) > 1 and not chosen), closing(ChosenInput(inputs)) as opened:
+        sources = [opened.source(config.input, config.task.takes) if chosen else None for _, config in jobs]
         for number, (overrides, config) in enumerate(jobs):
-            heading = overrides if selection.multirun else None
+            heading = without_secrets(overrides) if selection.multirun else None
             path = numbered(output, number) if output is not None and selection.multirun else output
             printing = Printing(path, formats[number], heading, args.quiet)
-            failed += _run(config, inputs, fields[number], printing)
+            failed += _run(config, inputs, sources[number], printing)
     return 1 if failed else 0
 
 
@@ -110,6 +118,8 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     """Run a job, or one for each combination of a sweep, in ``DIR.0``, ``DIR.1`` and so on."""
     if args.quiet and args.log_json:
         raise UsageError("--quiet and --log-json: give one of the two")
+    from pipeline_kit.job.command import Command
+
     inputs = Inputs.of(args)
     jobs = selection.compositions(selection.registry())
     telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
@@ -117,8 +127,19 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     for number, (overrides, config) in enumerate(jobs):
         path = folder.with_name(f"{folder.name}.{number}") if selection.multirun else folder
         if selection.multirun and not args.quiet:
-            say(f"{path}: {' '.join(overrides) or 'no overrides'}")
-        failed += run_folder(config, inputs, path, args.format, restart=args.restart, telling=telling)
+            say(f"{path}: {' '.join(without_secrets(overrides)) or 'no overrides'}")
+        command = Command(
+            overrides,
+            selection.config_dirs,
+            selection.config_name,
+            selection.plugins,
+            inputs.files,
+            inputs.format,
+            inputs.columns,
+            args.format,
+            str(Path.cwd()),
+        )
+        failed += run_folder(config, inputs, path, command, restart=args.restart, telling=telling)
     return 1 if failed else 0
 
 
@@ -141,10 +162,9 @@ class Printing:
     ) -> AbstractContextManager[Sink]:
         """Open what takes the rows; `failed` is told of those with a result that cannot be written."""
         if self.path is not None and self.format in ("csv", "parquet"):
-            layout = Layout.of(config.task.gives, config.postprocessor.name, identified=False, errors=True)
             name: FileFormat = "csv" if self.format == "csv" else "parquet"
-            format = stream_format(name, layout, config.output.compression)
-            return columns_sink(self.path, self.heading, format, failed)
+            format = stream_format(name, _layout(config), config.output.compression)
+            return columns_sink(self.path, self.heading, format, failed, config.input.carry)
         if self.path is not None:
             return file_sink(self.path, self.heading)
         return table_sink(self.heading, bar.paused) if self.format == "table" else jsonl_sink(self.heading)
@@ -171,11 +191,27 @@ def _format(path: Path | None, asked: str | None, options: OutputConfig) -> str:
     return asked or options.format or ("table" if is_terminal(sys.stdout) else "jsonl")
 
 
-def _run(config: PipelineConfig, inputs: Inputs, fields: Fields, printing: Printing) -> int:
-    """Run one pipeline over all rows; give the number of those that failed."""
-    records: Iterator[Record] = inputs.records(fields)
+def _layout(config: PipelineConfig) -> Layout:
+    """Give the columns of one file: an id where one is read, carried columns, the result's, ``error``."""
+    return Layout.of(
+        config.task.gives,
+        config.postprocessor.name,
+        carry=config.input.carry,
+        identified=config.input.id is not None,
+        errors=True,
+        kinds=dict(config.output.types),
+    )
+
+
+def _run(config: PipelineConfig, inputs: Inputs, source: Source | None, printing: Printing) -> int:
+    """Run one pipeline over all rows; give the number of those that failed.
+
+    :param source: the rows that options chose; None: all there are.
+    """
+    records = inputs.records(inputs.fields(config.task.takes)) if source is None else ()
+    layout = None if source is None else _layout(config)
     failures, stats = Failures(), RunStats()
-    bar = ProgressBar(inputs.count, printing.bar_wanted)
+    bar = ProgressBar(inputs.count if source is None else source.count, printing.bar_wanted)
 
     def failed(failure: RowFailure) -> None:
         failures.add(failure)
@@ -190,8 +226,11 @@ def _run(config: PipelineConfig, inputs: Inputs, fields: Fields, printing: Print
             for note in pipeline.description["notes"]:
                 say(f"note: {note}")
         start = time.perf_counter()
+        rows = run_rows(pipeline, records, stats)
+        if source is not None and layout is not None:
+            rows = run_source(pipeline, source.rows(), stats, layout)
         with bar:
-            for row in run_rows(pipeline, records, stats):
+            for row in rows:
                 sink(row)
                 if row.failure is not None:
                     failures.add(row.failure)

@@ -15,7 +15,7 @@ from pipeline_kit.errors import UsageError, closest, shorten
 from pipeline_kit.sinks import FILE_FORMATS, FileFormat, StreamFormat, check_installed, ending_of, json_line, rows_file
 from pipeline_kit.sinks.base import Write
 from pipeline_kit.sinks.files import error_text, gzip_writer
-from pipeline_kit.sinks.layout import ERROR
+from pipeline_kit.sinks.layout import ERROR, ID
 from pipeline_kit.types import RowFailure
 
 __all__ = ["Sink", "columns_sink", "file_sink", "jsonl_sink", "numbered", "output_path", "table_sink"]
@@ -71,20 +71,26 @@ def file_sink(path: Path, heading: Sequence[str] | None) -> Iterator[Sink]:
 
 @contextmanager
 def columns_sink(
-    path: Path, heading: Sequence[str] | None, format: StreamFormat, failed: Callable[[RowFailure], None]
+    path: Path,
+    heading: Sequence[str] | None,
+    format: StreamFormat,
+    failed: Callable[[RowFailure], None],
+    carry: Sequence[str] = (),
 ) -> Iterator[Sink]:
     """Write rows to `path` in a format with columns; a row that failed says why in the column ``error``.
 
     :param failed: told of each row with a result that the format cannot hold.
+    :param carry: the columns of the input that such a row keeps, as it keeps its id.
     """
+    keep = (ID, *carry)
 
     def refused(failure: RowFailure) -> str:
         failed(failure)
         return error_text(failure)
 
-    with rows_file(path, format, refused, gzip=path.suffix.lower() == ".gz") as add:
+    with rows_file(path, format, refused, keep=keep, gzip=path.suffix.lower() == ".gz") as add:
         yield lambda row: add(
-            row.value if row.failure is None else {ERROR: error_text(row.failure)}, size=len(row.line)
+            row.value if row.failure is None else {**row.front, ERROR: error_text(row.failure)}, size=len(row.line)
         )
     _say_heading(path, heading)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -189,3 +191,23 @@ class Trace:
     batches: tuple[BatchTrace, ...]
     seconds: float
     notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of it as JSON values; see :func:`pipeline_kit.explain.plain.to_json`."""
+        found: dict[str, Any] = _view("plain").to_json(self)
+        return found
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows: the page of ``pipeline-kit explain --html``, else the terminal's view."""
+        try:
+            page: str = _view("html").to_html(self)
+        except ImportError:
+            return f"<pre>{escape(_view('text').to_text(self))}</pre>"
+        # In a frame of its own, so that neither the page's style nor its script touches the notebook.
+        frame = 'style="width: 100%; height: 50em; border: 0" sandbox="allow-scripts"'
+        return f'<iframe title="pipeline-kit explain" {frame} srcdoc="{escape(page)}"></iframe>'
+
+
+def _view(name: str) -> Any:
+    """Import a view on first use: each of them imports this module."""
+    return import_module(f"pipeline_kit.explain.{name}")

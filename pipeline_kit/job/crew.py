@@ -117,7 +117,7 @@ class Crew(Maker):
         first = self._settled is None
         if first:
             self._settled = message.settled
-        self._host.loaded(message.settled, message.notes)
+        self._host.loaded(message.settled, message.description)
         hand.send(hand.work)
         if first:
             for other in self._hands:

@@ -3,6 +3,7 @@
 ::
 
     part-00000.jsonl ...       the rows, a shard each (.csv, .parquet; .npy or .safetensors beside them)
+    part-00000.retry-1.jsonl   rows of that shard that failed first and have a result since, see ``pipeline-kit retry``
     _dead/part-00000.jsonl     the rows of that shard that failed, if any did
     _receipts/part-00000.json  written last: what makes a shard a part of the job, with the SHA-256 of its files
     _manifest.json             what the job is: config, versions, checkpoint, input
@@ -85,9 +86,9 @@ class JobFolder:
         """Give the path of a file of a shard."""
         return self.path / f"part-{number:05d}{suffix}"
 
-    def dead(self, number: int) -> Path:
-        """Give the path of the rows of a shard that failed."""
-        return self.path / "_dead" / f"part-{number:05d}.jsonl"
+    def dead(self, number: int, again: str = "") -> Path:
+        """Give the path of the rows of a shard that failed; `again`: and failed when they were run once more."""
+        return self.path / "_dead" / f"part-{number:05d}{again}.jsonl"
 
     def receipt(self, number: int) -> Path:
         """Give the path of what makes a shard a part of the job."""

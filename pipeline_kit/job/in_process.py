@@ -30,7 +30,7 @@ class InProcess(Maker, Listener):
         for work in missing:
             if pipeline is None:
                 pipeline = self._build(with_settled(self._plan.config, self._host.settled or {}))
-                self._host.loaded(pipeline.model.settled, pipeline.description.get("notes", ()))
+                self._host.loaded(pipeline.model.settled, pipeline.description)
             yield make(pipeline, work, self._plan.layout, self._plan.format, self._agree, self)
 
     def told(self, stats: RunStats) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,6 +15,7 @@ from pipeline_kit.errors import JobError, shorten
 from pipeline_kit.job import dead_letters
 from pipeline_kit.job.dead_letters import DeadLetter
 from pipeline_kit.job.folder import JobFolder
+from pipeline_kit.job.identity import redacted
 from pipeline_kit.job.manifest import Manifest, write_manifest
 from pipeline_kit.job.receipt import Receipt, read_receipt, sha256, write_receipt
 from pipeline_kit.job.shard import Finished, Work
@@ -43,6 +46,11 @@ class Keeper:
 
     @property
     def complete(self) -> bool:
+        """Whether all shards are there, and that is said."""
+        return self.whole and self._folder.success.exists()
+
+    @property
+    def whole(self) -> bool:
         """Whether all shards are there."""
         return self._manifest.done and len(self.done) == self._manifest.counts.get("shards")
 
@@ -56,13 +64,13 @@ class Keeper:
         """What an earlier load settled."""
         return self._manifest.settled or None
 
-    def loaded(self, settled: Mapping[str, Any], notes: Sequence[str]) -> None:
-        """Begin to count time, and write down what the first load settled."""
+    def loaded(self, settled: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+        """Begin to count time, and write down what the first load found and settled."""
         if self._begun is None:
             self._begun = perf_counter()
-            self._watcher.loaded(notes)
-        if settled and not self._manifest.settled:
-            self._write_manifest(settled=dict(settled))
+            self._watcher.loaded(description.get("notes", ()))
+        if not self._manifest.resolved and (description or settled):
+            self._write_manifest(settled=dict(settled), resolved=redacted(_without_options(description)))
 
     @property
     def schema(self) -> Schema | None:
@@ -112,6 +120,26 @@ class Keeper:
         self.stats = RunStats.total((self.stats, shard.stats))
         self._watcher.shard(receipt)
 
+    def keep_again(self, shard: Finished) -> None:
+        """Take up rows of a shard that failed before and were run again: into files of their own, in one step."""
+        before = self.done[shard.number]
+        good = shard.rows - len(shard.dead)
+        self.stats = RunStats.total((self.stats, shard.stats))
+        if not good:
+            return  # the old dead letters say it all
+        files = self._write(shard, f".retry-{_tries(before) + 1}")
+        old = [name for name in before.files if name.startswith("_dead/")]
+        kept = {name: digest for name, digest in before.files.items() if name not in old}
+        counts = {name: before.counts.get(name, 0) + value for name, value in _numbers(shard.stats).items()}
+        receipt = replace(
+            before, written=before.written + good, dead=len(shard.dead), files=kept | files, counts=counts
+        )
+        write_receipt(self._folder.receipt(shard.number), receipt)
+        for name in old:
+            (self._folder.path / name).unlink(missing_ok=True)
+        self.done[shard.number] = receipt
+        self._watcher.shard(receipt)
+
     def begin(self) -> None:
         """Say by its absence that the job is not complete."""
         self._folder.success.unlink(missing_ok=True)
@@ -120,7 +148,7 @@ class Keeper:
         """Write the counts, and that the job is complete."""
         for number in [number for number in self._folder.receipts() if number not in self.done]:
             self._folder.receipt(number).unlink()  # broken, and beyond the last shard that the input has
-        self._write_manifest(done=True, counts=self.counts())
+        self._write_manifest(done=True, counts=self.counts(), totals=self._totals())
         with atomic_writer(self._folder.success):
             pass
 
@@ -134,14 +162,21 @@ class Keeper:
             "shards": len(receipts),
         }
 
+    def _totals(self) -> dict[str, float]:
+        found: Counter[str] = Counter()
+        for receipt in self.done.values():
+            found.update(receipt.counts)
+        return dict(sorted(found.items()))
+
     def _write_manifest(self, **changed: Any) -> None:
         self._manifest = replace(self._manifest, **changed)
         write_manifest(self._folder.manifest, self._manifest)
 
-    def _write(self, shard: Finished) -> dict[str, str]:
-        contents = {self._folder.shard(shard.number, suffix): content for suffix, content in shard.files.items()}
+    def _write(self, shard: Finished, again: str = "") -> dict[str, str]:
+        folder, number = self._folder, shard.number
+        contents = {folder.shard(number, again + suffix): content for suffix, content in shard.files.items()}
         if shard.dead:
-            contents[self._folder.dead(shard.number)] = dead_letters.lines(shard.dead)
+            contents[folder.dead(number, again)] = dead_letters.lines(shard.dead)
         for path, content in contents.items():
             with atomic_writer(path) as file:
                 file.write(content)
@@ -161,6 +196,16 @@ class Keeper:
                 "more; what is done is kept.\n"
                 "  To go on, run the same command with job.max_failed_rows=N, '1%' or null: failed rows are kept aside"
             )
+
+
+def _without_options(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in description.items() if key != "options"}  # the identity has them
+
+
+def _tries(receipt: Receipt) -> int:
+    """Count how often rows of the shard were run again."""
+    found = (re.search(r"\.retry-(\d+)\.", name) for name in receipt.files)
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _numbers(stats: RunStats) -> dict[str, float]:

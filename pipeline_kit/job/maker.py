@@ -37,8 +37,8 @@ class Host(Protocol):
         """What an earlier load settled; None if there was none."""
         ...
 
-    def loaded(self, settled: Mapping[str, Any], notes: Sequence[str]) -> None:
-        """Hear that a pipeline was built, what its model settled, and what a user should know of it."""
+    def loaded(self, settled: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+        """Hear that a pipeline was built, what its model settled, and what the config became."""
         ...
 
     @property

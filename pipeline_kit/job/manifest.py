@@ -28,16 +28,20 @@ class Manifest:
     :param settled: options that fix what the first load decided by measuring, see `Model.settled`.
     :param schema: what all shards agree on, from the first one; None before it, or if there is nothing.
     :param command: how a user asked for the job, for ``pipeline-kit retry``.
+    :param resolved: what every 'auto' and null of the config became, at the first load.
     :param done: whether all rows are there.
     :param counts: of the whole job, once it is done.
+    :param totals: tokens, truncated rows, seconds in each stage and the like, added up over all shards then.
     """
 
     identity: Mapping[str, Any]
     settled: Mapping[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
+    resolved: Mapping[str, Any] = field(default_factory=dict)
     done: bool = False
     counts: Mapping[str, Any] = field(default_factory=dict)
+    totals: Mapping[str, float] = field(default_factory=dict)
     layout: int = LAYOUT
 
     def check_same(self, identity: Mapping[str, Any], folder: Path) -> None:

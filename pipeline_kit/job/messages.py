@@ -36,7 +36,7 @@ class Loaded:
     """The pipeline is built."""
 
     settled: Mapping[str, Any]
-    notes: Sequence[str]
+    description: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pipeline_kit.job.keeper import Keeper
 from pipeline_kit.job.lock import locked
 from pipeline_kit.job.maker import Host, Maker, Plan
 from pipeline_kit.job.manifest import Manifest, read_manifest, write_manifest
+from pipeline_kit.job.same_sums import ask_for_same_sums
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig
@@ -23,7 +24,7 @@ from pipeline_kit.records import Source
 from pipeline_kit.sinks import Layout, shard_format
 from pipeline_kit.stats import RunStats
 
-__all__ = ["Job", "JobSummary", "Watcher", "maker_of", "plan_of", "run_job"]
+__all__ = ["Job", "JobSummary", "Watcher", "carry_out", "maker_of", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,14 @@ class Job:
         return Layout.of(self.config.task.gives, self.config.postprocessor.name, carry=carry, kinds=dict(options.types))
 
 
-def run_job(job: Job, watcher: Watcher) -> JobSummary:
+def carry_out(job: Job, watcher: Watcher) -> JobSummary:
     """Run `job` from where it stands to its end.
 
     :raises UsageError: if the folder holds a job of which something differs; names what.
     :raises OutputError: if the folder cannot be used, is in use, or the disk takes no more.
     :raises JobError: if more rows failed than may, or a worker ended.
     """
+    ask_for_same_sums()
     plan = plan_of(job)
     job.source.check()
     if job.restart and job.path.exists():

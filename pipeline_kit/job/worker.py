@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -61,7 +62,7 @@ class _Worker(Listener):
     def serve(self) -> None:
         start: Start = self._connection.recv()
         pipeline = self._built(start)
-        self._send(Loaded(pipeline.model.settled, list(pipeline.description.get("notes", ()))))
+        self._send(Loaded(pipeline.model.settled, dict(pipeline.description)))
 
         def agree(rows: Sequence[Row]) -> Schema | None:
             if self._schema is None and (schema := start.format.schema(rows)) is not None:
@@ -92,6 +93,7 @@ class _Worker(Listener):
 
         config = parse_config(start.data, load_registry(start.plugins), [])
         pipeline = build(with_settled(shared_out(config, start.worker, start.workers), start.settled))
+        gc.freeze()  # what torch and the model are made of lives as long as the process
         if not start.told:
             return pipeline
         return replace(pipeline, calls=replace(pipeline.calls, watch=self._entered))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import numpy as np
 import torch
 
+from pipeline_kit.builtin.models.attention_maps import eager_attention, named_attentions
 from pipeline_kit.builtin.models.configs import GenerateModelConfig
 from pipeline_kit.builtin.models.generation_config import generation_config, padding_shows
 from pipeline_kit.builtin.models.generation_settings import Settings, settle
 from pipeline_kit.builtin.models.generation_stream import write_in_thread
 from pipeline_kit.builtin.models.heads import GENERATION_HEADS, check_head_name
+from pipeline_kit.builtin.models.layers import LayerWatch
 from pipeline_kit.builtin.models.loading import load_network
+from pipeline_kit.builtin.models.network_panels import network_panel, written_panel
 from pipeline_kit.builtin.models.padding_safety import probe_sides, sample_batch
 from pipeline_kit.builtin.models.products import settle_products
 from pipeline_kit.builtin.models.sampling import Draw, draws, warpers
 from pipeline_kit.builtin.models.stop_strings import StopStrings, end_of
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.errors import UsageError
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Model, StageContext
 from pipeline_kit.types import ModelOutput, Side, TokenBatch
 
@@ -113,6 +118,26 @@ class GenerateModel(Model):
         sequences[:, :width] = torch.where(kept, written, self._config.pad_token_id)
         return ModelOutput({"sequences": sequences, "sequence_lengths": lengths})
 
+    def watched(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
+        """See :class:`~pipeline_kit.stages.Model`; of the first pass, which is over the whole text."""
+        return LayerWatch(self._network, once=True).watching()
+
+    @torch.inference_mode()
+    def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
+        """See :class:`~pipeline_kit.stages.Model`; of the pass that gives the first token, run again."""
+        with quiet(), eager_attention(self._network):
+            output = self._network.generate(
+                batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=self._probe(1, output_attentions=True),
+            )
+        return named_attentions(self._network, output)
+
+    def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
+        """See :class:`~pipeline_kit.stages.Model`; which network it is, and what it wrote."""
+        del batch
+        return network_panel(self._network, self.details), written_panel(output, self._tokenizer)
+
     def write(self, batch: TokenBatch) -> Iterator[int]:
         """Give the ids of a batch of one row as they are written, without the end token.
 
@@ -162,18 +187,15 @@ class GenerateModel(Model):
         found = self._network.generate(
             batch.input_ids,
             attention_mask=batch.attention_mask,
-            generation_config=self._probe,
+            generation_config=self._probe(2, output_logits=True),
             logits_processor=[force],
         )
         return ModelOutput({"logits": torch.cat(found.logits, dim=1)})
 
-    @property
-    def _probe(self) -> Any:
-        """A greedy search of two tokens that gives its logits."""
+    def _probe(self, tokens: int, **outputs: bool) -> Any:
+        """Give the settings of a greedy search for a few tokens that gives more than its ids."""
         from transformers import GenerationConfig
 
         kept = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
         ids = {name: getattr(self._config, name) for name in kept}
-        return GenerationConfig(
-            **ids, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True
-        )
+        return GenerationConfig(**ids, **outputs, max_new_tokens=tokens, do_sample=False, return_dict_in_generate=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, final
 
 import torch
 
+from pipeline_kit.builtin.models.attention_maps import attention_maps, eager_attention, named_attentions
 from pipeline_kit.builtin.models.batches import (
     groups_by_end,
     groups_by_padding,
@@ -16,13 +19,17 @@ from pipeline_kit.builtin.models.batches import (
 )
 from pipeline_kit.builtin.models.compiled import CompiledNetwork
 from pipeline_kit.builtin.models.configs import HfModelConfig
+from pipeline_kit.builtin.models.from_embeddings import FromEmbeddings, plain_form
 from pipeline_kit.builtin.models.heads import check_head_name
+from pipeline_kit.builtin.models.layers import LayerWatch
 from pipeline_kit.builtin.models.loading import load_network
+from pipeline_kit.builtin.models.network_panels import network_panel
 from pipeline_kit.builtin.models.padding_safety import known_sides, probe_sides, sample_batch
 from pipeline_kit.builtin.models.products import settle_products
 from pipeline_kit.builtin.models.sparse_attention import set_attention, sparse_part
 from pipeline_kit.builtin.models.unpadded import Unpadded
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Model, StageContext
 from pipeline_kit.types import ModelOutput, Side, TokenBatch
 
@@ -63,6 +70,7 @@ class HfModel(Model):
         :raises ConfigError: if there is no such head or attention kernel, the device cannot compute its products
             as asked for, or the network cannot run unpadded.
         """
+        self._built_with = config, context
         self._head = config.head or context.head
         check_head_name(self._head)
         device = context.device
@@ -78,6 +86,7 @@ class HfModel(Model):
         limit = limit or getattr(settings.get_text_config(), "max_position_embeddings", None)
         self._unpadded: Unpadded | None = None
         self._compiled: CompiledNetwork | None = None
+        self._watch: LayerWatch | None = None
         with quiet():
             if self._head == "sequence-classification" and self._takes.pad_token_id is None:
                 _allow_batches(self._network)
@@ -138,7 +147,54 @@ class HfModel(Model):
         if len(groups) < 2:
             return ModelOutput({"logits": self._logits(batch)})
         parts = torch.cat([self._logits(narrow(batch, rows)) for rows in groups])
+        if self._watch is not None:
+            self._watch.join(groups, batch)
         return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
+
+    @contextmanager
+    def watched(self) -> Iterator[Sequence[tuple[str, Any]]]:
+        """See :class:`~pipeline_kit.stages.Model`; a compiled network tells nothing, since its layers are one graph."""
+        if self._compiled is not None and self._compiled.failure is None:
+            yield ()
+            return
+        before, self._watch = self._watch, LayerWatch(self._network)
+        try:
+            with self._watch.watching() as seen:
+                yield seen
+        finally:
+            self._watch = before
+
+    @torch.inference_mode()
+    def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
+        """See :class:`~pipeline_kit.stages.Model`; the network runs once more, with eager attention and padding."""
+
+        def run(part: TokenBatch) -> Mapping[str, torch.Tensor]:
+            return named_attentions(self._network, self._call(self._network, part, output_attentions=True))
+
+        groups = self._groups(batch)
+        with eager_attention(self._network):
+            found = attention_maps(run, batch, groups, narrow)
+        if self._watch is not None and len(groups) > 1:
+            self._watch.join(groups, batch)
+        return found
+
+    def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
+        """See :class:`~pipeline_kit.stages.Model`; which network it is."""
+        del batch, output
+        return (network_panel(self._network, self.details),)
+
+    def differentiable(self) -> FromEmbeddings:
+        """Give the network with gradients: itself, or a copy loaded in float32 where something here has none."""
+        config, context = self._built_with
+        plain, where = plain_form(config, context)
+        if (replace(config, **self.settled), context.device) == (plain, where.device):
+            return FromEmbeddings(self._network, self._alike, "the network itself")
+        copy = HfModel(plain, where)
+        return FromEmbeddings(copy._network, copy._alike, "a copy of the network in float32, run by torch's own layers")
+
+    def _alike(self, batch: TokenBatch) -> ModelOutput:
+        """Run rows that the network may see together."""
+        return self._run(batch) if self._head in _PER_TOKEN else ModelOutput({"logits": self._logits(batch)})
 
     def _run(self, batch: TokenBatch) -> ModelOutput:
         if self._compiled is not None:
@@ -150,6 +206,13 @@ class HfModel(Model):
 
     def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
         """Run `network`, or what it was compiled to, and name what it gives."""
+        output = self._call(network, batch)
+        names = _PER_TOKEN.get(self._head)
+        if names is None:
+            return ModelOutput({"logits": output.logits})
+        return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
+
+    def _call(self, network: Any, batch: TokenBatch, **more: Any) -> Any:
         if self._sparse is not None:
             set_attention(self._sparse, batch.input_ids.shape[1])
         given = network_inputs(batch, self._takes)
@@ -157,11 +220,7 @@ class HfModel(Model):
             given = {
                 name: value[:, None] if isinstance(value, torch.Tensor) else value for name, value in given.items()
             }
-        output = network(**given)
-        names = _PER_TOKEN.get(self._head)
-        if names is None:
-            return ModelOutput({"logits": output.logits})
-        return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
+        return network(**given, **more)
 
     def _logits(self, batch: TokenBatch) -> torch.Tensor:
         logits = self._run(batch)["logits"]

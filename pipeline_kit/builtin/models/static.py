@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -48,6 +49,7 @@ class StaticModel(Model):
             torch.set_num_threads(device.threads)
         self._tolerance = TOLERANCES[device.dtype]
         names = [EMBEDDINGS] if self._head == "base" else [EMBEDDINGS, HEAD, BIAS]
+        self._seen: list[tuple[str, torch.Tensor]] | None = None
         weights = _load(context.checkpoint, names)
         self._weights = {
             name: weight.to(device=device.name, dtype=getattr(torch, device.dtype)) for name, weight in weights.items()
@@ -67,6 +69,8 @@ class StaticModel(Model):
     def forward(self, batch: TokenBatch) -> ModelOutput:
         """Give ``logits [B, L]``, or ``last_hidden_state [B, T, H]`` for ``base``, in the device's dtype."""
         table = self._weights[EMBEDDINGS]
+        if self._seen is not None:
+            self._seen.append(("embeddings", embedding(batch.input_ids, table)))
         if self._head == "base":
             states = embedding(batch.input_ids, table)
             return ModelOutput({"last_hidden_state": states}, frozenset({"last_hidden_state"}))
@@ -77,6 +81,15 @@ class StaticModel(Model):
         else:
             means = embedding_bag(batch.input_ids, table, mode="mean")
         return ModelOutput({"logits": linear(means, self._weights[HEAD], self._weights[BIAS])})
+
+    @contextmanager
+    def watched(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
+        """See :class:`~pipeline_kit.stages.Model`; the vectors of the tokens, which are its only layer."""
+        before, self._seen = self._seen, []
+        try:
+            yield self._seen
+        finally:
+            self._seen = before
 
 
 def _load(checkpoint: Checkpoint, names: Sequence[str]) -> Mapping[str, torch.Tensor]:

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
+from pipeline_kit.builtin.postprocessors.answer_panels import answer_panels
 from pipeline_kit.builtin.postprocessors.answer_spans import null_token, place_of, probabilities, shares, spans, units
 from pipeline_kit.builtin.postprocessors.answer_texts import Answer, Context, best_texts, edges, merged
 from pipeline_kit.builtin.postprocessors.configs import AnswersConfig
 from pipeline_kit.builtin.postprocessors.merge import floats
 from pipeline_kit.errors import ConfigError, ExampleError, Fault, StageError
 from pipeline_kit.fields import read_fields, text_of
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Overflow, Postprocessor, StageContext, Tokenizer, Truncation
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -85,6 +87,18 @@ class Answers(Postprocessor):
             self._result(self._found(_context(example), windows, [row[NAME] for row in rows]))
             for example, windows, rows in zip(examples, encodings, outputs, strict=True)
         ]
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show start and end probabilities, spans, and the answers they make."""
+        del raw, result
+        return answer_panels(self._config, _context(example), encodings, [row[NAME] for row in outputs])
 
     def _found(
         self, text: str, windows: Sequence[Encoding], logits: Sequence[np.ndarray[Any, Any]]

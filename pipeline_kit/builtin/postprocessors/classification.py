@@ -8,9 +8,11 @@ from typing import Any, Literal, final
 import numpy as np
 import torch
 
+from pipeline_kit.builtin.postprocessors.classification_panels import classification_panels
 from pipeline_kit.builtin.postprocessors.configs import ClassificationConfig
 from pipeline_kit.builtin.postprocessors.merge import check_labels, floats, merge_windows
 from pipeline_kit.errors import ConfigError, Fault, closest, shorten
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -109,6 +111,19 @@ class Classification(Postprocessor):
             for result, listed in zip(results, self._listed(ranked), strict=True):
                 result["labels"] = listed
         return results
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show how logits became scores, and scores labels."""
+        return classification_panels(
+            self._labels, self._function, self._merge, self._thresholds, self._top_k, encodings, raw, outputs, result
+        )
 
     def _listed(self, ranked: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[dict[str, Any]]]:
         """List each row's labels and scores, best first; minus infinity marks the ones left out."""

@@ -18,11 +18,13 @@ from pipeline_kit.builtin.postprocessors.entity_groups import (
     pieces_of_words,
 )
 from pipeline_kit.builtin.postprocessors.entity_labels import label_table
+from pipeline_kit.builtin.postprocessors.entity_panels import entity_panels
 from pipeline_kit.builtin.postprocessors.entity_windows import merge_tokens
 from pipeline_kit.builtin.postprocessors.entity_words import given_words, words_of_text
 from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
 from pipeline_kit.errors import ExampleError
 from pipeline_kit.fields import read_fields, text_of, texts_of
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Overflow, Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -52,7 +54,7 @@ class Entities(Postprocessor):
         :raises ConfigError: if ``ignore_labels`` names what the checkpoint does not have.
         """
         self._how = config.aggregation
-        self._checkpoint = context.checkpoint.name
+        self._checkpoint, self._names = context.checkpoint.name, context.checkpoint.labels
         self._labels = label_table(context.checkpoint.labels, config.ignore_labels, aggregated=self._how != "none")
 
     def prepare(self, example: Example) -> Sequence[Example]:
@@ -106,6 +108,19 @@ class Entities(Postprocessor):
             return self._listed(text, pieces_of_words(tokens, ~tokens.inside, "none"))
         begins = words_of_text(tokens, text) if words is None else given_words(tokens, text, words)
         return self._listed(text, group(pieces_of_words(tokens, begins, self._how), self._labels))
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show each token's label, and how tokens became entities."""
+        del result
+        text, words = _source(example)
+        return entity_panels(text, words, self._how, self._names, self._labels, encodings, raw, outputs)
 
     def _listed(self, text: str, pieces: Pieces) -> list[dict[str, Any]]:
         """Give the pieces that are not ignored, without white space around them; one of white space alone is none."""

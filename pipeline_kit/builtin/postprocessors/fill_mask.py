@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from pipeline_kit.builtin.postprocessors.configs import FillMaskConfig
+from pipeline_kit.builtin.postprocessors.mask_panels import mask_panels
 from pipeline_kit.builtin.postprocessors.mask_targets import find_targets
 from pipeline_kit.builtin.postprocessors.mask_text import Piece, Place, Writer, place_of
 from pipeline_kit.builtin.postprocessors.mask_tokens import find_mask, special_tokens
 from pipeline_kit.builtin.postprocessors.merge import tensor_of
 from pipeline_kit.errors import ExampleError, StageError
 from pipeline_kit.fields import read_fields, text_of
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -105,6 +107,26 @@ class FillMask(Postprocessor):
             found = self._find(source, windows, rows)
             results.append({"masks": [self._listed(source, mask, pieces) for mask in found]})
         return results
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show the candidates of each mask, and their share of the vocabulary."""
+        del outputs
+        found = self._find(_text(example), encodings, raw)
+        windows = [next(i for i, row in enumerate(raw) if row is given) for _, given, _ in found]
+        return mask_panels(
+            result["masks"],
+            [(place.begin, place.end) for place, _, _ in found],
+            [row["logits"][token] for _, row, token in found],
+            [window if len(raw) > 1 else None for window in windows],
+            None if self._targets is None else len(self._targets.ids),
+        )
 
     def _find(self, source: str, windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> list[_Found]:
         """Find the masks of a text, in order.

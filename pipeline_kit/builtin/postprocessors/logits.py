@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
+from pipeline_kit.builtin.postprocessors.classification_panels import logits_panels
 from pipeline_kit.builtin.postprocessors.configs import LogitsConfig
 from pipeline_kit.builtin.postprocessors.merge import check_labels, floats, merge_windows
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -47,3 +49,15 @@ class Logits(Postprocessor):
         rows = merge_windows(encodings, outputs, "logits")
         check_labels(rows.shape[1], self._labels, self._checkpoint)
         return [{"labels": list(self._labels), "logits": row} for row in rows.tolist()]
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show the logits, the highest first."""
+        del example, raw, result
+        return logits_panels(self._labels, encodings, outputs)

@@ -11,9 +11,11 @@ import torch
 from pipeline_kit.builtin.postprocessors.configs import PoolingConfig
 from pipeline_kit.builtin.postprocessors.merge import floats, merge_windows
 from pipeline_kit.builtin.postprocessors.pool import pool
+from pipeline_kit.builtin.postprocessors.pooling_panels import pooling_panels
 from pipeline_kit.builtin.postprocessors.prompts import choose_prompts, prompt_length, read_settings
 from pipeline_kit.builtin.postprocessors.sentence_modules import SentenceModules, read_sentence_modules
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, StageError, shorten
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -113,6 +115,20 @@ class Pooling(Postprocessor):
             lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
             vectors = np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
         return [{"embedding": vector} for vector in vectors.tolist()]
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show how token vectors became one, and its length before and after normalizing."""
+        skip = self._skipped.get(self._prompts.split(example)[0], 0)
+        chosen = self._chosen(example, encodings, outputs)
+        shape = (self._modes, self._layers, self._dimensions, self._normalize, skip)
+        return pooling_panels(*shape, encodings, raw, chosen, result)
 
     def _chosen(
         self, example: Example, windows: Sequence[Encoding], outputs: Sequence[RowOutput]

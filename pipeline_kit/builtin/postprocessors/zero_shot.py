@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from pipeline_kit.builtin.postprocessors.choice_panels import zero_shot_panels
 from pipeline_kit.builtin.postprocessors.configs import ZeroShotConfig
 from pipeline_kit.builtin.postprocessors.entailment import find_entailment
 from pipeline_kit.builtin.postprocessors.hypotheses import candidates, check_candidates, hypotheses, read_template
@@ -14,6 +15,7 @@ from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
 from pipeline_kit.builtin.postprocessors.parts import merge_parts
 from pipeline_kit.errors import ConfigError, ExampleError, Fault
 from pipeline_kit.fields import read_fields, text_of
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import Postprocessor, StageContext, Truncation
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -106,6 +108,35 @@ class ZeroShot(Postprocessor):
         ]
         merged = merge_parts(encodings, values, "value", self._merge)
         return [self._result(*row) for row in zip(labels, merged, separate, strict=True)]
+
+    def panels(
+        self,
+        example: Example,
+        encodings: Sequence[Encoding],
+        raw: Sequence[RowOutput],
+        outputs: Sequence[RowOutput],
+        result: Result,
+    ) -> Sequence[Panel]:
+        """Show the entailment logits, and how they became scores."""
+        del result
+        labels = self._candidates(example)
+        apart = self._multi_label or len(labels) == 1
+        return zero_shot_panels(
+            labels,
+            hypotheses(self._template, labels),
+            (self._found.entailed, self._found.opposite),
+            self._names,
+            apart,
+            self._merge,
+            encodings,
+            [float(self._value(row["logits"], apart)[0]) for row in outputs],
+            raw,
+        )
+
+    def decisive(self, candidates: int) -> tuple[int, int | None]:
+        """Give the label whose logit scores a candidate, among so many, and the one whose logit is taken off it."""
+        apart = self._multi_label or candidates == 1
+        return self._found.entailed, self._found.opposite if apart else None
 
     def _candidates(self, example: Example) -> Sequence[str]:
         """Give the example's own labels, else those of the config; no value or an empty cell means none."""

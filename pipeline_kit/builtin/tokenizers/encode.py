@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -17,10 +17,10 @@ from pipeline_kit.builtin.tokenizers.pairs import Row, encode_rows
 from pipeline_kit.builtin.tokenizers.spans import Layout, Span, layout, truncated, window_parts, windows
 from pipeline_kit.errors import ExampleError
 from pipeline_kit.fields import text_and_pair
-from pipeline_kit.stages import StageContext, Truncation
+from pipeline_kit.stages import ENCODING_FIELDS, StageContext, Truncation
 from pipeline_kit.types import Encoding, Example
 
-__all__ = ["Encoder", "encode", "make_encoder"]
+__all__ = ["Encoder", "encode", "encode_fully", "make_encoder"]
 
 Texts = tuple[str, ...]
 Views = tuple[View, ...]
@@ -97,6 +97,11 @@ def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
         for place, encoded in enumerate(_call(encoder, views, rows[start]), start):
             found.extend(_finish(encoder, place, rows[place], views[place - start], encoded))
     return found
+
+
+def encode_fully(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
+    """Encode as :func:`encode` does, but with all fields filled, whether or not they are required."""
+    return encode(replace(encoder, fields=tuple(sorted(ENCODING_FIELDS)), fast=False), examples)
 
 
 def _texts(example: Example) -> Texts:

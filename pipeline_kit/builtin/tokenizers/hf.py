@@ -11,12 +11,14 @@ from pipeline_kit.builtin.languages import languages_of
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.builtin.tokenizers.chat import render
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
-from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
+from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
 from pipeline_kit.builtin.tokenizers.guard import prepare
 from pipeline_kit.builtin.tokenizers.languages import frame_source
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
+from pipeline_kit.builtin.tokenizers.text_panels import text_panels
 from pipeline_kit.builtin.tokenizers.traits import takes_token_types, usable_pad_id
 from pipeline_kit.errors import CheckpointError, shorten
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import StageContext, Tokenizer
 from pipeline_kit.types import Checkpoint, Encoding, Example, Side
 
@@ -71,6 +73,10 @@ class HfTokenizer(Tokenizer):
         """See :class:`~pipeline_kit.stages.Tokenizer`."""
         return encode(self._encoder, examples)
 
+    def encode_fully(self, examples: Sequence[Example]) -> list[Encoding]:
+        """Encode with all fields filled, for ``pipeline-kit explain``."""
+        return encode_fully(self._encoder, examples)
+
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`~pipeline_kit.stages.Tokenizer`."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
@@ -83,6 +89,11 @@ class HfTokenizer(Tokenizer):
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """See :class:`~pipeline_kit.stages.Tokenizer`; by the checkpoint's chat template."""
         return render(self._loaded, self._checkpoint, messages)
+
+    def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
+        """See :class:`~pipeline_kit.stages.Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
+        del encodings
+        return text_panels(self._encoder, example, self._languages)
 
 
 def _load(checkpoint: Checkpoint) -> Any:

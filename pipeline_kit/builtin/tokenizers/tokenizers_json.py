@@ -11,11 +11,13 @@ from tokenizers import Tokenizer as Backend
 from pipeline_kit.builtin.languages import languages_of
 from pipeline_kit.builtin.tokenizers import traits
 from pipeline_kit.builtin.tokenizers.configs import TokenizersJsonConfig
-from pipeline_kit.builtin.tokenizers.encode import encode, make_encoder
+from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
 from pipeline_kit.builtin.tokenizers.guard import prepare
 from pipeline_kit.builtin.tokenizers.languages import unframed
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
+from pipeline_kit.builtin.tokenizers.text_panels import text_panels
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest, shorten
+from pipeline_kit.panels import Panel
 from pipeline_kit.stages import StageContext, Tokenizer
 from pipeline_kit.types import Checkpoint, Encoding, Example, Side
 
@@ -75,6 +77,10 @@ class TokenizersJson(Tokenizer):
         """See :class:`~pipeline_kit.stages.Tokenizer`."""
         return encode(self._encoder, examples)
 
+    def encode_fully(self, examples: Sequence[Example]) -> list[Encoding]:
+        """Encode with all fields filled, for ``pipeline-kit explain``."""
+        return encode_fully(self._encoder, examples)
+
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`~pipeline_kit.stages.Tokenizer`."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
@@ -88,6 +94,11 @@ class TokenizersJson(Tokenizer):
         """See :class:`~pipeline_kit.stages.Tokenizer`; templates are run by transformers, which this does not load."""
         del messages
         raise ExampleError("tokenizer=tokenizers_json writes no conversations; use tokenizer=hf")
+
+    def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
+        """See :class:`~pipeline_kit.stages.Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
+        del encodings
+        return text_panels(self._encoder, example, self._languages)
 
 
 def _inside(folder: Path, name: str) -> Path:

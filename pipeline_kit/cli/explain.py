@@ -1,0 +1,165 @@
+"""Show what happens inside a pipeline: a text, stage by stage, with every number on the way."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_kit.atomic import AtomicFile, atomic_writer
+from pipeline_kit.cli import cfg
+from pipeline_kit.cli.explain_sides import Side, sides
+from pipeline_kit.cli.inputs import Inputs, add_input_flags
+from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
+from pipeline_kit.cli.startup import no_collection
+from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say
+from pipeline_kit.errors import InputError, UsageError, closest, shorten
+from pipeline_kit.sinks import json_line
+from pipeline_kit.types import Example, RowFailure
+
+if TYPE_CHECKING:
+    from pipeline_kit.explain.trace import Trace
+
+__all__ = ["EPILOG", "TAKES_WORDS", "configure", "execute"]
+
+TAKES_WORDS = OVERRIDES
+FORMATS = ("text", "json")
+MOST_ROWS = 64
+"""Texts that are explained at the most: all of what their batches held is kept."""
+
+_MOST_NUMBERS = 20_000
+
+EPILOG = """\
+examples:
+  pipeline-kit explain --text "I hate this so much!"
+  pipeline-kit explain --text "Short." --text "A longer one, so that padding shows." padding.side=left
+  pipeline-kit explain --text "I love this." --html page.html --attentions
+  pipeline-kit explain --text "I love this." --vs "tokenizer=tokenizers_json padding=max_length"
+  pipeline-kit explain --text "I love this." --format json | jq .batches
+
+The result that is shown is the one that run gives: the same code runs, watched. Times are those of a watched
+run; to measure a pipeline use bench.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``explain``."""
+    parser.usage = "pipeline-kit explain [--text T]... [--json OBJECT]... [--html FILE] [--vs OVERRIDES] [OVERRIDE ...]"
+    add_input_flags(parser)
+    group = parser.add_argument_group("what is shown")
+    group.add_argument("--vs", metavar="OVERRIDES", help="a second pipeline on the same texts, and where they part")
+    group.add_argument("--attentions", action="store_true", help="run the model once more for its attention weights")
+    group.add_argument(
+        "--attribute",
+        metavar="METHOD",
+        action="append",
+        default=[],
+        help="which tokens moved the result, by this method; repeatable",
+    )
+    group.add_argument("--full", action="store_true", help="all tokens, rows and numbers of long ones too")
+    group.add_argument("--no-times", action="store_true", help="leave times out, so that two runs print the same")
+    group = parser.add_argument_group("output")
+    group.add_argument("--html", metavar="FILE", help="write one page that needs nothing else, for a browser")
+    group.add_argument(
+        "--format", metavar="|".join(FORMATS), help="what is printed; default: text, nothing with --html"
+    )
+    add_selection_flags(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Explain; 1 if any row failed."""
+    selection = Selection.of(args)
+    if args.cfg is not None:
+        return cfg.print_configs(selection, args.package, args.resolve)
+    refuse_without_cfg(args)
+    _check_format(args.format)
+    inputs = Inputs.of(args)
+    chosen = sides(selection, args.vs)
+    records = list(islice(inputs.records(inputs.fields(chosen[0].config.task.takes)), MOST_ROWS + 1))
+    examples, unread = _examples(records)
+    with _page(args.html) as page:
+        with no_collection():
+            traces = [_trace(side, examples, args) for side in chosen]
+        if page is not None:
+            from pipeline_kit.explain.html import to_html
+
+            page.write(to_html(*traces))
+    if args.html is None or args.format is not None:
+        _show(traces, chosen, args)
+    failed = sum(row.failure is not None for trace in traces for row in trace.rows)
+    return 1 if failed or unread else 0
+
+
+def _check_format(name: str | None) -> None:
+    if name is not None and name not in FORMATS:
+        near = closest(name, FORMATS)
+        hint = f" Did you mean '{near}'?" if near else ""
+        raise UsageError(f"--format {shorten(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
+
+
+def _examples(records: list[Any]) -> tuple[list[Example], int]:
+    """Give the examples that could be read, and say which could not."""
+    if len(records) > MOST_ROWS:
+        say(f"note: the first {MOST_ROWS} rows of the input are explained")
+        del records[MOST_ROWS:]
+    broken = [record for record in records if isinstance(record, RowFailure)]
+    for failure in broken:
+        say(f"row {failure.index} could not be read: {failure.message}")
+    examples = [record for record in records if not isinstance(record, RowFailure)]
+    if not examples:
+        raise InputError("the input has no row to explain")
+    return examples, len(broken)
+
+
+@contextmanager
+def _page(name: str | None) -> Iterator[AtomicFile | None]:
+    """Open the page's file, so that one that cannot be written is found out before a model is loaded."""
+    if name is None:
+        yield None
+        return
+    with atomic_writer(Path(name).expanduser()) as file:
+        yield file
+
+
+def _trace(side: Side, examples: list[Example], args: argparse.Namespace) -> Trace:
+    pipeline = side.build()
+    trace = pipeline.explain(examples, attentions=args.attentions)
+    if args.attribute:
+        from pipeline_kit.explain.attribution import attribute
+
+        trace = attribute(pipeline, trace, args.attribute)
+    return trace
+
+
+def _show(traces: list[Trace], chosen: list[Side], args: argparse.Namespace) -> None:
+    if args.format == "json":
+        _print_json(traces, args.full)
+        return
+    from pipeline_kit.explain.text import sections
+    from pipeline_kit.explain.text_compare import compare
+    from pipeline_kit.explain.text_parts import as_text, print_sections
+
+    options = {"full": args.full, "times": not args.no_times}
+    if len(traces) == 1:
+        shown = sections(traces[0], **options)
+    else:
+        shown = compare(traces[0], traces[1], (chosen[0].name, chosen[1].name), **options)
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+
+        print_sections(shown, Console(file=sys.stdout, highlight=False))
+        return
+    prepare_stdout()
+    print_out(as_text(shown))
+
+
+def _print_json(traces: list[Trace], full: bool) -> None:
+    from pipeline_kit.explain.plain import to_json
+
+    prepare_stdout()
+    found = [to_json(trace, most=None if full else _MOST_NUMBERS) for trace in traces]
+    print_out(json_line(found[0] if len(found) == 1 else {"first": found[0], "other": found[1]}))

@@ -1,0 +1,187 @@
+"""Runs a pipeline on a few examples and writes down what each stage took and gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from pipeline_kit.checkpoint_json import read_json
+from pipeline_kit.errors import CheckpointError, ExampleError
+from pipeline_kit.explain.arrays import to_numpy
+from pipeline_kit.explain.layers import attention_arrays, layer_of
+from pipeline_kit.explain.sequences import show_encodings
+from pipeline_kit.explain.stages import stage_traces
+from pipeline_kit.explain.trace import BatchTrace, RowTrace, Trace
+from pipeline_kit.explain.watching import Recorder, SeenBatch, WatchedModel, attempt
+from pipeline_kit.outputs import split_rows
+from pipeline_kit.panels import Panel
+from pipeline_kit.stats import RunStats
+from pipeline_kit.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowFailure, RowOutput
+
+if TYPE_CHECKING:
+    from pipeline_kit.pipeline import Pipeline
+
+__all__ = ["explain"]
+
+Place = tuple[int, int]
+
+
+def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attentions: bool = False) -> Trace:
+    """Run `pipeline` on `examples` and give all that was seen of it; the results in it are those of ``pipeline(x)``.
+
+    The code that runs is the pipeline's own. A stage that tells nothing of itself is shown by what it took and gave.
+
+    :param examples: one example or several, which are then batched as in any run. All of what their batches held
+        is kept, so give a few.
+    :param attentions: also run the model once more for its attention weights, where it can give them.
+    :raises ExampleError: if `examples` is neither an example nor several.
+    :raises StageError: if a stage breaks its contract, as in any run.
+    """
+    rows = _listed(examples)
+    notes: list[str] = list(pipeline.description.get("notes", ()))
+    watched = WatchedModel(pipeline.model, notes)
+    seen, stats = Recorder(watched), RunStats()
+
+    def observe(stage: str, given: Any, gave: Any) -> None:
+        seen.observe(stage, given, gave)
+        if pipeline.observer is not None:
+            pipeline.observer(stage, given, gave)
+
+    start = perf_counter()
+    outcomes = list(replace(pipeline, model=watched, observer=observe).outcomes(rows, stats))
+    seconds = perf_counter() - start
+    account = _Account(pipeline, seen, notes)
+    batches = tuple(account.batch(number, found, attentions) for number, found in enumerate(seen.batches))
+    traced = tuple(account.row(place, example, outcomes[place]) for place, example in enumerate(rows))
+    if batches and not any(batch.layers for batch in batches):
+        notes.append(_silent(pipeline))
+    return Trace(
+        task=str(pipeline.description.get("task", "")),
+        config=pipeline.description,
+        labels=_labels(pipeline.description),
+        stages=stage_traces(pipeline, seen, rows, outcomes, stats),
+        rows=traced,
+        batches=batches,
+        seconds=seconds,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@dataclass
+class _Account:
+    """Puts together what was seen of a run."""
+
+    pipeline: Pipeline
+    seen: Recorder
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        """Find out whose each encoding is, and which batch it was in."""
+        self._parts, self._encodings = self.seen.parts(), self.seen.encodings()
+        # Encodings are told apart by what they are, not by what is in them: two texts may be the same.
+        self._owners: dict[int, Place] = {
+            id(encoding): (row, place)
+            for row, encodings in enumerate(self._encodings)
+            for place, encoding in enumerate(encodings)
+        }
+        self._places: dict[Place, Place] = {}
+        self._raw: dict[Place, RowOutput] = {}
+        self._reduced: dict[Place, RowOutput] = {}
+
+    def batch(self, number: int, found: SeenBatch, attentions: bool) -> BatchTrace:
+        """Describe one batch; remembers what it gave for each of its rows."""
+        batch, output, reduced = found.batch, found.output, found.reduced or found.output
+        owners = tuple(self._owners[id(encoding)] for encoding in found.encodings)
+        self._places.update({owner: (number, row) for row, owner in enumerate(owners)})
+        self._raw.update(zip(owners, split_rows(output, batch), strict=True))
+        self._reduced.update(zip(owners, split_rows(reduced, batch), strict=True))
+        model, maps = self.pipeline.model, {}
+        if attentions:
+            asked = attempt(
+                self.notes, "asking for attention", lambda: attention_arrays(model, batch, found.layers), ({}, "")
+            )
+            maps, note = asked
+            self.notes += [note] if note else []
+        return BatchTrace(
+            input_ids=to_numpy(batch.input_ids),
+            attention_mask=to_numpy(batch.attention_mask),
+            token_type_ids=None if batch.token_type_ids is None else to_numpy(batch.token_type_ids),
+            side=batch.side,
+            rows=owners,
+            outputs=_arrays(output),
+            reduced=_arrays(reduced),
+            per_token=output.per_token | reduced.per_token,
+            layers=tuple(layer_of(name, states, batch) for name, states in found.layers),
+            attentions=maps,
+            panels=attempt(self.notes, "the model's panels", lambda: tuple(model.panels(batch, output)), ()),
+            seconds=found.seconds,
+        )
+
+    def row(self, place: int, example: Example, outcome: Result | RowFailure) -> RowTrace:
+        """Describe one example."""
+        encodings = self._encodings[place]
+        result, failure = (None, outcome) if isinstance(outcome, RowFailure) else (outcome, None)
+        if not encodings:
+            return RowTrace(example, (), (), result, failure)
+        shown = show_encodings(self.pipeline.tokenizer, self._parts[place], encodings)
+        self.notes += [shown.note] if shown.note else []
+        panels = {"tokenizer": attempt(self.notes, "the tokenizer's panels", lambda: self._spelling(place), ())}
+        if result is not None:
+            panels["postprocessor"] = attempt(
+                self.notes, "the postprocessor's panels", lambda: self._arithmetic(place, example, result), ()
+            )
+        places = tuple(self._places.get((place, number), (-1, -1)) for number in range(len(encodings)))
+        kept = {kind: found for kind, found in panels.items() if found}
+        return RowTrace(example, shown.sequences, places, result, failure, kept)
+
+    def _spelling(self, place: int) -> tuple[Panel, ...]:
+        """Ask the tokenizer about each part, which is what it was given."""
+        tokenizer, parts, found = self.pipeline.tokenizer, self._parts[place], []
+        for number, part in enumerate(parts):
+            panels = tokenizer.panels(part, [e for e in self._encodings[place] if e.part == number])
+            name = f", part {number}" if len(parts) > 1 else ""
+            found += [replace(panel, title=panel.title + name) for panel in panels]
+        return tuple(found)
+
+    def _arithmetic(self, place: int, example: Example, result: Result) -> tuple[Panel, ...]:
+        encodings: Sequence[Encoding] = self._encodings[place]
+        owned = [(place, number) for number in range(len(encodings))]
+        raw, reduced = [self._raw[owner] for owner in owned], [self._reduced[owner] for owner in owned]
+        # A copy: what the trace holds must stay what the pipeline computed.
+        return tuple(self.pipeline.postprocessor.panels(example, encodings, raw, reduced, deepcopy(result)))
+
+
+def _listed(examples: Any) -> list[Example]:
+    if isinstance(examples, str | Mapping):
+        return [examples]
+    if isinstance(examples, bytes | bytearray) or not hasattr(examples, "__iter__"):
+        raise ExampleError(f"a pipeline takes a text, a mapping, or several of them, not {type(examples).__name__}")
+    return list(examples)
+
+
+def _arrays(output: ModelOutput) -> dict[str, Any]:
+    return {name: to_numpy(tensor) for name, tensor in output.tensors.items()}
+
+
+def _silent(pipeline: Pipeline) -> str:
+    model = pipeline.description.get("model")
+    if isinstance(model, Mapping) and model.get("compile") is True:
+        return "a compiled network tells nothing of its layers; model.compile=false shows them"
+    return f"the model ({type(pipeline.model).__name__}) tells nothing of its layers"
+
+
+def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the label names of the pipeline's checkpoint; none where it has no folder."""
+    told = description.get("checkpoint")
+    path = told.get("path") if isinstance(told, Mapping) else None
+    if not isinstance(path, str):
+        return ()
+    try:
+        config = read_json(Path(path) / "config.json")
+    except CheckpointError:
+        return ()
+    return Checkpoint(Path(path), path, config).labels if isinstance(config, Mapping) else ()

@@ -1,0 +1,73 @@
+"""Jobs from Python: the twin of ``pipeline-kit run --output DIR``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from pipeline_kit.build import build
+from pipeline_kit.compose import compose
+from pipeline_kit.discovery import load_registry
+from pipeline_kit.errors import UsageError
+from pipeline_kit.job.command import Command
+from pipeline_kit.job.receipt import Receipt
+from pipeline_kit.job.run import Job, JobSummary, carry_out
+from pipeline_kit.job.watcher import Watcher
+from pipeline_kit.records import Source
+from pipeline_kit.stats import RunStats
+
+__all__ = ["run_job"]
+
+
+def run_job(
+    *overrides: str,
+    output: str | Path,
+    files: str | Path | Sequence[str | Path] | None = None,
+    rows: Iterable[Any] | None = None,
+    restart: bool = False,
+    config_dir: str | Path | Sequence[str | Path] = (),
+    config_name: str = "config",
+    plugins: Sequence[str] = (),
+    watcher: Watcher | None = None,
+) -> JobSummary:
+    """Run a job into the folder `output`, or take it up where it stands.
+
+    With ``runner.workers`` over 1 a script must guard its own code with ``if __name__ == "__main__":``, since each
+    worker is a new Python that imports it.
+
+    :param overrides: as on the command line: ``"input.id=review_id"``, ``"job.max_failed_rows=1%"``.
+    :param files: files, patterns or saved datasets; or give `rows`.
+    :param rows: texts, mappings, or a ``datasets.Dataset``; a job over rows that can be gone through only once cannot
+        be taken up again.
+    :param restart: begin anew; the folder that is there is renamed.
+    :param watcher: told how the job goes on.
+    :raises PipelineKitError: as the command line does; what is done is kept.
+    """
+    if (files is None) == (rows is None):
+        raise UsageError("give files=... or rows=..., one of the two")
+    folders = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir)
+    config = compose(overrides, registry=load_registry(plugins), config_dir=folders, config_name=config_name)
+    names = [str(name) for name in ([files] if isinstance(files, str | Path) else files or ())]
+    command = Command(overrides, [str(path) for path in folders], config_name, plugins, names, folder=str(Path.cwd()))
+    takes = config.task.takes
+    with Source.open(names, config.input, takes) if rows is None else Source.of(rows, config.input, takes) as source:
+        job = Job(config, source, Path(output), build, restart, plugins, command.kept())
+        return carry_out(job, watcher or _Silent())
+
+
+@final
+class _Silent(Watcher):
+    """Says nothing."""
+
+    def resumed(self, rows: int) -> None:
+        """Hear nothing."""
+
+    def loaded(self, notes: Sequence[str]) -> None:
+        """Hear nothing."""
+
+    def advanced(self, stats: RunStats) -> None:
+        """Hear nothing."""
+
+    def shard(self, receipt: Receipt) -> None:
+        """Hear nothing."""
