@@ -42,14 +42,16 @@ if TYPE_CHECKING:
 ROWS, TIMED_ROWS = 1_000_000, 20_000
 QUICK_ROWS, QUICK_SHARD = 400, 20
 WARM_UP = 2000
+WORDS = 5
+"""Of a row, so that a million of them take minutes."""
 STREAM, PLAIN, JOB = "pipe.stream", "pipe.stream into one JSONL file", "durable job"
 
 
 def rows_file(folder: Path, rows: int) -> Path:
-    """Give a JSONL file with so many short rows, written when it is not there yet."""
-    path = folder / f"rows-{rows}.jsonl"
+    """Give a JSONL file with so many short rows, the first words of sentences, written when it is not there yet."""
+    path = folder / f"rows-of-{WORDS}-words-{rows}.jsonl"
     if not path.exists():
-        texts = [text for text, _ in labelled("short")]
+        texts = [" ".join(text.split()[:WORDS]) for text, _ in labelled("short")]
         with atomic_writer(path) as file:
             for text in islice(cycle(texts), rows):
                 file.write(json.dumps({"text": text}) + "\n")

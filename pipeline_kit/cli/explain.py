@@ -127,12 +127,12 @@ def _page(name: str | None) -> Iterator[AtomicFile | None]:
 
 def _trace(side: Side, examples: list[Example], args: argparse.Namespace) -> Trace:
     pipeline = side.build()
-    trace = pipeline.explain(examples, attentions=args.attentions)
-    if args.attribute:
-        from pipeline_kit.explain.attribution import attribute
+    if not args.attribute:
+        return pipeline.explain(examples, attentions=args.attentions)
+    from pipeline_kit.explain.attribution import attribute, check_attribution
 
-        trace = attribute(pipeline, trace, args.attribute)
-    return trace
+    check_attribution(pipeline, args.attribute)
+    return attribute(pipeline, pipeline.explain(examples, attentions=args.attentions), args.attribute)
 
 
 def _show(traces: list[Trace], chosen: list[Side], args: argparse.Namespace) -> None:

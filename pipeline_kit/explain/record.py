@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 Place = tuple[int, int]
+MOST_PARTS = 3
+"""For how many parts of an example, such as the pairs of fifty labels, the tokenizer is asked about its work."""
 
 
 def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attentions: bool = False) -> Trace:
@@ -141,9 +143,9 @@ class _Account:
     def _spelling(self, place: int) -> tuple[Panel, ...]:
         """Ask the tokenizer about each part, which is what it was given."""
         tokenizer, parts, found = self.pipeline.tokenizer, self._parts[place], []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(parts[:MOST_PARTS]):
             panels = tokenizer.panels(part, [e for e in self._encodings[place] if e.part == number])
-            name = f", part {number}" if len(parts) > 1 else ""
+            name = f", part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
             found += [replace(panel, title=panel.title + name) for panel in panels]
         return tuple(found)
 
