@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Cell", "Panel"]
+from pipeline_kit.types import Encoding, Example, Result, RowOutput
+
+__all__ = ["Cell", "Panel", "Seen"]
 
 Cell = str | int | float | bool | None
 """What stands in a panel's table: JSON values."""
@@ -29,3 +31,18 @@ class Panel:
     bar: str | None = None
     formula: str = ""
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One example on its way through a postprocessor.
+
+    :param raw: for each encoding what the model gave, before `reduce`; padding is taken off.
+    :param outputs: for each encoding what `reduce` left of it, as ``Postprocessor.__call__`` gets it.
+    """
+
+    example: Example
+    encodings: Sequence[Encoding]
+    raw: Sequence[RowOutput]
+    outputs: Sequence[RowOutput]
+    result: Result

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.types import (
     Checkpoint,
     Device,
@@ -145,7 +145,10 @@ class Tokenizer(ABC):
         raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """Tell more of how a text or pair given to ``encode`` became `encodings`, for explain; by default nothing."""
+        """Tell more of how `example` became `encodings`, for ``pipeline-kit explain``; the default tells nothing.
+
+        :param example: one that was given to ``encode``: what the postprocessor's `prepare` made.
+        """
         del example, encodings
         return ()
 
@@ -282,18 +285,7 @@ class Postprocessor(ABC):
         :raises ExampleError: when an example has no result, such as a score that is not a number.
         """
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
-        """Show the arithmetic that led to `result`, for ``pipeline-kit explain``; the default shows none.
-
-        :param raw: for each encoding what the model gave, before `reduce`; padding is taken off.
-        :param outputs: for each encoding what `reduce` left of it, as ``__call__`` gets it.
-        """
-        del example, encodings, raw, outputs, result
+    def panels(self, seen: Seen) -> Sequence[Panel]:
+        """Show the arithmetic that led to a result, for ``pipeline-kit explain``; the default shows none."""
+        del seen
         return ()

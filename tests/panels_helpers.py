@@ -17,7 +17,7 @@ from pipeline_kit.batching import BatchingPolicy
 from pipeline_kit.build import build
 from pipeline_kit.outputs import split_rows
 from pipeline_kit.padding import PaddingPolicy
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.pipeline_config import parse_config
 from pipeline_kit.registry import Registry
 from pipeline_kit.types import Encoding, Example, Result, RowOutput, Side
@@ -139,7 +139,7 @@ def ask(pipe: Pipeline, examples: Sequence[Example]) -> list[Told]:
         encodings, gave = by_example[id(example)]
         assert gave is result
         raw, outputs = ([kept[id(encoding)] for encoding in encodings] for kept in (notes.raw, notes.outputs))
-        panels = pipe.postprocessor.panels(example, encodings, raw, outputs, result)
+        panels = pipe.postprocessor.panels(Seen(example, encodings, raw, outputs, result))
         check_readable(panels)
         told.append(Told([*encodings], raw, outputs, result, panels, any(notes.padded[id(e)] for e in encodings)))
     return told

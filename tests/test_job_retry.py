@@ -189,7 +189,7 @@ def test_the_command_remembers_how_the_job_was_asked_for(
     monkeypatch.setenv("FAULTS_MENDED", "1")
     assert main(["retry", "out", "batching.max_rows=4"]) == 0
     told = capsys.readouterr().err
-    assert "1 rows have a result now" in told
+    assert "1 row has a result now" in told
     assert "config.batching.max_rows" in told
     assert "~fail here" in Path("out/part-00000.retry-1.csv").read_text()
     assert list(Path("out/_dead").iterdir()) == []

@@ -16,6 +16,7 @@ from pipeline_kit.errors import PipelineKitError, UsageError, shorten
 from pipeline_kit.records import FORMATS
 
 if TYPE_CHECKING:
+    from pipeline_kit.job.again import Retried
     from pipeline_kit.job.command import Command
 
 __all__ = ["EPILOG", "TAKES_WORDS", "configure", "execute"]
@@ -83,12 +84,17 @@ def execute(args: argparse.Namespace) -> int:
             say(f"note: {elsewhere}")
         raise error
     if telling != "quiet":
-        for line in done.changed:
-            say(f"note: {line}")
-        failed = f", {done.dead:,} failed again, see {path / '_dead'}" if done.dead else ""
-        rest = "" if done.complete else "; the job is not complete, run it again to go on"
-        say(f"{path}: {done.done:,} rows have a result now{failed}{rest}")
+        _tell(done, path)
     return 1 if done.dead else 0
+
+
+def _tell(done: Retried, path: Path) -> None:
+    for line in done.changed:
+        say(f"note: {line}")
+    rows = f"{done.done:,} row{'s have' if done.done != 1 else ' has'} a result now"
+    failed = f", {done.dead:,} failed again, see {path / '_dead'}" if done.dead else ""
+    rest = "" if done.complete else "; the job is not complete, run it again to go on"
+    say(f"{path}: {rows}{failed}{rest}")
 
 
 def _inputs(args: argparse.Namespace, command: Command) -> Inputs:

@@ -18,7 +18,7 @@ from pipeline_kit.explain.stages import stage_traces
 from pipeline_kit.explain.trace import BatchTrace, RowTrace, Trace
 from pipeline_kit.explain.watching import Recorder, SeenBatch, WatchedModel, attempt
 from pipeline_kit.outputs import split_rows
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowFailure, RowOutput
 
@@ -154,7 +154,7 @@ class _Account:
         owned = [(place, number) for number in range(len(encodings))]
         raw, reduced = [self._raw[owner] for owner in owned], [self._reduced[owner] for owner in owned]
         # A copy: what the trace holds must stay what the pipeline computed.
-        return tuple(self.pipeline.postprocessor.panels(example, encodings, raw, reduced, deepcopy(result)))
+        return tuple(self.pipeline.postprocessor.panels(Seen(example, encodings, raw, reduced, deepcopy(result))))
 
 
 def _listed(examples: Any) -> list[Example]:

@@ -16,7 +16,7 @@ from pipeline_kit.builtin.postprocessors.configs import AnswersConfig
 from pipeline_kit.builtin.postprocessors.merge import floats
 from pipeline_kit.errors import ConfigError, ExampleError, Fault, StageError
 from pipeline_kit.fields import read_fields, text_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Overflow, Postprocessor, StageContext, Tokenizer, Truncation
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -88,17 +88,9 @@ class Answers(Postprocessor):
             for example, windows, rows in zip(examples, encodings, outputs, strict=True)
         ]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show start and end probabilities, spans, and the answers they make."""
-        del raw, result
-        return answer_panels(self._config, _context(example), encodings, [row[NAME] for row in outputs])
+        return answer_panels(self._config, _context(seen.example), seen.encodings, [row[NAME] for row in seen.outputs])
 
     def _found(
         self, text: str, windows: Sequence[Encoding], logits: Sequence[np.ndarray[Any, Any]]

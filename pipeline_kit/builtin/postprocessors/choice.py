@@ -12,7 +12,7 @@ from pipeline_kit.builtin.postprocessors.configs import ChoiceConfig
 from pipeline_kit.builtin.postprocessors.merge import floats
 from pipeline_kit.builtin.postprocessors.parts import merge_parts
 from pipeline_kit.fields import read_fields, text_of, texts_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext, Truncation
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -65,17 +65,9 @@ class Choice(Postprocessor):
         merged = merge_parts(encodings, outputs, "logits")
         return [_chosen(_fields(example)[1], rows[:, 0]) for example, rows in zip(examples, merged, strict=True)]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each choice's logit, and the softmax over them."""
-        del raw
-        return choice_panels(_fields(example)[1], encodings, outputs, result)
+        return choice_panels(_fields(seen.example)[1], seen.encodings, seen.outputs, seen.result)
 
 
 def _chosen(choices: Sequence[str], logits: np.ndarray[Any, np.dtype[np.float32]]) -> Result:

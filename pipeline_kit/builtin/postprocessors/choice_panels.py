@@ -16,7 +16,7 @@ from pipeline_kit.builtin.postprocessors.panel_formulas import (
 from pipeline_kit.builtin.postprocessors.panel_lines import bounded, cell, minus, named, notes, number
 from pipeline_kit.builtin.postprocessors.parts import merge_parts
 from pipeline_kit.builtin.postprocessors.window_panels import Item, by_part, merge_panels
-from pipeline_kit.panels import Cell, Panel
+from pipeline_kit.panels import Cell, Panel, Seen
 from pipeline_kit.types import Encoding, Result, RowOutput
 
 __all__ = ["choice_panels", "ranking_panels", "zero_shot_panels"]
@@ -47,15 +47,13 @@ def ranking_panels(
     function: Function,
     label: tuple[int, str],
     merge: Merge,
-    encodings: Sequence[Encoding],
-    raw: Sequence[RowOutput],
-    outputs: Sequence[RowOutput],
-    result: Result,
+    seen: Seen,
 ) -> list[Panel]:
     """Show each document's logit, how it became a score, and the order.
 
     :param label: the place and the name of the label that ranks.
     """
+    encodings, raw, outputs, result = seen.encodings, seen.raw, seen.outputs, seen.result
     values = merge_parts([encodings], [outputs], "value", merge)[0][:, 0]
     order = np.argsort(-values, kind="stable").tolist()
     what = "log p" if function == "softmax" else "logit"

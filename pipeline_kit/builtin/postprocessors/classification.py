@@ -12,7 +12,7 @@ from pipeline_kit.builtin.postprocessors.classification_panels import classifica
 from pipeline_kit.builtin.postprocessors.configs import ClassificationConfig
 from pipeline_kit.builtin.postprocessors.merge import check_labels, floats, merge_windows
 from pipeline_kit.errors import ConfigError, Fault, closest, shorten
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -112,18 +112,9 @@ class Classification(Postprocessor):
                 result["labels"] = listed
         return results
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show how logits became scores, and scores labels."""
-        return classification_panels(
-            self._labels, self._function, self._merge, self._thresholds, self._top_k, encodings, raw, outputs, result
-        )
+        return classification_panels(self._labels, self._function, self._merge, self._thresholds, self._top_k, seen)
 
     def _listed(self, ranked: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[dict[str, Any]]]:
         """List each row's labels and scores, best first; minus infinity marks the ones left out."""

@@ -12,7 +12,7 @@ from pipeline_kit.builtin.postprocessors.merge import merge_windows
 from pipeline_kit.builtin.postprocessors.panel_formulas import Function, activation_panel
 from pipeline_kit.builtin.postprocessors.panel_lines import bounded, cell, counted, named, notes, number
 from pipeline_kit.builtin.postprocessors.window_panels import Item, merge_panels
-from pipeline_kit.panels import Cell, Panel
+from pipeline_kit.panels import Cell, Panel, Seen
 from pipeline_kit.types import Encoding, Result, RowOutput
 
 __all__ = ["classification_panels", "logits_panels"]
@@ -29,15 +29,13 @@ def classification_panels(
     merge: Merge,
     thresholds: Array | None,
     top_k: int | None,
-    encodings: Sequence[Encoding],
-    raw: Sequence[RowOutput],
-    outputs: Sequence[RowOutput],
-    result: Result,
+    seen: Seen,
 ) -> list[Panel]:
     """Show the function with its numbers, the windows put together, and how labels were chosen.
 
     :param thresholds: the least score of each label ``[L]``, None without any.
     """
+    encodings, raw, outputs, result = seen.encodings, seen.raw, seen.outputs, seen.result
     how: Literal["mean", "max"] = "max" if merge == "max" else "mean"
     by_logits = merge == "mean_logits" and len(encodings) > 1
     logits = merge_windows([encodings], [raw], "logits")[0]

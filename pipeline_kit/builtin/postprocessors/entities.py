@@ -24,7 +24,7 @@ from pipeline_kit.builtin.postprocessors.entity_words import given_words, words_
 from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
 from pipeline_kit.errors import ExampleError
 from pipeline_kit.fields import read_fields, text_of, texts_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Overflow, Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -109,18 +109,10 @@ class Entities(Postprocessor):
         begins = words_of_text(tokens, text) if words is None else given_words(tokens, text, words)
         return self._listed(text, group(pieces_of_words(tokens, begins, self._how), self._labels))
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each token's label, and how tokens became entities."""
-        del result
-        text, words = _source(example)
-        return entity_panels(text, words, self._how, self._names, self._labels, encodings, raw, outputs)
+        text, words = _source(seen.example)
+        return entity_panels(text, words, self._how, self._names, self._labels, seen.encodings, seen.raw, seen.outputs)
 
     def _listed(self, text: str, pieces: Pieces) -> list[dict[str, Any]]:
         """Give the pieces that are not ignored, without white space around them; one of white space alone is none."""

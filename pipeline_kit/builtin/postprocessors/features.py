@@ -12,7 +12,7 @@ from pipeline_kit.builtin.postprocessors.configs import FeaturesConfig
 from pipeline_kit.builtin.postprocessors.feature_panels import feature_panels
 from pipeline_kit.builtin.postprocessors.merge import floats
 from pipeline_kit.errors import ExampleError, StageError
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -55,17 +55,10 @@ class Features(Postprocessor):
         """
         return [self._one(windows, rows) for _, windows, rows in zip(examples, encodings, outputs, strict=True)]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each token's vector and whether it is kept."""
-        del example, raw, result
-        return feature_panels(encodings, [row[NAME] for row in outputs], _first_seen(encodings), self._special_tokens)
+        vectors = [row[NAME] for row in seen.outputs]
+        return feature_panels(seen.encodings, vectors, _first_seen(seen.encodings), self._special_tokens)
 
     def _one(self, windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> Result:
         tokens: list[str] = []

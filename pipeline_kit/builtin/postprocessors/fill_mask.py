@@ -16,7 +16,7 @@ from pipeline_kit.builtin.postprocessors.mask_tokens import find_mask, special_t
 from pipeline_kit.builtin.postprocessors.merge import tensor_of
 from pipeline_kit.errors import ExampleError, StageError
 from pipeline_kit.fields import read_fields, text_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -108,23 +108,15 @@ class FillMask(Postprocessor):
             results.append({"masks": [self._listed(source, mask, pieces) for mask in found]})
         return results
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the candidates of each mask, and their share of the vocabulary."""
-        del outputs
-        found = self._find(_text(example), encodings, raw)
-        windows = [next(i for i, row in enumerate(raw) if row is given) for _, given, _ in found]
+        found = self._find(_text(seen.example), seen.encodings, seen.raw)
+        windows = [next(i for i, row in enumerate(seen.raw) if row is given) for _, given, _ in found]
         return mask_panels(
-            result["masks"],
+            seen.result["masks"],
             [(place.begin, place.end) for place, _, _ in found],
             [row["logits"][token] for _, row, token in found],
-            [window if len(raw) > 1 else None for window in windows],
+            [window if len(seen.raw) > 1 else None for window in windows],
             None if self._targets is None else len(self._targets.ids),
         )
 

@@ -14,7 +14,7 @@ from pipeline_kit.builtin.postprocessors.text_panels import text_panels
 from pipeline_kit.builtin.task_params import task_params, translation_pairs
 from pipeline_kit.errors import ConfigError, ExampleError, Fault, StageError, closest, shorten
 from pipeline_kit.fields import read_fields, text_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 from pipeline_kit.writing import TextWriter
@@ -98,20 +98,12 @@ class GeneratedText(Postprocessor):
         """
         return [self._one(*item) for item in zip(examples, encodings, outputs, strict=True)]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the ids that were written, and the text they make."""
-        del raw, result
-        ids = [row[IDS][: int(row[LENGTHS])].tolist() for row in outputs]
-        texts = [self._written(encoding, row) for encoding, row in zip(encodings, outputs, strict=True)]
-        front = self._prompt(example) if self._full else None
-        return text_panels(self._tokenizer, self._causal, self._stops, encodings, ids, texts, front)
+        ids = [row[IDS][: int(row[LENGTHS])].tolist() for row in seen.outputs]
+        texts = [self._written(encoding, row) for encoding, row in zip(seen.encodings, seen.outputs, strict=True)]
+        front = self._prompt(seen.example) if self._full else None
+        return text_panels(self._tokenizer, self._causal, self._stops, seen.encodings, ids, texts, front)
 
     def read(self, example: Example, encoding: Encoding, ids: Iterator[int]) -> Iterator[str]:
         """Give the text in pieces, see :class:`~pipeline_kit.writing.TextReader`."""

@@ -8,7 +8,7 @@ from typing import final
 from pipeline_kit.builtin.postprocessors.classification_panels import logits_panels
 from pipeline_kit.builtin.postprocessors.configs import LogitsConfig
 from pipeline_kit.builtin.postprocessors.merge import check_labels, floats, merge_windows
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -50,14 +50,6 @@ class Logits(Postprocessor):
         check_labels(rows.shape[1], self._labels, self._checkpoint)
         return [{"labels": list(self._labels), "logits": row} for row in rows.tolist()]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the logits, the highest first."""
-        del example, raw, result
-        return logits_panels(self._labels, encodings, outputs)
+        return logits_panels(self._labels, seen.encodings, seen.outputs)

@@ -15,7 +15,7 @@ from pipeline_kit.builtin.postprocessors.pooling_panels import pooling_panels
 from pipeline_kit.builtin.postprocessors.prompts import choose_prompts, prompt_length, read_settings
 from pipeline_kit.builtin.postprocessors.sentence_modules import SentenceModules, read_sentence_modules
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, StageError, shorten
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -116,19 +116,12 @@ class Pooling(Postprocessor):
             vectors = np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
         return [{"embedding": vector} for vector in vectors.tolist()]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show how token vectors became one, and its length before and after normalizing."""
-        skip = self._skipped.get(self._prompts.split(example)[0], 0)
-        chosen = self._chosen(example, encodings, outputs)
+        skip = self._skipped.get(self._prompts.split(seen.example)[0], 0)
+        chosen = self._chosen(seen.example, seen.encodings, seen.outputs)
         shape = (self._modes, self._layers, self._dimensions, self._normalize, skip)
-        return pooling_panels(*shape, encodings, raw, chosen, result)
+        return pooling_panels(*shape, seen.encodings, seen.raw, chosen, seen.result)
 
     def _chosen(
         self, example: Example, windows: Sequence[Encoding], outputs: Sequence[RowOutput]

@@ -15,7 +15,7 @@ from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
 from pipeline_kit.builtin.postprocessors.parts import merge_parts
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
 from pipeline_kit.fields import read_fields, text_of, texts_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -94,18 +94,11 @@ class Ranking(Postprocessor):
             return []
         return [{"ranking": self._ranked(rows[:, 0])} for rows in merge_parts(encodings, outputs, "value", self._merge)]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each document's logit and score."""
         label = self._place, self._labels[self._place]
-        documents = texts_of(read_fields(example, ("query", "documents"))["documents"], "documents")
-        return ranking_panels(documents, self._function, label, self._merge, encodings, raw, outputs, result)
+        documents = texts_of(read_fields(seen.example, ("query", "documents"))["documents"], "documents")
+        return ranking_panels(documents, self._function, label, self._merge, seen)
 
     def _ranked(self, values: Floats) -> list[dict[str, Any]]:
         scores = values.astype(np.float64)

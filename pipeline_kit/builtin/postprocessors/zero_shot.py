@@ -15,7 +15,7 @@ from pipeline_kit.builtin.postprocessors.merge import check_labels, floats
 from pipeline_kit.builtin.postprocessors.parts import merge_parts
 from pipeline_kit.errors import ConfigError, ExampleError, Fault
 from pipeline_kit.fields import read_fields, text_of
-from pipeline_kit.panels import Panel
+from pipeline_kit.panels import Panel, Seen
 from pipeline_kit.stages import Postprocessor, StageContext, Truncation
 from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
@@ -109,17 +109,9 @@ class ZeroShot(Postprocessor):
         merged = merge_parts(encodings, values, "value", self._merge)
         return [self._result(*row) for row in zip(labels, merged, separate, strict=True)]
 
-    def panels(
-        self,
-        example: Example,
-        encodings: Sequence[Encoding],
-        raw: Sequence[RowOutput],
-        outputs: Sequence[RowOutput],
-        result: Result,
-    ) -> Sequence[Panel]:
+    def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the entailment logits, and how they became scores."""
-        del result
-        labels = self._candidates(example)
+        labels = self._candidates(seen.example)
         apart = self._multi_label or len(labels) == 1
         return zero_shot_panels(
             labels,
@@ -128,9 +120,9 @@ class ZeroShot(Postprocessor):
             self._names,
             apart,
             self._merge,
-            encodings,
-            [float(self._value(row["logits"], apart)[0]) for row in outputs],
-            raw,
+            seen.encodings,
+            [float(self._value(row["logits"], apart)[0]) for row in seen.outputs],
+            seen.raw,
         )
 
     def decisive(self, candidates: int) -> tuple[int, int | None]:
