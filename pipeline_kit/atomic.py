@@ -87,7 +87,7 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
-    _sync_folder(target)
+    _sync_folder(target, new=mode is None)
 
 
 def _publish(descriptor: int, temporary: Path, target: Path) -> None:
@@ -101,7 +101,7 @@ def _publish(descriptor: int, temporary: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(target: Path) -> None:
+def _sync_folder(target: Path, new: bool) -> None:
     try:
         descriptor = os.open(target.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         try:
@@ -111,8 +111,9 @@ def _sync_folder(target: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             return  # this file system, or a folder one may not read, has no such sync
-        with suppress(OSError):
-            os.unlink(target)
+        if new:
+            with suppress(OSError):
+                os.unlink(target)
         raise _failed(target, error) from error
 
 

@@ -11,11 +11,11 @@ from pipeline_kit.errors import JobError, OutputError, UsageError
 from pipeline_kit.job.folder import JobFolder
 from pipeline_kit.job.identity import differences, identity_of
 from pipeline_kit.job.keeper import Keeper
+from pipeline_kit.job.libraries import settle_libraries
 from pipeline_kit.job.lock import locked
 from pipeline_kit.job.manifest import read_manifest
 from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.run import Job, maker_of, plan_of
-from pipeline_kit.job.same_sums import ask_for_same_sums
 from pipeline_kit.job.shard import Work
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.job_config import JobConfig
@@ -55,7 +55,7 @@ def retry_job(job: Job, watcher: Watcher) -> Retried:
     """
     if not (job.path / "_manifest.json").exists():
         raise UsageError(f"{job.path}: holds no job; the folder is what was given to: pipeline-kit run --output")
-    ask_for_same_sums()
+    settle_libraries()
     plan = plan_of(job)
     folder = JobFolder.claim(job.path)
     with locked(folder.lock):

@@ -132,6 +132,8 @@ class JobFolder:
         try:
             for path in (self.path, self.path / "_dead", self.path / "_receipts"):
                 path.mkdir(exist_ok=True)
+                if path.is_symlink():
+                    raise OutputError(f"{path}: is a symbolic link; a job writes to no folder that is one")
         except FileNotFoundError as error:
             raise OutputError(f"{self.path}: there is no folder '{self.path.parent}' to make it in") from error
         except OSError as error:

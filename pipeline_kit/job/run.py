@@ -13,10 +13,10 @@ from pipeline_kit.job.folder import JobFolder
 from pipeline_kit.job.identity import identity_of
 from pipeline_kit.job.in_process import InProcess
 from pipeline_kit.job.keeper import Keeper
+from pipeline_kit.job.libraries import settle_libraries
 from pipeline_kit.job.lock import locked
 from pipeline_kit.job.maker import Host, Maker, Plan
 from pipeline_kit.job.manifest import Manifest, read_manifest, write_manifest
-from pipeline_kit.job.same_sums import ask_for_same_sums
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig
@@ -77,11 +77,13 @@ def carry_out(job: Job, watcher: Watcher) -> JobSummary:
     :raises OutputError: if the folder cannot be used, is in use, or the disk takes no more.
     :raises JobError: if more rows failed than may, or a worker ended.
     """
-    ask_for_same_sums()
+    settle_libraries()
     plan = plan_of(job)
     job.source.check()
     if job.restart and job.path.exists():
-        JobFolder.claim(job.path).set_aside()
+        old = JobFolder.claim(job.path)
+        with locked(old.lock):
+            old.set_aside()
     folder = JobFolder.claim(job.path)
     with locked(folder.lock):
         identity = identity_of(job.config, job.source.identity())
