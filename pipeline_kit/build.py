@@ -18,6 +18,7 @@ from pipeline_kit.errors import ConfigError, Fault, RegistryError
 from pipeline_kit.padding import PaddingConfig, PaddingPolicy
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
+from pipeline_kit.redaction import redacted
 from pipeline_kit.registry import KINDS, Registry
 from pipeline_kit.retry import Retry
 from pipeline_kit.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
@@ -107,7 +108,8 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
 
 
 def _options(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "name"}
+    found: dict[str, Any] = redacted({key: value for key, value in node.items() if key != "name"})
+    return found
 
 
 def _class(choice: StageChoice, interface: type[Any]) -> Any:

@@ -15,12 +15,12 @@ from pipeline_kit.build import build
 from pipeline_kit.compose import compose
 from pipeline_kit.errors import JobError, OutputError, UsageError
 from pipeline_kit.job.folder import JobFolder
-from pipeline_kit.job.identity import redacted
 from pipeline_kit.job.lock import locked
 from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.run import Job, JobSummary, carry_out
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.records import Source
+from pipeline_kit.redaction import redacted
 from pipeline_kit.stats import RunStats
 from pipeline_kit.testing import tiny_checkpoint
 

@@ -13,7 +13,7 @@ import pipeline_kit
 
 PACKAGE = Path(pipeline_kit.__file__).parent
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "redaction"),
     ("panels", "stages", "differentiable", "writing", "registry", "fields"),
     ("config", "job_config", "runner_config", "padding", "batching", "device", "atomic", "yaml_scan"),
     ("checkpoint", "hub", "records", "sinks", "builtin", "exported"),

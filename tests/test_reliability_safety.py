@@ -65,11 +65,11 @@ def command(
     secrets = [f"postprocessor.api_key={CANARY}", f"postprocessor.hub_token={CANARY}"]
     secrets += [f"postprocessor.where='https://me:{CANARY}@host/x'"]
     rows = write_rows(tmp_path / "in.jsonl", [{"text": "a"}, {"text": "poison"}, {"text": "b"}])
-    argv = ["run", f"checkpoint.path={checkpoint}", "device=cpu", "--input", str(rows)]
+    argv = [f"checkpoint.path={checkpoint}", "device=cpu", "--input", str(rows)]
     argv += ["--plugin", str(tmp_path / "keyed.py"), "postprocessor=keyed"]
 
-    def call(*more: str, code: int) -> str:
-        assert main([*argv, *more, *secrets]) == code
+    def call(*more: str, code: int, name: str = "run") -> str:
+        assert main([name, *argv, *more, *secrets]) == code
         printed = capsys.readouterr()
         return printed.out + printed.err
 
@@ -101,6 +101,14 @@ def test_nor_in_one_file_or_on_stdout(command: Callable[..., str], tmp_path: Pat
     shown += command("--output", str(tmp_path / "out.jsonl"), "-m", "padding=longest,max_length", code=1)
     shown += command("--output", str(tmp_path / "no" / "such" / "folder.csv"), code=1)
     shown += command("postprocessor.unknown=1", code=2)
+    assert CANARY not in shown
+    assert files_with(tmp_path, CANARY) == []
+
+
+def test_nor_in_what_explain_shows_and_writes(command: Callable[..., str], tmp_path: Path) -> None:
+    page = str(tmp_path / "page.html")
+    shown = command("--format", "json", "--html", page, code=1, name="explain")
+    assert "api_key" in shown
     assert CANARY not in shown
     assert files_with(tmp_path, CANARY) == []
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_kit.cli.selection import Selection
 from pipeline_kit.errors import UsageError, closest, shorten
+from pipeline_kit.redaction import without_secrets
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import BenchSide, PipelineSide
@@ -52,7 +53,10 @@ def choices(selection: Selection, others: Sequence[str]) -> list[Choice]:
     if selection.multirun:
         if mine:
             raise UsageError("-m gives several pipelines already; leave --vs OVERRIDES out, or -m")
-        found = [Choice(" ".join(job) or "no overrides", config) for job, config in selection.compositions(registry)]
+        found = [
+            Choice(" ".join(without_secrets(job)) or "no overrides", config)
+            for job, config in selection.compositions(registry)
+        ]
     else:
         found = [Choice("as given", config) for _, config in selection.compositions(registry)]
     for more in words:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.evaluate_input import LabelledFiles, add_labelled_flags
-from pipeline_kit.cli.hidden import without_secrets
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import numbered
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import prepare_stdout, print_out, say
 from pipeline_kit.errors import InputError, UsageError, shorten
+from pipeline_kit.redaction import without_secrets
 from pipeline_kit.sinks import json_line
 from pipeline_kit.types import RowFailure
 

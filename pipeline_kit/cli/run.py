@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_kit.cli import cfg
-from pipeline_kit.cli.hidden import without_secrets
 from pipeline_kit.cli.input_options import ChosenInput
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.job import folder_path, run_folder
@@ -26,6 +25,7 @@ from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import is_terminal, say
 from pipeline_kit.errors import UsageError
 from pipeline_kit.records import InputConfig, Source
+from pipeline_kit.redaction import without_secrets
 from pipeline_kit.sinks import FILE_FORMATS, FileFormat, Layout, OutputConfig, ending_of, stream_format
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import RowFailure

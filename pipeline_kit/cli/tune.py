@@ -16,6 +16,7 @@ from pipeline_kit.cli.sinks import output_path
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import say
 from pipeline_kit.errors import UsageError, shorten
+from pipeline_kit.redaction import without_secrets
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import PipelineSide
@@ -193,7 +194,7 @@ def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: a
         say(f"{found}{'' if save is None else f'; {save} was not written'}")
     else:
         winner = report["trials"][report["winner"]]
-        say(f"{' '.join(winner['overrides'])}: {winner['ratio']['median']:.2f}x of your config")
+        say(f"{' '.join(without_secrets(winner['overrides']))}: {winner['ratio']['median']:.2f}x of your config")
         if save is None or report["interrupted"]:
             say("not saved; --save FILE.yaml writes this preset after a whole search:")
             say(preset.rstrip())

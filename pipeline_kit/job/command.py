@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_kit.errors import UsageError, shorten
-from pipeline_kit.job.identity import HIDDEN, redacted
+from pipeline_kit.redaction import HIDDEN, without_secrets
 
 __all__ = ["Command"]
 
@@ -33,7 +33,7 @@ class Command:
 
     def kept(self) -> dict[str, Any]:
         """Give it as plain data without secrets, for a manifest."""
-        return asdict(self) | {"overrides": [_without_secret(word) for word in self.overrides]}
+        return asdict(self) | {"overrides": without_secrets(self.overrides)}
 
     @classmethod
     def read(cls, data: Mapping[str, Any], given: Sequence[str]) -> Command:
@@ -58,8 +58,3 @@ class Command:
         return (
             f"the job was run in {self.folder}; what its command names relative to that folder is found from there only"
         )
-
-
-def _without_secret(word: str) -> str:
-    key, equals, value = word.partition("=")
-    return f"{key}{equals}{redacted(value, key.lstrip('+~'))}"

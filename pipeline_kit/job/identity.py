@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,17 +12,14 @@ from pipeline_kit.checkpoint import fingerprint, resolve_checkpoint
 from pipeline_kit.errors import shorten
 from pipeline_kit.job.receipt import sha256
 from pipeline_kit.pipeline_config import PipelineConfig
+from pipeline_kit.redaction import redacted
 from pipeline_kit.registry import KINDS
 
-__all__ = ["differences", "identity_of", "redacted"]
+__all__ = ["differences", "identity_of"]
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 WITHOUT_EFFECT = ("job", "runner")
 """Groups of options that change no result."""
-
-_SECRET_KEY = re.compile(r"(^|[._-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{8,}\b|://[^/\s@]+@")
-HIDDEN = "(hidden)"
 
 
 def identity_of(config: PipelineConfig, source: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -52,17 +48,6 @@ def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
             yield from differences(old, new, f"{path}[{place}]")
     elif before != now:
         yield f"{path}: {_shown(before)} before, {_shown(now)} now"
-
-
-def redacted(value: Any, key: str = "") -> Any:
-    """Give `value` without what looks like a secret, by the names of options and the form of values."""
-    if isinstance(value, Mapping):
-        return {name: redacted(inner, str(name)) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(inner, key) for inner in value]
-    if value is not None and _SECRET_KEY.search(key):
-        return HIDDEN
-    return _SECRET_VALUE.sub(HIDDEN, value) if isinstance(value, str) else value
 
 
 def _plugins(config: PipelineConfig) -> Iterator[tuple[str, str]]:

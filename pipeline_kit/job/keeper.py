@@ -15,13 +15,13 @@ from pipeline_kit.errors import JobError, shorten
 from pipeline_kit.job import dead_letters
 from pipeline_kit.job.dead_letters import DeadLetter
 from pipeline_kit.job.folder import JobFolder
-from pipeline_kit.job.identity import redacted
 from pipeline_kit.job.manifest import Manifest, write_manifest
 from pipeline_kit.job.receipt import Receipt, read_receipt, sha256, write_receipt
 from pipeline_kit.job.shard import Finished, Work
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.job_config import JobConfig
 from pipeline_kit.records import Source, SourceRow
+from pipeline_kit.redaction import redacted
 from pipeline_kit.sinks import Schema
 from pipeline_kit.stats import RunStats
 from pipeline_kit.types import RowFailure
