@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -34,14 +33,13 @@ class Crew(Maker):
         self._plan, self._host = plan, host
         self._runner = plan.config.runner
         self._hands: list[Hand] = []
-        self._again: deque[Work] = deque()
         self._settled: Mapping[str, Any] | None = host.settled
         self._missing: Iterator[Work] = iter(())
 
     def finished(self, missing: Iterator[Work]) -> Iterator[Finished]:
         """Give shards as they are finished."""
         self._missing = missing
-        while len(self._hands) < self._runner.workers and (work := self._next()) is not None:
+        while len(self._hands) < self._runner.workers and (work := next(self._missing, None)) is not None:
             hand = Hand(len(self._hands))
             hand.work = work
             self._hands.append(hand)
@@ -61,9 +59,6 @@ class Crew(Maker):
         for hand in self._hands:
             hand.end()
         self._hands.clear()
-
-    def _next(self) -> Work | None:
-        return self._again.popleft() if self._again else next(self._missing, None)
 
     def _start(self, hand: Hand) -> None:
         """Say what to build: to the first worker, and to the others once it has settled how."""
@@ -104,7 +99,7 @@ class Crew(Maker):
                 hand.proposed = message.schema
             case Made():
                 hand.live = RunStats()
-                hand.work = self._next()
+                hand.work = next(self._missing, None)
                 if hand.work is not None:
                     hand.send(hand.work)
                 return message.shard
@@ -113,7 +108,6 @@ class Crew(Maker):
         return None
 
     def _loaded(self, hand: Hand, message: Loaded) -> None:
-        hand.ready = True
         first = self._settled is None
         if first:
             self._settled = message.settled

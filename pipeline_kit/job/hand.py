@@ -23,9 +23,9 @@ class Hand:
     """One worker.
 
     :ivar work: the shard that it makes or will make; None if it waits for one.
-    :ivar ready: whether its pipeline is built.
+    :ivar started: whether it was told what to build.
     :ivar entered: by stage, since when it works on which rows, ``time.monotonic()``.
-    :ivar waits_for_schema: whether it has proposed one.
+    :ivar proposed: what all shards could agree on, while it waits to hear what they do; None otherwise.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,7 +33,6 @@ class Hand:
         self.number = number
         self.work: Work | None = None
         self.started = False
-        self.ready = False
         self.live = RunStats()
         self.entered: dict[str, tuple[float, Sequence[int]]] = {}
         self.proposed: Any = None
