@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from pipeline_kit.errors import OutputError
 
-__all__ = ["TEMPORARY", "AtomicFile", "atomic_writer"]
+__all__ = ["AtomicFile", "atomic_writer", "is_temporary", "remove_leftovers"]
 
 BLOCK = 1 << 20
-TEMPORARY = ".pipeline-kit-"
-"""How the names of temporary files begin."""
+_TEMPORARY = re.compile(r"\.pipeline-kit-[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 @final
@@ -64,10 +65,9 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
     target = Path(path)
     mode = _checked(target)
     folder = target.parent
-    temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
+    _remove_leftovers_once(os.path.abspath(folder))
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(temporary, flags, 0o666)
+        temporary, descriptor = _temporary(folder)
     except OSError as error:
         raise _failed(target, error) from error
     try:
@@ -88,6 +88,71 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
             with suppress(OSError):
                 os.close(descriptor)
     _sync_folder(target, new=mode is None)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether `name` is one that :func:`atomic_writer` gives to its temporary files."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in `folder` of processes that were killed; those being written are left alone.
+
+    A file is locked for as long as it is written, and the system ends the lock with the process, on whatever machine
+    that was. Where there are no locks nothing is removed.
+    """
+    with suppress(OSError, ImportError):
+        import fcntl
+
+        for name in filter(is_temporary, os.listdir(folder)):
+            with suppress(OSError):
+                _remove_unlocked(folder / name, fcntl)
+
+
+@lru_cache(maxsize=256)
+def _remove_leftovers_once(folder: str) -> None:
+    """Look once in a process: a job writes thousands of files into one folder."""
+    remove_leftovers(Path(folder))
+
+
+def _remove_unlocked(path: Path, fcntl: Any) -> None:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return
+    descriptor = os.open(path, flags)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(folder: Path) -> tuple[Path, int]:
+    """Open a temporary file that is locked, where there are locks."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        path = folder / f".pipeline-kit-{secrets.token_hex(8)}.tmp"
+        descriptor = os.open(path, flags, 0o666)
+        if _locked(path, descriptor):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _locked(path: Path, descriptor: int) -> bool:
+    """Lock a new file; False if another process took it for a leftover in the moment before."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _publish(descriptor: int, temporary: Path, target: Path) -> None:

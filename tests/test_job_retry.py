@@ -1,4 +1,4 @@
-"""``pipeline-kit retry``: rows that failed run again, each id in one place whatever interrupts it."""
+"""``run --retry``: rows that failed run again, each id in one place whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from echo_job import EchoModel, Silent, content_of, dead_of, echo, echo_config, 
 
 from pipeline_kit.cli import main
 from pipeline_kit.errors import OutputError, UsageError
-from pipeline_kit.job.again import Retried, retry_job
-from pipeline_kit.job.command import Command
-from pipeline_kit.job.run import Job
+from pipeline_kit.job.again import retry_job
+from pipeline_kit.job.run import Job, JobSummary
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig
 from pipeline_kit.records import Source
@@ -45,7 +44,7 @@ def rows(path: Path, count: int = 14) -> Path:
     return write_rows(path, [{"id": f"r{i}", "text": faults.get(i, f"text {i}")} for i in range(count)])
 
 
-def retry(checkpoint: Path, source: Path, out: Path, *overrides: str, build: Any = mended) -> Retried:
+def retry(checkpoint: Path, source: Path, out: Path, *overrides: str, build: Any = mended) -> JobSummary:
     config = echo_config(checkpoint, *OPTIONS, *overrides)
     with Source.open([str(source)], config.input, config.task.takes) as opened:
         return retry_job(Job(config, opened, out, build), Silent())
@@ -67,7 +66,8 @@ def test_rows_that_have_a_result_now_leave_the_dead_letters(checkpoint: Path, tm
     assert placed(out)[1] == ["r1", "r11", "r4", "r5"]
     before = content_of(out)
     done = retry(checkpoint, source, out)
-    assert (done.done, done.dead, done.complete, done.changed) == (3, 1, True, [])
+    assert (done.reused, done.dead, done.complete, done.changes) == (10, 1, True, [])
+    assert (done.stats.rows, done.stats.failed) == (4, 1)
     written, dead = placed(out)
     assert dead == ["r4"]
     assert written == sorted(f"r{i}" for i in range(14) if i != 4)
@@ -78,7 +78,7 @@ def test_rows_that_have_a_result_now_leave_the_dead_letters(checkpoint: Path, tm
         name: content for name, content in before.items() if "_dead" not in name
     }
     assert json.loads((out / "_manifest.json").read_text())["counts"]["dead"] == 1
-    assert retry(checkpoint, source, out).done == 0, "what failed again may be tried again"
+    assert retry(checkpoint, source, out).dead == 1, "what failed again may be tried again"
     assert run_echo(config, [source], out).reused == 14, "the job is complete"
 
 
@@ -143,7 +143,7 @@ def test_what_the_rows_are_cannot_change(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="cannot change"):
         retry(checkpoint, other, out)
     assert content_of(out) == before
-    assert retry(checkpoint, source, out, "padding=none").changed == ["config.padding.name: longest before, none now"]
+    assert retry(checkpoint, source, out, "padding=none").changes == ["config.padding.name: longest before, none now"]
 
 
 def test_a_folder_without_a_job_is_refused_and_left_alone(checkpoint: Path, tmp_path: Path) -> None:
@@ -163,19 +163,7 @@ def test_damaged_dead_letters_are_told(checkpoint: Path, tmp_path: Path) -> None
     assert sorted([*placed(out)[0], *placed(out)[1]]) == sorted(f"r{i}" for i in range(14))
 
 
-def test_a_secret_is_not_kept_and_asked_for() -> None:
-    command = Command(["+checkpoint.token=hf_abcdefgh12", "device=cpu"], files=["in.jsonl"])
-    kept = command.kept()
-    assert "hf_" not in json.dumps(kept)
-    with pytest.raises(UsageError, match="give it again"):
-        Command.read(kept, [])
-    given = ["+checkpoint.token=hf_other12345"]
-    assert list(Command.read(kept, given).overrides) == ["device=cpu", *given]
-    with pytest.raises(UsageError, match="not made by"):
-        Command.read({}, [])
-
-
-def test_the_command_remembers_how_the_job_was_asked_for(
+def test_the_users_own_command_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -183,11 +171,12 @@ def test_the_command_remembers_how_the_job_was_asked_for(
     Path("in.csv").write_text("number,review\n1,good\n2,~fail here\n3,bad\n")
     words = ["--plugin", str(plugin), "tokenizer=faulty", "postprocessor=faulty", "device=cpu", "input.id=number"]
     words += ["--input", "in.csv", "--fields", "text=review", "--format", "csv", "job.max_failed_rows=1"]
-    assert main(["run", "--output", "out/", *words]) == 1
-    assert main(["retry", "out"]) == 1
+    words = ["run", "--output", "out/", *words]
+    assert main(words) == 1
+    assert main([*words, "--retry"]) == 1
     assert "0 rows have a result now, 1 failed again" in capsys.readouterr().err
     monkeypatch.setenv("FAULTS_MENDED", "1")
-    assert main(["retry", "out", "batching.max_rows=4"]) == 0
+    assert main([*words, "--retry", "batching.max_rows=4"]) == 0
     told = capsys.readouterr().err
     assert "1 row has a result now" in told
     assert "config.batching.max_rows" in told
@@ -198,15 +187,23 @@ def test_the_command_remembers_how_the_job_was_asked_for(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "name the folder"),
-        (["device=cpu"], "name the folder"),
-        (["none"], "holds no job"),
-        (["none", "other"], "is no override"),
+        (["--text", "a"], "--restart, --retry and --log-json are for jobs: give --output DIR"),
+        (["--text", "a", "--output", "none.jsonl"], "for jobs: give --output DIR"),
+        (["--text", "a", "--output", "none/"], "holds no job"),
+        (["--text", "a", "--output", "none/", "--restart"], "give one of the two"),
     ],
 )
-def test_wrong_use(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["retry", *words]) == 2
+def test_wrong_use(
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--retry", "device=cpu", *words]) == 2
     assert said in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
 
 
 def test_two_at_a_time_are_refused(checkpoint: Path, tmp_path: Path) -> None:

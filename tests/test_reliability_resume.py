@@ -175,14 +175,14 @@ def test_a_receipt_cut_at_any_byte_or_with_any_bit_flipped_is_none(made: Setting
     path = tmp_path / "receipt.json"
     for number in (0, 1):
         receipt = made.out / "_receipts" / f"part-{number:05d}.json"
-        whole, known = receipt.read_bytes(), read_receipt(receipt, made.out)
+        whole, known = receipt.read_bytes(), read_receipt(receipt)
         assert known is not None
         for length in range(len(whole.rstrip())):
             path.write_bytes(whole[:length])
-            assert read_receipt(path, made.out) is None
+            assert read_receipt(path) is None
         for place in range(len(whole)):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
-            found = read_receipt(path, made.out)
+            found = read_receipt(path)
             assert found is None or found == known
 
 

@@ -25,7 +25,6 @@ PROG = "pipeline-kit"
 COMMANDS = {
     "run": "run a pipeline over texts or a file",
     "explain": "show what happens inside a pipeline, stage by stage",
-    "retry": "run the rows of a job that failed once more",
     "bench": "measure a pipeline, alone or against others",
     "evaluate": "measure how good a pipeline is, on a file with labels",
     "tune": "find the fastest config whose answers stay those of float32",

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
@@ -20,13 +20,12 @@ from pipeline_kit.errors import UsageError, shorten
 from pipeline_kit.records import Source
 
 if TYPE_CHECKING:
-    from pipeline_kit.job.command import Command
     from pipeline_kit.job.run import JobSummary
     from pipeline_kit.job.watcher import Watcher
     from pipeline_kit.pipeline import Pipeline
     from pipeline_kit.pipeline_config import PipelineConfig
 
-__all__ = ["build_pipeline", "folder_path", "run_folder", "source_of", "until_stopped", "with_flags"]
+__all__ = ["JobFlags", "folder_path", "run_folder"]
 
 R = TypeVar("R")
 
@@ -40,23 +39,38 @@ def folder_path(name: str | None) -> Path | None:
     return path if new or name.endswith("/") or path.is_dir() else None
 
 
-def run_folder(
-    config: PipelineConfig, inputs: Inputs, path: Path, command: Command, *, restart: bool, telling: Telling
-) -> int:
-    """Run one job to its end; 1 if rows failed.
+@dataclass(frozen=True)
+class JobFlags:
+    """What the command line says of a job, besides its config and input.
 
-    :param command: how it was asked for; its ``format`` is that of the shards, None: what the config says.
-    :raises PipelineKitError: as :func:`pipeline_kit.job.run.carry_out`.
+    :param plugins: files and modules of plugins, for the processes that share the job.
+    :param format: that of the shards; None: what the config says.
     """
+
+    plugins: Sequence[str]
+    format: str | None
+    restart: bool
+    retry: bool
+    telling: Telling
+
+
+def run_folder(config: PipelineConfig, inputs: Inputs, path: Path, flags: JobFlags) -> int:
+    """Run one job to its end, or the rows of it that failed; 1 if rows failed, or some were never run.
+
+    :raises PipelineKitError: as :func:`pipeline_kit.job.run.carry_out` and :func:`pipeline_kit.job.again.retry_job`.
+    """
+    from pipeline_kit.job.again import retry_job
     from pipeline_kit.job.run import Job, carry_out
 
-    config = with_flags(config, inputs, command.format)
+    config = with_flags(config, inputs, flags.format)
+    run, told = (retry_job, _told_again) if flags.retry else (carry_out, _told)
     with source_of(config, inputs) as source:
-        job = Job(config, source, path, build_pipeline, restart, command.plugins, command.kept())
-        summary = until_stopped(path, source.count, telling, lambda watcher: carry_out(job, watcher))
-    if telling != "quiet":
-        say(_told(summary, path))
-    return 1 if summary.dead else 0
+        job = Job(config, source, path, build_pipeline, flags.restart, flags.plugins)
+        count = (lambda: None) if flags.retry else source.count
+        summary = until_stopped(path, count, flags.telling, lambda watcher: run(job, watcher))
+    if flags.telling != "quiet":
+        say(told(summary, path))
+    return 1 if summary.dead or not summary.complete else 0
 
 
 def with_flags(config: PipelineConfig, inputs: Inputs, format: str | None) -> PipelineConfig:
@@ -138,3 +152,11 @@ def _told(summary: JobSummary, path: Path) -> str:
         f"{path}: complete, {', '.join(parts)}\n"
         f"  {seconds:.1f} s ({speed}), padding {stats.padding_share:.1%}; time in stages: {stages}"
     )
+
+
+def _told_again(summary: JobSummary, path: Path) -> str:
+    done = summary.rows - summary.reused - summary.dead
+    rows = f"{done:,} row{'s have' if done != 1 else ' has'} a result now"
+    failed = f", {summary.dead:,} failed again, see {path / '_dead'}" if summary.dead else ""
+    rest = "" if summary.complete else "; the job is not complete, run it without --retry to go on"
+    return "\n".join([*(f"note: {line}" for line in summary.changes), f"{path}: {rows}{failed}{rest}"])

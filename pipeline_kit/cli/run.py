@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.input_options import ChosenInput
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
-from pipeline_kit.cli.job import folder_path, run_folder
+from pipeline_kit.cli.job import JobFlags, folder_path, run_folder
 from pipeline_kit.cli.job_progress import Telling
 from pipeline_kit.cli.pieces import refuse_with_stream, run_stream
 from pipeline_kit.cli.progress import Failures, ProgressBar, summary
@@ -41,12 +41,15 @@ examples:
   pipeline-kit run --text "I love this." --text "I hate it."
   pipeline-kit run --input reviews.csv --fields text=review_body --output labels.jsonl
   pipeline-kit run --input 'reviews/*.parquet' --output labels/ input.id=review_id input.carry=[stars]
+  pipeline-kit run --input 'reviews/*.parquet' --output labels/ input.id=review_id input.carry=[stars] --retry
   cat lines.txt | pipeline-kit run task=sentence-embedding checkpoint.path=./my-model
   pipeline-kit run task=text-generation checkpoint.path=./my-model --stream --text "Once upon a time"
   pipeline-kit run -m padding=longest,max_length --text "I love this."
 
 A row that fails keeps its place in the results as {"error": {"stage", "type", "message"}}; the other
-rows are not affected, and the exit code is 1.
+rows are not affected, and the exit code is 1. Rows of a job that failed are kept in _dead; the same command with
+--retry runs them again. Their results are in part-NNNNN.retry-1.jsonl beside the shard. Options may differ then, but
+task, input and output stay as they are.
 """
 
 
@@ -74,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--restart", action="store_true", help="of a job: begin anew; the folder that is there is renamed, not deleted"
     )
+    group.add_argument("--retry", action="store_true", help="of a job: run the rows again that failed")
     add_selection_flags(parser)
 
 
@@ -86,8 +90,8 @@ def execute(args: argparse.Namespace) -> int:
     folder = None if args.stream else folder_path(args.output)
     if folder is not None:
         return _run_folders(args, selection, folder)
-    if args.restart or args.log_json:
-        raise UsageError("--restart and --log-json are for jobs: give --output DIR, a folder")
+    if args.restart or args.retry or args.log_json:
+        raise UsageError("--restart, --retry and --log-json are for jobs: give --output DIR, a folder")
     output = output_path(args.output, args.format, FILE_FORMATS)
     inputs = Inputs.of(args)
     if args.stream:
@@ -118,8 +122,8 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     """Run a job, or one for each combination of a sweep, in ``DIR.0``, ``DIR.1`` and so on."""
     if args.quiet and args.log_json:
         raise UsageError("--quiet and --log-json: give one of the two")
-    from pipeline_kit.job.command import Command
-
+    if args.restart and args.retry:
+        raise UsageError("--restart begins anew, --retry runs rows again that failed; give one of the two")
     inputs = Inputs.of(args)
     jobs = selection.compositions(selection.registry())
     telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
@@ -128,18 +132,8 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
         path = folder.with_name(f"{folder.name}.{number}") if selection.multirun else folder
         if selection.multirun and not args.quiet:
             say(f"{path}: {' '.join(without_secrets(overrides)) or 'no overrides'}")
-        command = Command(
-            overrides,
-            selection.config_dirs,
-            selection.config_name,
-            selection.plugins,
-            inputs.files,
-            inputs.format,
-            inputs.columns,
-            args.format,
-            str(Path.cwd()),
-        )
-        failed += run_folder(config, inputs, path, command, restart=args.restart, telling=telling)
+        flags = JobFlags(selection.plugins, args.format, args.restart, args.retry, telling)
+        failed += run_folder(config, inputs, path, flags)
     return 1 if failed else 0
 
 

@@ -3,82 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 
-from pipeline_kit.errors import JobError, OutputError, UsageError
+from pipeline_kit.errors import JobError, UsageError
 from pipeline_kit.job.folder import JobFolder
-from pipeline_kit.job.identity import differences, identity_of
+from pipeline_kit.job.identity import identity_of
 from pipeline_kit.job.keeper import Keeper
 from pipeline_kit.job.libraries import settle_libraries
 from pipeline_kit.job.lock import locked
-from pipeline_kit.job.manifest import read_manifest
+from pipeline_kit.job.manifest import Manifest, read_manifest
 from pipeline_kit.job.receipt import Receipt
-from pipeline_kit.job.run import Job, maker_of, plan_of
+from pipeline_kit.job.run import Job, JobSummary, check_schema, maker_of, plan_of
 from pipeline_kit.job.shard import Work
+from pipeline_kit.job.stored import changed, is_count, opened
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.job_config import JobConfig
 from pipeline_kit.records import Source, SourceRow
-from pipeline_kit.stats import RunStats
 
-__all__ = ["Retried", "retry_job"]
+__all__ = ["retry_job"]
 
 SAME = ("task", "input", "output")
 """Groups of options that say what a job's rows are and how they are written: these cannot change."""
 
 
-@dataclass(frozen=True)
-class Retried:
-    """What became of the rows that were run again.
-
-    :param done: how many have a result now; `dead` how many failed again.
-    :param complete: whether the job is.
-    :param changed: what differs from what the job was made with.
-    """
-
-    done: int
-    dead: int
-    complete: bool
-    changed: list[str]
-    stats: RunStats
-
-
-def retry_job(job: Job, watcher: Watcher) -> Retried:
+def retry_job(job: Job, watcher: Watcher) -> JobSummary:
     """Run the dead letters of the job in ``job.path`` again, under ``job.config``.
 
     The results stand in files of their own beside the shard, ``part-00003.retry-1.jsonl``; a shard's receipt takes
-    them up in one step.
+    them up in one step. The summary counts the rows that were not run again as reused.
 
     :raises UsageError: if there is no job, its input is another one, or what its rows are was changed.
-    :raises OutputError: if the folder is in use, or the disk takes no more.
+    :raises OutputError: if the folder is in use or was changed by something else, or the disk takes no more.
     """
-    if not (job.path / "_manifest.json").exists():
-        raise UsageError(f"{job.path}: holds no job; the folder is what was given to: pipeline-kit run --output")
+    if not os.path.lexists(job.path / "_manifest.json"):
+        raise UsageError(
+            f"{job.path}: holds no job; --retry runs rows again that failed in an earlier run into this folder"
+        )
     settle_libraries()
     plan = plan_of(job)
+    job.source.check()
     folder = JobFolder.claim(job.path)
     with locked(folder.lock):
         manifest = read_manifest(folder.manifest)
         if manifest is None:
             raise UsageError(f"{job.path}: holds no job")
-        changed = _checked(manifest.identity, job)
+        changes = _checked(manifest, job)
+        check_schema(plan, manifest, folder)
         keeper = Keeper(folder, manifest, JobConfig(None), watcher)
-        before = sum(receipt.dead for receipt in keeper.done.values())
-        if before:
+        failed = {number: _indices(folder, found) for number, found in sorted(keeper.done.items()) if found.dead}
+        before = sum(map(len, failed.values()))
+        if failed:
             keeper.begin()
             with closing(maker_of(job, plan, keeper)) as maker:
-                for shard in maker.finished(_works(folder, keeper, job.source)):
+                for shard in maker.finished(_works(folder, failed, job.source)):
                     keeper.keep_again(shard)
         if keeper.whole and not keeper.complete:
             keeper.finish()
-        dead = sum(receipt.dead for receipt in keeper.done.values())
-        return Retried(before - dead, dead, keeper.complete, changed, keeper.stats)
+        reused = keeper.reused - before
+        return JobSummary(
+            **keeper.counts(),
+            reused=reused,
+            stats=keeper.stats,
+            seconds=keeper.seconds,
+            complete=keeper.complete,
+            changes=changes,
+        )
 
 
-def _checked(before: object, job: Job) -> list[str]:
-    now = json.loads(json.dumps(identity_of(job.config, job.source.identity())))
-    found = list(differences(before, now))
+def _checked(manifest: Manifest, job: Job) -> list[str]:
+    found = manifest.changes(identity_of(job.config, job.source.identity()), job.path)
     fixed = ("input", *(f"config.{group}" for group in SAME))
     stopping = [line for line in found if line.startswith(tuple(f"{name}{end}" for name in fixed for end in ".[:"))]
     if stopping:
@@ -90,9 +85,8 @@ def _checked(before: object, job: Job) -> list[str]:
     return found
 
 
-def _works(folder: JobFolder, keeper: Keeper, source: Source) -> Iterator[Work]:
-    """Give the rows that failed, by shard."""
-    wanted = {number: _indices(folder, receipt) for number, receipt in sorted(keeper.done.items()) if receipt.dead}
+def _works(folder: JobFolder, wanted: Mapping[int, set[int]], source: Source) -> Iterator[Work]:
+    """Yield the rows that failed, by shard."""
     rows = source.rows(min(min(indices) for indices in wanted.values()))
     row = next(rows, None)
     for number, indices in wanted.items():
@@ -107,9 +101,18 @@ def _works(folder: JobFolder, keeper: Keeper, source: Source) -> Iterator[Work]:
 
 
 def _indices(folder: JobFolder, receipt: Receipt) -> set[int]:
-    name = next((name for name in receipt.files if name.startswith("_dead/")), None)
+    """Read which rows of a shard failed.
+
+    :raises OutputError: if the dead letters are not those that the receipt counts.
+    """
+    path = folder.path / next((name for name in receipt.files if name.startswith("_dead/")), "_dead")
     try:
-        lines = (folder.path / str(name)).read_text(encoding="utf-8").splitlines()
-        return {int(json.loads(line)["index"]) for line in lines}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{folder.path / str(name)}: cannot be read as dead letters: {error}") from error
+        with opened(path) as file:
+            found = [json.loads(line)["index"] for line in file.read().splitlines()]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise changed(path, "it cannot be read as dead letters") from error
+    if not all(is_count(index) and receipt.first <= index <= receipt.last for index in found):
+        raise changed(path, "it names a row that is not of this shard")
+    if not len(found) == len(set(found)) == receipt.dead:
+        raise changed(path, f"it names {len(found):,} rows, and the receipt counts {receipt.dead:,}")
+    return set(found)

@@ -10,7 +10,7 @@ from pipeline_kit.build import build
 from pipeline_kit.compose import compose
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import UsageError
-from pipeline_kit.job.command import Command
+from pipeline_kit.job.again import retry_job
 from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.run import Job, JobSummary, carry_out
 from pipeline_kit.job.watcher import Watcher
@@ -26,6 +26,7 @@ def run_job(
     files: str | Path | Sequence[str | Path] | None = None,
     rows: Iterable[Any] | None = None,
     restart: bool = False,
+    retry: bool = False,
     config_dir: str | Path | Sequence[str | Path] = (),
     config_name: str = "config",
     plugins: Sequence[str] = (),
@@ -41,19 +42,21 @@ def run_job(
     :param rows: texts, mappings, or a ``datasets.Dataset``; a job over rows that can be gone through only once cannot
         be taken up again.
     :param restart: begin anew; the folder that is there is renamed.
+    :param retry: run the rows again that failed before; options may differ then, task, input and output may not.
     :param watcher: told how the job goes on.
     :raises PipelineKitError: as the command line does; what is done is kept.
     """
+    if restart and retry:
+        raise UsageError("restart=True begins anew, retry=True runs rows again that failed; give one of the two")
     if (files is None) == (rows is None):
         raise UsageError("give files=... or rows=..., one of the two")
     folders = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir)
     config = compose(overrides, registry=load_registry(plugins), config_dir=folders, config_name=config_name)
     names = [str(name) for name in ([files] if isinstance(files, str | Path) else files or ())]
-    command = Command(overrides, [str(path) for path in folders], config_name, plugins, names, folder=str(Path.cwd()))
     takes = config.task.takes
     with Source.open(names, config.input, takes) if rows is None else Source.of(rows, config.input, takes) as source:
-        job = Job(config, source, Path(output), build, restart, plugins, command.kept())
-        return carry_out(job, watcher or _Silent())
+        job = Job(config, source, Path(output), build, restart, plugins)
+        return (retry_job if retry else carry_out)(job, watcher or _Silent())
 
 
 @final

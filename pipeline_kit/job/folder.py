@@ -3,9 +3,10 @@
 ::
 
     part-00000.jsonl ...       the rows, a shard each (.csv, .parquet; .npy or .safetensors beside them)
-    part-00000.retry-1.jsonl   rows of that shard that failed first and have a result since, see ``pipeline-kit retry``
+    part-00000.retry-1.jsonl   rows of that shard that failed first and have a result since, see ``run --retry``
     _dead/part-00000.jsonl     the rows of that shard that failed, if any did
     _receipts/part-00000.json  written last: what makes a shard a part of the job, with the SHA-256 of its files
+    _receipts/part-00000.begun.json  there while files of that shard are changed: what of them a kill may leave over
     _manifest.json             what the job is: config, versions, checkpoint, input
     _SUCCESS                   there when all rows are
     _lock                      held by the process that writes
@@ -18,22 +19,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline_kit.atomic import TEMPORARY
+from pipeline_kit.atomic import is_temporary, remove_leftovers
 from pipeline_kit.errors import OutputError
-from pipeline_kit.job.receipt import Receipt
+from pipeline_kit.job.litter import is_litter
+from pipeline_kit.job.receipt import shard_of
+from pipeline_kit.job.stored import changed
 
 __all__ = ["JobFolder"]
 
+_NUMBER = re.compile(r"part-(\d{5,18})\.", re.ASCII)
 _FIRST = ("_lock", "_dead", "_receipts")
 """What a job makes before its manifest."""
-
-
-_FILE = re.compile(r"part-\d{5,}(?:\.retry-\d+)?\.(?:jsonl|csv|parquet|npy|safetensors)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,15 @@ class JobFolder:
         if not stat.S_ISDIR(found):
             raise OutputError(f"{path}: is a file; a job writes a folder")
         folder = cls(path)
-        names = sorted(os.listdir(path))
-        strange = [name for name in names if not name.startswith(("part-", "_", TEMPORARY))]
-        without_manifest = [name for name in names if name not in _FIRST and not name.startswith(TEMPORARY)]
-        if strange or (without_manifest and not folder.manifest.exists()):
-            listed = ", ".join((strange or names)[:3])
+        for each in (folder.manifest, folder.success, folder.lock):
+            if os.path.lexists(each) and not stat.S_ISREG(os.lstat(each).st_mode):
+                raise changed(each, "it is a link, a folder, a pipe or a device, and a job writes a regular file there")
+        if folder.success.exists() and folder.success.stat().st_size:
+            raise changed(folder.success, "a job writes an empty file there")
+        names = [name for name in sorted(os.listdir(path)) if not is_litter(name) and not is_temporary(name)]
+        strange = [name for name in names if name not in _FIRST]
+        if strange and not folder.manifest.exists():
+            listed = ", ".join(strange[:3])
             raise OutputError(f"{path}: holds something that is no job's ({listed}); name another folder")
         return folder._made()
 
@@ -94,10 +98,16 @@ class JobFolder:
         """Give the path of what makes a shard a part of the job."""
         return self.path / "_receipts" / f"part-{number:05d}.json"
 
-    def receipts(self) -> list[int]:
-        """List the numbers of the shards that have a receipt, sorted."""
-        names = [path.stem.removeprefix("part-") for path in (self.path / "_receipts").glob("part-*.json")]
-        return sorted(int(name) for name in names if name.isdigit())
+    def begun(self, number: int) -> Path:
+        """Return the path of a receipt for files of a shard that are being changed."""
+        return self.receipt(number).with_suffix(".begun.json")
+
+    def receipts(self, path_of: Callable[[int], Path] | None = None) -> list[int]:
+        """List the numbers of the shards that have a receipt, sorted; or that have what `path_of` names."""
+        named = path_of or self.receipt
+        found = (_NUMBER.match(name) for name in os.listdir(self.path / "_receipts"))
+        numbers = sorted({int(match[1]) for match in found if match})
+        return [number for number in numbers if os.path.lexists(named(number))]
 
     def set_aside(self) -> Path:
         """Rename the folder to the first free name beside it: ``out`` becomes ``out.1``; nothing is deleted.
@@ -113,20 +123,18 @@ class JobFolder:
             raise OutputError(f"{self.path}: cannot be renamed to {other}: {error.strerror or error}") from error
         return other
 
-    def clean(self, receipts: Iterable[Receipt]) -> None:
-        """Remove what a process that was killed left; only for the one that holds the lock.
+    def files(self) -> Iterator[tuple[int, str]]:
+        """List the files with names that a job gives to shards and dead letters, with the number of the shard."""
+        for folder, above in ((self.path, ""), (self.path / "_dead", "_dead/")):
+            for name in sorted(os.listdir(folder)):
+                number = shard_of(above + name)
+                if number is not None:
+                    yield number, above + name
 
-        Those are temporary files, and files of shards that no receipt names.
-        """
+    def clean(self) -> None:
+        """Remove the temporary files of processes that were killed; only for the one that holds the lock."""
         for folder in (self.path, self.path / "_dead", self.path / "_receipts"):
-            for path in folder.glob(f"{TEMPORARY}*.tmp"):
-                with suppress(OSError):
-                    path.unlink()
-        named = {name for receipt in receipts for name in receipt.files}
-        for folder in (self.path, self.path / "_dead"):
-            for path in folder.glob("part-*"):
-                if _FILE.fullmatch(path.name) and path.relative_to(self.path).as_posix() not in named:
-                    path.unlink(missing_ok=True)
+            remove_leftovers(folder)
 
     def _made(self) -> JobFolder:
         try:

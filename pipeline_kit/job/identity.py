@@ -10,7 +10,7 @@ from typing import Any
 from pipeline_kit import __version__
 from pipeline_kit.checkpoint import fingerprint, resolve_checkpoint
 from pipeline_kit.errors import shorten
-from pipeline_kit.job.receipt import sha256
+from pipeline_kit.job.stored import sha256
 from pipeline_kit.pipeline_config import PipelineConfig
 from pipeline_kit.redaction import redacted
 from pipeline_kit.registry import KINDS

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
+from pathlib import Path
 from time import perf_counter
 from typing import Any, final
 
@@ -16,8 +19,9 @@ from pipeline_kit.job import dead_letters
 from pipeline_kit.job.dead_letters import DeadLetter
 from pipeline_kit.job.folder import JobFolder
 from pipeline_kit.job.manifest import Manifest, write_manifest
-from pipeline_kit.job.receipt import Receipt, read_receipt, sha256, write_receipt
+from pipeline_kit.job.receipt import Receipt, read_receipt, shard_of, write_receipt
 from pipeline_kit.job.shard import Finished, Work
+from pipeline_kit.job.stored import changed, digest_of
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.job_config import JobConfig
 from pipeline_kit.records import Source, SourceRow
@@ -36,12 +40,20 @@ class Keeper:
     def __init__(self, folder: JobFolder, manifest: Manifest, budget: JobConfig, watcher: Watcher) -> None:
         """Open the books of `folder`, whose manifest was read or is new."""
         self._folder, self._manifest, self._budget, self._watcher = folder, manifest, budget, watcher
-        receipts = (read_receipt(folder.receipt(number), folder.path) for number in folder.receipts())
-        self.done = {receipt.shard: receipt for receipt in receipts if receipt is not None}
-        folder.clean(self.done.values())
+        self._shards: int | None = None  # how many the input has, once it was read to its end
+        self._known = dict(self._receipts(folder.receipt))
+        self._begun = dict(self._receipts(folder.begun))
+        self.done = {number: found for number, found in self._known.items() if found.is_whole(folder.path)}
+        self._check_order()
+        if self.whole:
+            self._check_files()
+        folder.clean()
+        while self._begun:
+            self._remove_others(self._begun.popitem()[1])
+        self._strange = {name for number, name in folder.files() if name not in self._names(number)}
         self.reused = sum(receipt.rows for receipt in self.done.values())
         self.stats = RunStats()
-        self._begun: float | None = None
+        self._start: float | None = None
         self._late: list[DeadLetter] = []
 
     @property
@@ -57,7 +69,7 @@ class Keeper:
     @property
     def seconds(self) -> float:
         """The time since the first pipeline was loaded; 0 if none was."""
-        return 0.0 if self._begun is None else perf_counter() - self._begun
+        return 0.0 if self._start is None else perf_counter() - self._start
 
     @property
     def settled(self) -> Mapping[str, Any] | None:
@@ -66,8 +78,8 @@ class Keeper:
 
     def loaded(self, settled: Mapping[str, Any], description: Mapping[str, Any]) -> None:
         """Begin to count time, and write down what the first load found and settled."""
-        if self._begun is None:
-            self._begun = perf_counter()
+        if self._start is None:
+            self._start = perf_counter()
             self._watcher.loaded(description.get("notes", ()))
         if not self._manifest.resolved and (description or settled):
             self._write_manifest(settled=dict(settled), resolved=redacted(_without_options(description)))
@@ -103,7 +115,10 @@ class Keeper:
         while batch := list(islice(rows, size)):
             if number not in self.done:
                 yield Work(number, batch)
+            elif (batch[0].index, batch[-1].index, len(batch)) != self._place(number):
+                raise changed(self._folder.receipt(number), "it names other rows than the input has there")
             number += 1
+        self._shards = number
 
     def keep(self, shard: Finished) -> None:
         """Write a shard, then its receipt, which makes it a part of the job.
@@ -112,11 +127,12 @@ class Keeper:
         """
         self._late = [letter for letter in self._late if not shard.first <= letter.index <= shard.last]
         self._check_budget(shard.dead, shard.rows)
-        files = self._write(shard)
         counts = (shard.rows, shard.rows - len(shard.dead), len(shard.dead))
-        receipt = Receipt(shard.number, shard.first, shard.last, *counts, files, _numbers(shard.stats))
-        write_receipt(self._folder.receipt(shard.number), receipt)
-        self.done[shard.number] = receipt
+        contents = self._contents(shard)
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        job = self._manifest.key
+        receipt = Receipt(job, shard.number, shard.first, shard.last, *counts, files, _numbers(shard.stats))
+        self._commit(receipt, contents)
         self.stats = RunStats.total((self.stats, shard.stats))
         self._watcher.shard(receipt)
 
@@ -127,17 +143,12 @@ class Keeper:
         self.stats = RunStats.total((self.stats, shard.stats))
         if not good:
             return  # the old dead letters say it all
-        files = self._write(shard, f".retry-{_tries(before) + 1}")
-        old = [name for name in before.files if name.startswith("_dead/")]
-        kept = {name: digest for name, digest in before.files.items() if name not in old}
+        contents = self._contents(shard, f".retry-{_tries(before) + 1}")
+        files = {name: digest for name, digest in before.files.items() if not name.startswith("_dead/")}
+        files |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         counts = {name: before.counts.get(name, 0) + value for name, value in _numbers(shard.stats).items()}
-        receipt = replace(
-            before, written=before.written + good, dead=len(shard.dead), files=kept | files, counts=counts
-        )
-        write_receipt(self._folder.receipt(shard.number), receipt)
-        for name in old:
-            (self._folder.path / name).unlink(missing_ok=True)
-        self.done[shard.number] = receipt
+        receipt = replace(before, written=before.written + good, dead=len(shard.dead), files=files, counts=counts)
+        self._commit(receipt, contents)
         self._watcher.shard(receipt)
 
     def begin(self) -> None:
@@ -146,13 +157,12 @@ class Keeper:
 
     def finish(self) -> None:
         """Write the counts, and that the job is complete."""
-        for number in [number for number in self._folder.receipts() if number not in self.done]:
-            self._folder.receipt(number).unlink()  # broken, and beyond the last shard that the input has
+        self._check_files()
         self._write_manifest(done=True, counts=self.counts(), totals=self._totals())
         with atomic_writer(self._folder.success):
             pass
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Count rows and shards of the whole job."""
         receipts = self.done.values()
         return {
@@ -172,15 +182,84 @@ class Keeper:
         self._manifest = replace(self._manifest, **changed)
         write_manifest(self._folder.manifest, self._manifest)
 
-    def _write(self, shard: Finished, again: str = "") -> dict[str, str]:
+    def _contents(self, shard: Finished, again: str = "") -> dict[str, bytes]:
+        """Return what is to be written for a shard, by its path in the job's folder."""
         folder, number = self._folder, shard.number
         contents = {folder.shard(number, again + suffix): content for suffix, content in shard.files.items()}
         if shard.dead:
             contents[folder.dead(number, again)] = dead_letters.lines(shard.dead)
-        for path, content in contents.items():
-            with atomic_writer(path) as file:
+        return {path.relative_to(folder.path).as_posix(): content for path, content in contents.items()}
+
+    def _commit(self, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
+        """Write files and then the receipt that takes them up; whatever ends this half-way is undone later.
+
+        :raises OutputError: if another file is where one is to be written; nothing is touched then.
+        """
+        folder, number = self._folder, receipt.shard
+        old = self._names(number)
+        for name in {*old, *contents, *(name for name in self._strange if shard_of(name) == number)}:
+            found = digest_of(folder.path / name) if os.path.lexists(folder.path / name) else old.get(name, "")
+            if found not in (old.get(name, ""), receipt.files.get(name, "")) and not (name in old and name in contents):
+                raise changed(folder.path / name, "the job did not write that file, or not with this content")
+        begun = replace(receipt, files={**old, **receipt.files})
+        write_receipt(folder.begun(number), begun)
+        for name, content in contents.items():
+            with atomic_writer(folder.path / name) as file:
                 file.write(content)
-        return {path.relative_to(self._folder.path).as_posix(): sha256(path) for path in contents}
+        write_receipt(folder.receipt(number), receipt)
+        self._known[number] = self.done[number] = receipt
+        self._remove_others(begun)
+
+    def _remove_others(self, begun: Receipt) -> None:
+        """Remove the files that a change of a shard, whether it came to its end or not, has left over."""
+        folder, done = self._folder, self.done.get(begun.shard)
+        for name, digest in begun.files.items():
+            if (done is None or name not in done.files) and digest_of(folder.path / name) == digest:
+                (folder.path / name).unlink()
+        folder.begun(begun.shard).unlink(missing_ok=True)
+
+    def _receipts(self, path_of: Callable[[int], Path]) -> Iterator[tuple[int, Receipt]]:
+        """Read receipts; those that were damaged are left out.
+
+        :raises OutputError: if one is not of this job.
+        """
+        for number in self._folder.receipts(path_of):
+            receipt = read_receipt(path_of(number))
+            if receipt is not None:
+                if (receipt.job, receipt.shard) != (self._manifest.key, number):
+                    raise changed(path_of(number), "it is the receipt of another shard or job")
+                yield number, receipt
+
+    def _check_order(self) -> None:
+        """See that the shards follow each other.
+
+        :raises OutputError: if they do not.
+        """
+        receipts = [receipt for _, receipt in sorted(self._known.items())]
+        for before, after in pairwise(receipts):
+            if before.last >= after.first:
+                raise changed(self._folder.receipt(after.shard), "it names rows of another shard")
+
+    def _check_files(self) -> None:
+        """See that all that lies where shards and receipts do is the job's.
+
+        :raises OutputError: if something else does.
+        """
+        folder, shards = self._folder, self._shards
+        named = {name for receipt in (*self.done.values(), *self._begun.values()) for name in receipt.files}
+        strange = [folder.path / name for _, name in folder.files() if name not in named]
+        strange += [folder.receipt(number) for number in folder.receipts() if number not in self.done]
+        strange += [folder.receipt(number) for number in self.done if shards is not None and number >= shards]
+        if strange:
+            raise changed(strange[0], "this job did not write that file")
+
+    def _names(self, number: int) -> Mapping[str, str]:
+        """Return the files that the receipt of a shard names, with the SHA-256 of each."""
+        return self._known[number].files if number in self._known else {}
+
+    def _place(self, number: int) -> tuple[int, int, int]:
+        receipt = self.done[number]
+        return receipt.first, receipt.last, receipt.rows
 
     def _check_budget(self, dead: Sequence[DeadLetter], rows: int) -> None:
         if not dead:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.atomic import atomic_writer
 from pipeline_kit.errors import OutputError, UsageError
 from pipeline_kit.job.identity import differences
+from pipeline_kit.job.stored import are_numbers, changed, read_sealed, write_sealed
 
 __all__ = ["Manifest", "read_manifest", "write_manifest"]
 
@@ -27,7 +27,6 @@ class Manifest:
     :param identity: see :func:`pipeline_kit.job.identity.identity_of`.
     :param settled: options that fix what the first load decided by measuring, see `Model.settled`.
     :param schema: what all shards agree on, from the first one; None before it, or if there is nothing.
-    :param command: how a user asked for the job, for ``pipeline-kit retry``.
     :param resolved: what every 'auto' and null of the config became, at the first load.
     :param done: whether all rows are there.
     :param counts: of the whole job, once it is done.
@@ -37,24 +36,35 @@ class Manifest:
     identity: Mapping[str, Any]
     settled: Mapping[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
-    command: Mapping[str, Any] = field(default_factory=dict)
     resolved: Mapping[str, Any] = field(default_factory=dict)
     done: bool = False
     counts: Mapping[str, Any] = field(default_factory=dict)
     totals: Mapping[str, float] = field(default_factory=dict)
     layout: int = LAYOUT
 
-    def check_same(self, identity: Mapping[str, Any], folder: Path) -> None:
-        """Refuse to go on with another job than the one in the folder.
+    @property
+    def key(self) -> str:
+        """The hash of the identity, which each receipt of the job holds too."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
-        :raises UsageError: naming what differs.
+    def changes(self, identity: Mapping[str, Any], folder: Path) -> list[str]:
+        """List what differs between the job in `folder` and one of `identity`.
+
+        :raises UsageError: if the input can be read only once, so that nothing tells whether it is the same.
         """
         if any(item.get("sha256", "") is None for item in identity["input"]):
             raise UsageError(
                 f"{folder}: holds a job already, and this input can be gone through only once, so nothing tells "
                 "whether it is the same; write it to a file, or begin anew with --restart"
             )
-        found = list(differences(self.identity, json.loads(json.dumps(identity))))
+        return list(differences(self.identity, json.loads(json.dumps(identity))))
+
+    def check_same(self, identity: Mapping[str, Any], folder: Path) -> None:
+        """Refuse to go on with another job than the one in the folder.
+
+        :raises UsageError: naming what differs.
+        """
+        found = self.changes(identity, folder)
         if found:
             shown = "\n  ".join(found[:MOST_SHOWN])
             more = f"\n  ... and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
@@ -68,31 +78,31 @@ class Manifest:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest so that it is whole or not there.
 
-    :raises OutputError: if the disk takes it not.
+    :raises OutputError: if it cannot be written.
     """
-    content = asdict(manifest) | {"written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    with atomic_writer(path) as file:
-        file.write(json.dumps(content | {"sha256": _seal(content)}, indent=1, ensure_ascii=False) + "\n")
+    written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_sealed(path, asdict(manifest) | {"written": written}, indent=1)
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """Read a manifest; None if there is none.
 
-    :raises OutputError: if it is not as it was written.
+    :raises OutputError: if it is not as it was written, or says what no job writes.
     """
     try:
-        content = json.loads(path.read_bytes())
-        seal = content.pop("sha256")
-        whole = seal == _seal(content)
-        content.pop("written")
-        manifest = Manifest(**content)
+        content = read_sealed(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
         raise _broken(path) from error
-    if not whole or manifest.layout != LAYOUT:
+    fields = {"written", *Manifest.__dataclass_fields__}
+    if content is None or content.keys() != fields or content.pop("written") is None or content["layout"] != LAYOUT:
         raise _broken(path)
-    return manifest
+    groups = [content[name] for name in ("identity", "settled", "resolved", "schema")]
+    counts = (content["counts"], content["totals"])
+    if not all(isinstance(group, dict) for group in groups if group is not None) or not all(map(are_numbers, counts)):
+        raise changed(path, "the manifest holds a value that no job writes there")
+    return Manifest(**content)
 
 
 def _broken(path: Path) -> OutputError:
@@ -100,7 +110,3 @@ def _broken(path: Path) -> OutputError:
         f"{path}: is not as this version of pipeline-kit wrote it, so it cannot be told what the job is; add --restart "
         "to begin anew (the folder is renamed, nothing is deleted)"
     )
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

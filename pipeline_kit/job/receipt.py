@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.atomic import atomic_writer
+from pipeline_kit.job.stored import are_numbers, changed, digest_of, is_count, read_sealed, write_sealed
 
-__all__ = ["Receipt", "read_receipt", "sha256", "write_receipt"]
+__all__ = ["Receipt", "read_receipt", "shard_of", "write_receipt"]
+
+_FILE = re.compile(
+    r"(?:part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.(?:jsonl|csv|parquet|npy|safetensors)"
+    r"|_dead/part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.jsonl)",
+    re.ASCII,
+)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Receipt:
     """What a shard holds.
 
+    :param job: whose shard it is, see `Manifest.key`.
     :param shard: its number, from 0.
     :param first: the number of its first row in the whole input; `last` that of its last one.
     :param rows: how many rows went in; each is either written or dead.
@@ -25,6 +32,7 @@ class Receipt:
     :param counts: tokens, truncated rows and the like, for the job's summary.
     """
 
+    job: str
     shard: int
     first: int
     last: int
@@ -34,37 +42,59 @@ class Receipt:
     files: Mapping[str, str]
     counts: Mapping[str, float]
 
+    def is_whole(self, folder: Path) -> bool:
+        """Return whether every file is in the job's `folder` as it was written."""
+        return all(digest_of(folder / name) == digest for name, digest in self.files.items())
+
+
+def shard_of(name: str) -> int | None:
+    """Return the shard that the file `name`, a path in the job's folder, is of; None if no job writes such a name."""
+    match = _FILE.fullmatch(name)
+    if match is None:
+        return None
+    digits = match[1] or match[2]
+    return int(digits) if f"{int(digits):05d}" == digits else None
+
 
 def write_receipt(path: Path, receipt: Receipt) -> None:
     """Write `receipt` so that it is whole or not there.
 
-    :raises OutputError: if the disk takes it not.
+    :raises OutputError: if it cannot be written.
     """
-    content = asdict(receipt)
-    with atomic_writer(path) as file:
-        file.write(json.dumps(content | {"sha256": _seal(content)}) + "\n")
+    write_sealed(path, asdict(receipt))
 
 
-def read_receipt(path: Path, folder: Path) -> Receipt | None:
-    """Read a receipt; None if it, or any file it names, is missing or not what was written."""
+def read_receipt(path: Path) -> Receipt | None:
+    """Read a receipt; None if it is missing or was damaged.
+
+    :raises OutputError: if it is whole and says what no job writes, such as a file outside the job's folder.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        seal = content.pop("sha256")
-        if seal != _seal(content):
-            return None
-        receipt = Receipt(**content)
-        if all(sha256(folder / name) == digest for name, digest in receipt.files.items()):
-            return receipt
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
+        content = read_sealed(path)
+    except OSError:
+        return None
+    if content is None:
+        return None
+    wrong = _wrong(content)
+    if wrong is not None:
+        raise changed(path, wrong)
+    return Receipt(**content)
+
+
+def _wrong(content: Mapping[str, Any]) -> str | None:
+    """Return what a job does not write in a receipt; None if all is as a job writes it."""
+    if content.keys() != Receipt.__dataclass_fields__.keys():
+        return "the receipt has other fields than a job writes"
+    counts = [content[name] for name in ("shard", "first", "last", "rows", "written", "dead")]
+    if not all(map(is_count, counts)) or not are_numbers(content["counts"]):
+        return "a count in the receipt is not a number from 0 up"
+    shard, first, last, rows, written, dead = counts
+    if not isinstance(content["job"], str) or written + dead != rows or not 1 <= rows <= last - first + 1:
+        return "the counts in the receipt contradict each other"
+    files = content["files"]
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        return "the receipt's files are not names with a SHA-256 each"
+    for name, digest in files.items():
+        if shard_of(name) != shard or not _DIGEST.fullmatch(digest):
+            return f"the receipt names {name[:200]!a}, which is not a file of shard {shard}"
     return None
-
-
-def sha256(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline_kit.job.crew import Crew
 from pipeline_kit.job.folder import JobFolder
@@ -17,6 +16,7 @@ from pipeline_kit.job.libraries import settle_libraries
 from pipeline_kit.job.lock import locked
 from pipeline_kit.job.maker import Host, Maker, Plan
 from pipeline_kit.job.manifest import Manifest, read_manifest, write_manifest
+from pipeline_kit.job.stored import changed
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig
@@ -24,7 +24,7 @@ from pipeline_kit.records import Source
 from pipeline_kit.sinks import Layout, shard_format
 from pipeline_kit.stats import RunStats
 
-__all__ = ["Job", "JobSummary", "Watcher", "carry_out", "maker_of", "plan_of"]
+__all__ = ["Job", "JobSummary", "Watcher", "carry_out", "check_schema", "maker_of", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class JobSummary:
     :param reused: how many of the rows were there before.
     :param stats: of what was done now.
     :param seconds: that took, from when the model was loaded.
+    :param complete: whether all rows of the input are there.
+    :param changes: what differs from the options that the job began with; only when rows were run again.
     """
 
     rows: int
@@ -43,6 +45,8 @@ class JobSummary:
     reused: int
     stats: RunStats
     seconds: float
+    complete: bool = True
+    changes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class Job:
 
     :param build: makes the pipeline of a config, in this process.
     :param plugins: files and modules of plugins that the user named, for the processes that share the job.
-    :param command: how a user asked for the job, for those who take it up: plain data, no secrets.
     """
 
     config: PipelineConfig
@@ -60,7 +63,6 @@ class Job:
     build: Callable[[PipelineConfig], Pipeline]
     restart: bool = False
     plugins: Sequence[str] = ()
-    command: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -89,10 +91,11 @@ def carry_out(job: Job, watcher: Watcher) -> JobSummary:
         identity = identity_of(job.config, job.source.identity())
         manifest = read_manifest(folder.manifest)
         if manifest is None:
-            manifest = Manifest(identity, command=job.command)
+            manifest = Manifest(identity)
             write_manifest(folder.manifest, manifest)
         else:
             manifest.check_same(identity, folder.path)
+            check_schema(plan, manifest, folder)
         keeper = Keeper(folder, manifest, job.config.job, watcher)
         watcher.resumed(keeper.reused)
         if not keeper.complete:
@@ -111,6 +114,18 @@ def plan_of(job: Job) -> Plan:
     """
     layout = job.layout
     return Plan(job.config, layout, shard_format(job.config.output, layout), job.plugins)
+
+
+def check_schema(plan: Plan, manifest: Manifest, folder: JobFolder) -> None:
+    """See that what the shards agreed on before is something that shards can be written by.
+
+    :raises OutputError: if it is not.
+    """
+    try:
+        if manifest.schema is not None:
+            plan.format.encode([], dict(manifest.schema))
+    except Exception as error:  # whatever a library makes of values that anyone may have written
+        raise changed(folder.manifest, "the columns that it names cannot be written") from error
 
 
 def maker_of(job: Job, plan: Plan, host: Host) -> Maker:
