@@ -36,6 +36,7 @@ __all__ = [
     "RegistryError",
     "RowError",
     "StageError",
+    "Stopped",
     "TransientError",
     "UsageError",
     "closest",
@@ -76,6 +77,10 @@ class Fault:
         if self.hint is not None:
             lines.append("  " + self.hint)
         return "\n".join(lines)
+
+
+class Stopped(SystemExit):
+    """A signal asked the process to end. It is no stage's doing, so nothing may take it for a failed row."""
 
 
 class ConfigError(PipelineKitError):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from types import FrameType
 from typing import Any
 
+from pipeline_kit.cli import signals
 from pipeline_kit.cli.parsing import Parser, parse
 from pipeline_kit.cli.streams import discard_stdout, flush_out, say
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
@@ -45,7 +44,7 @@ examples:
   pipeline-kit run -m padding=longest,max_length --text "I love this."
   pipeline-kit show tokenizer/hf
 
-exit codes: 0 done, 1 something failed, 2 wrong usage or config, 130 and 143 interrupted
+exit codes: 0 done, 1 something failed, 2 wrong usage or config, 129, 130 and 143 interrupted
 """
 
 
@@ -56,14 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: the exit code.
     """
     words = [_as_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
-    debug = "--debug" in words
+    code = _guarded(words, "--debug" in words)
+    if not signals.received:
+        return code
+    say("the terminal was closed" if signals.received[0] != signal.SIGTERM else "terminated")
+    return 128 + signals.received[0]
+
+
+def _guarded(words: list[str], debug: bool) -> int:
+    """Turn whatever is raised into an exit code; of errors that a signal led to nothing is told."""
     try:
-        with _signals(), _plain_warnings():
+        with signals.handled(), _plain_warnings():
             code = _dispatch(words)
             flush_out()
             return code
-    except PipelineKitError as error:
-        return _report(error, debug)
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -71,10 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard_stdout()
         return 141
     except SystemExit as stop:
-        if stop.code == 128 + signal.SIGTERM:
-            say("terminated")
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
+        if signals.received:
+            return 1
+        if isinstance(error, PipelineKitError):
+            return _report(error, debug)
         if debug:
             traceback.print_exc()
         else:
@@ -150,24 +157,6 @@ def _report(error: PipelineKitError, debug: bool) -> int:
     for text in [str(fault) for fault in faults] if faults else [str(error)]:
         say(f"error: {text}")
     return error.exit_code
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Let SIGTERM end the run as an exception does, so that open files are cleaned up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

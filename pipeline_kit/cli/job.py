@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.cli.job_progress import JobProgress, Telling
+from pipeline_kit.cli.signals import stop, stopping
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import say
 from pipeline_kit.errors import UsageError, shorten
@@ -125,11 +126,14 @@ def _second_signal_ends() -> Iterator[None]:
         return
 
     def first(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in before:
             signal.signal(each, lambda again, _: os._exit(128 + again))
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop(number, frame)
 
-    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as a shell does for what runs in the background
+    before = {number: signal.signal(number, first) for number in [*stopping(), *([] if ignored else [signal.SIGINT])]}
     try:
         yield
     finally:

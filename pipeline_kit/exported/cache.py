@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from pipeline_kit.errors import ConfigError, Fault
 __all__ = ["cached", "default_folder", "name_of"]
 
 _SEAL = "entry.json"
+_LEFTOVER = re.compile(r"\.([0-9a-f]{64})-[a-z0-9_]{8}", re.ASCII)
 
 
 def default_folder(name: str) -> Path:
@@ -66,9 +68,7 @@ def _make(
     root: Path, target: Path, key: Mapping[str, Any], build: Callable[[Path], dict[str, Any]], alone: bool
 ) -> None:
     mark = f".{target.name}-"
-    if alone:  # whoever left these was killed
-        for left in root.glob(f"{mark}*"):
-            shutil.rmtree(left, ignore_errors=True)
+    _remove_leftovers(root, target.name if alone else None)
     folder = Path(tempfile.mkdtemp(prefix=mark, dir=root))
     aside = [folder]
     try:
@@ -83,6 +83,20 @@ def _make(
     finally:
         for left in aside:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove_leftovers(root: Path, mine: str | None) -> None:
+    """Remove what processes that were killed left, for any key; `mine` is a name whose lock is held here."""
+    for left in root.iterdir():
+        match = _LEFTOVER.fullmatch(left.name)
+        if match is None or left.is_symlink():
+            continue
+        if match[1] == mine:
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        with suppress(OSError), _locked(root / f"{match[1]}.lock", wait=False) as alone:
+            if alone:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _publish(folder: Path, target: Path) -> None:
@@ -133,13 +147,15 @@ def _read(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of `path`; gives False where this system or its file system has none."""
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of `path`; yields False where there are no locks, or another process holds it and none waits."""
     with path.open("w", encoding="utf-8") as file:
         try:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go when the process ends, however it ends
+            fcntl.flock(
+                file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # let go when the process ends, however it ends
         except (ImportError, OSError):
             yield False
             return
