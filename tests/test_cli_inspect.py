@@ -256,7 +256,7 @@ def test_doctors_exit_code(level: Any, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_completion_candidates() -> None:
-    assert candidates("pipeline-kit r") == ["run", "retry"]
+    assert candidates("pipeline-kit r") == ["run"]
     assert candidates("pipeline-kit run pad") == ["padding.", "padding="]
     assert candidates("pipeline-kit run -q padding=no") == ["padding=none"]
     assert candidates("pipeline-kit run --text padding=no") == []
