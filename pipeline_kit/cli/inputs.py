@@ -16,6 +16,7 @@ from typing import IO, Any
 from pipeline_kit.cli.streams import is_terminal
 from pipeline_kit.errors import InputError, UsageError, closest, shorten
 from pipeline_kit.records import FORMATS, Fields, Format, Record, read_records
+from pipeline_kit.records.files import stdin_bytes
 from pipeline_kit.records.formats import made_of_lines
 from pipeline_kit.records.json import parse_example
 from pipeline_kit.records.names import expand
@@ -80,12 +81,14 @@ class Inputs:
                 raise UsageError(f"--json: {error}") from error
         files = expand(args.input)
         if not examples and not files:
-            if is_terminal(sys.stdin):
+            if sys.stdin is None or is_terminal(sys.stdin):
                 raise UsageError(
                     'nothing to run on. Try: pipeline-kit run --text "I love this."\n'
                     "  or give a file: pipeline-kit run --input reviews.csv --output labels.jsonl"
                 )
             files = ["-"]
+        if "-" in files:
+            stdin_bytes()  # before a model is loaded
         return cls(examples, files, _format(args.input_format), _columns(args.fields))
 
     @contextmanager
@@ -95,7 +98,7 @@ class Inputs:
             yield
             return
         with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            shutil.copyfileobj(stdin_bytes(), copy)
             self._spooled = copy
             yield
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from pipeline_kit.cli.streams import print_out
 from pipeline_kit.errors import UsageError, closest, shorten
 
 __all__ = ["Parser", "parse"]
@@ -29,6 +30,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
         raise UsageError(f"{message}; see: {self.prog} --help")
+
+    def print_help(self, file: object = None) -> None:
+        """Print the help as all output is printed."""
+        print_out(self.format_help(), flush=True)
 
     @property
     def flags(self) -> dict[str, bool]:

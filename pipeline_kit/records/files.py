@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO, cast, final
 
 from pipeline_kit.errors import InputError, closest, shorten
 
-__all__ = ["DiskFile", "File", "SpooledFile", "opened_file"]
+__all__ = ["DiskFile", "File", "SpooledFile", "opened_file", "stdin_bytes"]
 
 _BLOCK = 1 << 20
 _CHANGED = "was changed while it was being read, so its rows may be mixed up; begin again"
@@ -131,7 +131,7 @@ class SpooledFile(File):
         copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         try:
             if self._path is None:
-                shutil.copyfileobj(sys.stdin.buffer, copy, _BLOCK)
+                shutil.copyfileobj(stdin_bytes(), copy, _BLOCK)
             else:
                 with _opened(self._path) as stream:
                     shutil.copyfileobj(stream, copy, _BLOCK)
@@ -186,6 +186,16 @@ def opened_file(path: Path, label: str) -> File:
     if stat.S_ISDIR(found.st_mode):
         raise InputError(f"{path}: is a folder; name a file in it")
     return DiskFile(path, label, found) if stat.S_ISREG(found.st_mode) else SpooledFile(label, path)
+
+
+def stdin_bytes() -> BinaryIO:
+    """Return stdin.
+
+    :raises InputError: if it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("stdin is closed; name a file")
+    return sys.stdin.buffer
 
 
 def _opened(path: Path) -> BinaryIO:

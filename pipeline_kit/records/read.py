@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 from pipeline_kit.errors import InputError, UsageError
 from pipeline_kit.records.columns import Columns, Picked
 from pipeline_kit.records.fields import TEXT_FIELDS, Fields
+from pipeline_kit.records.files import stdin_bytes
 from pipeline_kit.records.formats import Format, format_of, sniffed
 from pipeline_kit.records.line_rows import read_rows
 from pipeline_kit.records.names import parts_of
@@ -61,7 +61,7 @@ def _picked(source: str | Path | BinaryIO, format: Format | None, columns: Colum
     if not isinstance(source, str | Path):
         yield from _of_stream(source, str(getattr(source, "name", "input")), format, columns)
     elif str(source) == "-":
-        yield from _of_stream(sys.stdin.buffer, "stdin", format, columns)
+        yield from _of_stream(stdin_bytes(), "stdin", format, columns)
     elif _is_pipe(str(source)):
         with open(source, "rb") as stream:
             yield from _of_stream(stream, Path(source).name, format or format_of(source), columns)
