@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
     _check_format(args.format)
     inputs = Inputs.of(args)
     chosen = sides(selection, args.vs)
-    records = list(islice(inputs.records(inputs.fields(chosen[0].config.task.takes)), MOST_ROWS + 1))
+    records = inputs.first(inputs.fields(chosen[0].config.task.takes), MOST_ROWS + 1)
     examples, unread = _examples(records)
     with _page(args.html) as page:
         with no_collection():

@@ -74,7 +74,7 @@ def _broken(error: OSError) -> OSError | OutputError:
     if isinstance(error, BrokenPipeError):
         return error
     discard_stdout()
-    hint = "; it is closed: --output FILE, where there is that flag, writes a file" if error.errno == errno.EBADF else ""
+    hint = "; it is closed; where there is the flag, --output writes a file" if error.errno == errno.EBADF else ""
     return OutputError(f"stdout: cannot be written: {error.strerror or error}{hint}")
 
 
