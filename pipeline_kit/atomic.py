@@ -1,4 +1,4 @@
-"""A file that appears under its name only when it is complete."""
+"""A file that appears under its name only when it is complete, and never in the place of one that is read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
-from pipeline_kit.errors import OutputError
+from pipeline_kit.errors import OutputError, UsageError, shorten
 
-__all__ = ["TEMPORARY", "AtomicFile", "atomic_writer"]
+__all__ = ["TEMPORARY", "AtomicFile", "atomic_writer", "refuse_overlap"]
 
 BLOCK = 1 << 20
 TEMPORARY = ".pipeline-kit-"
@@ -145,3 +145,44 @@ def _failed(target: Path, error: OSError) -> OutputError:
     if isinstance(error, FileNotFoundError):
         hint = f"; is there a folder '{target.parent}'?"
     return OutputError(f"{target}: cannot be written: {reason}{hint}")
+
+
+def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path]) -> None:
+    """See that nothing that is read would be written over: as the same file, in a folder that is read, or around it.
+
+    Links and other spellings of a path count as the file that they lead to.
+
+    :param outputs: files and folders that will be written, each behind the flag that names it.
+    :param inputs: files and folders that are read, or were named as an output before; ``-`` is stdin.
+    :raises UsageError: naming the flag and both paths.
+    """
+    known = [(str(name), _chain("/dev/stdin" if name == "-" else name)) for name in inputs]
+    for flag, output in outputs:
+        chain = _chain(output)
+        for name, other in known:
+            if other[0] == chain[0]:
+                problem = "is the same file as" if not output.is_dir() else "is the same folder as"
+            elif other[0] in chain:
+                problem = "is in the folder"
+            elif chain[0] in other:
+                problem = "holds"
+            else:
+                continue
+            read = "stdin" if name == "-" else f"'{shorten(name)}'"
+            raise UsageError(
+                f"{flag} {shorten(str(output))}: {problem} {read}, which this command uses too; name another place"
+            )
+        known.append((str(output), chain))
+
+
+def _chain(path: str | Path) -> list[object]:
+    """Return what tells a file from others, then the same of each folder around it."""
+    real = Path(os.path.realpath(path))
+    found: list[object] = []
+    for place in (Path(path), *real.parents):
+        try:
+            known = os.stat(place)
+            found.append((known.st_dev, known.st_ino))
+        except (OSError, ValueError):
+            found.append(str(real if place == Path(path) else place))
+    return found

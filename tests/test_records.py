@@ -260,7 +260,12 @@ def test_random_bytes_never_crash_and_texts_are_always_text(format: Format) -> N
         data = b"".join(source.choices(alphabet, k=source.randrange(60)))
         if format in ("csv", "tsv"):
             data = b"text\n" + data
-        for record in rows(data, format):
+        try:
+            found = rows(data, format)
+        except InputError as error:
+            assert "convert it" in str(error)  # so many bytes are no UTF-8 that the whole is in another encoding
+            continue
+        for record in found:
             if isinstance(record, RowFailure):
                 assert record.stage == "input"
                 continue

@@ -60,6 +60,11 @@ class Texts:
         return cls(Inputs.of(args) if given else None, _sample(args.sample), args.rows)
 
     @property
+    def files(self) -> list[str]:
+        """The files that are read."""
+        return [] if self.given is None else self.given.files
+
+    @property
     def source(self) -> str:
         """The sample's name, or ``given``."""
         return self.sample if self.given is None else "given"

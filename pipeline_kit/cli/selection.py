@@ -104,6 +104,12 @@ class Selection:
             )
         return cls(tuple(args.words), tuple(folders), name or "config", tuple(args.plugin), args.multirun)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files among what the flags name: the config to start from, and plugins."""
+        configs = [Path(folder).expanduser() / f"{self.config_name}.yaml" for folder in self.config_dirs]
+        return [path for path in (*configs, *map(Path, self.plugins)) if path.is_file()]
+
     def registry(self) -> Registry:
         """Load the built-in stages and the plugins the user named."""
         from pipeline_kit.discovery import load_registry

@@ -49,7 +49,7 @@ def _encoding(head: bytes) -> str | None:
         return None
     if bad > sum(character.isascii() and character.isalpha() for character in text):
         return "ENCODING"  # of another script; which one takes a dictionary to tell
-    return None if {"\udcfe", "\udcff"} & {*text} else _WESTERN  # those two are letters that hardly a text has
+    return None if b"\xfe" in head or b"\xff" in head else _WESTERN  # letters that hardly a text has
 
 
 def _reads_as(head: bytes, name: str, width: int, text: str) -> bool:
