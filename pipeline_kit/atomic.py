@@ -128,7 +128,7 @@ def _checked(target: Path) -> int | None:
         found = os.lstat(target).st_mode
     except FileNotFoundError:
         return None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _failed(target, error) from error
     if stat.S_ISREG(found):
         return stat.S_IMODE(found)
@@ -139,8 +139,8 @@ def _checked(target: Path) -> int | None:
     raise OutputError(f"{target}: is a device or a pipe, not a file; print to stdout instead and redirect that")
 
 
-def _failed(target: Path, error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
+def _failed(target: Path, error: OSError | ValueError) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error)
     hint = ""
     if isinstance(error, FileNotFoundError):
         hint = f"; is there a folder '{target.parent}'?"
@@ -177,7 +177,7 @@ def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | P
 
 def _chain(path: str | Path) -> list[object]:
     """Return what tells a file from others, then the same of each folder around it."""
-    real = Path(os.path.realpath(path))
+    real = Path(os.path.realpath(path)) if "\0" not in str(path) else Path(path)
     found: list[object] = []
     for place in (Path(path), *real.parents):
         try:

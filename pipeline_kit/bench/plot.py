@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import io
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten as cut
 from textwrap import wrap
 from typing import Any
 
+from pipeline_kit.atomic import atomic_writer
 from pipeline_kit.bench.numbers import counted
-from pipeline_kit.errors import OutputError, UsageError, shorten
+from pipeline_kit.errors import UsageError, shorten
 
 __all__ = ["check_plot", "draw", "write_plot"]
 
@@ -41,15 +40,10 @@ def write_plot(report: Mapping[str, Any], path: Path) -> None:
 
     :raises OutputError: if it cannot be written.
     """
-    figure = draw(report)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        figure.savefig(part, dpi=160, format="png")
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    picture = io.BytesIO()
+    draw(report).savefig(picture, dpi=160, format="png")
+    with atomic_writer(path) as file:
+        file.write(picture.getvalue())
 
 
 def draw(report: Mapping[str, Any]) -> Any:
