@@ -1,4 +1,4 @@
-"""A file that appears under its name only when it is complete."""
+"""A file that appears under its name only when it is complete, and never in the place of one that is read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
-from pipeline_kit.errors import OutputError
+from pipeline_kit.errors import OutputError, UsageError, shorten
 
-__all__ = ["AtomicFile", "atomic_writer", "is_temporary", "remove_leftovers"]
+__all__ = ["AtomicFile", "atomic_writer", "is_temporary", "refuse_overlap", "remove_leftovers"]
 
 BLOCK = 1 << 20
 _TEMPORARY = re.compile(r"\.pipeline-kit-[0-9a-f]{16}\.tmp", re.ASCII)
@@ -193,7 +193,7 @@ def _checked(target: Path) -> int | None:
         found = os.lstat(target).st_mode
     except FileNotFoundError:
         return None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _failed(target, error) from error
     if stat.S_ISREG(found):
         return stat.S_IMODE(found)
@@ -204,9 +204,50 @@ def _checked(target: Path) -> int | None:
     raise OutputError(f"{target}: is a device or a pipe, not a file; print to stdout instead and redirect that")
 
 
-def _failed(target: Path, error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
+def _failed(target: Path, error: OSError | ValueError) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error)
     hint = ""
     if isinstance(error, FileNotFoundError):
         hint = f"; is there a folder '{target.parent}'?"
     return OutputError(f"{target}: cannot be written: {reason}{hint}")
+
+
+def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path]) -> None:
+    """See that nothing that is read would be written over: as the same file, in a folder that is read, or around it.
+
+    Links and other spellings of a path count as the file that they lead to.
+
+    :param outputs: files and folders that will be written, each behind the flag that names it.
+    :param inputs: files and folders that are read, or were named as an output before; ``-`` is stdin.
+    :raises UsageError: naming the flag and both paths.
+    """
+    known = [(str(name), _chain("/dev/stdin" if name == "-" else name)) for name in inputs]
+    for flag, output in outputs:
+        chain = _chain(output)
+        for name, other in known:
+            if other[0] == chain[0]:
+                problem = "is the same file as" if not output.is_dir() else "is the same folder as"
+            elif other[0] in chain:
+                problem = "is in the folder"
+            elif chain[0] in other:
+                problem = "holds"
+            else:
+                continue
+            read = "stdin" if name == "-" else f"'{shorten(name)}'"
+            raise UsageError(
+                f"{flag} {shorten(str(output))}: {problem} {read}, which this command uses too; name another place"
+            )
+        known.append((str(output), chain))
+
+
+def _chain(path: str | Path) -> list[object]:
+    """Return what tells a file from others, then the same of each folder around it."""
+    real = Path(os.path.realpath(path)) if "\0" not in str(path) else Path(path)
+    found: list[object] = []
+    for place in (Path(path), *real.parents):
+        try:
+            known = os.stat(place)
+            found.append((known.st_dev, known.st_ino))
+        except (OSError, ValueError):
+            found.append(str(real if place == Path(path) else place))
+    return found

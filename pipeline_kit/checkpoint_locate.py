@@ -20,7 +20,8 @@ def find_folder(path: str) -> Path | None:
     :raises CheckpointError: if `path` can only be a folder and is not there, or names a file.
     """
     if not path.strip() or "\0" in path:
-        raise CheckpointError("checkpoint.path is empty; name a model folder or a hub id such as org/name")
+        what = "holds a NUL character" if path.strip() else "is empty"
+        raise CheckpointError(f"checkpoint.path {what}; name a model folder or a hub id such as org/name")
     if path.startswith(_PACKAGE):
         return _inside_package(path)
     if "://" in path:
@@ -28,7 +29,7 @@ def find_folder(path: str) -> Path | None:
     try:
         folder = Path(path).expanduser()
         found, is_folder = folder.exists(), folder.is_dir()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"checkpoint.path={shorten(path)} cannot be looked up: {shorten(str(error))}") from error
     if is_folder:
         return folder.absolute()
@@ -63,7 +64,7 @@ def near_miss(path: str) -> str:
     try:
         folder = Path(path).expanduser()
         siblings = [item.name for item in folder.parent.iterdir() if item.is_dir()]
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         return ""
     match = closest(folder.name, siblings)
     if match is None:

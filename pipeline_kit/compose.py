@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -138,10 +139,10 @@ def _choices(kind: Any) -> list[str]:
 def _user_folders(config_dir: Sequence[str | Path], registry: Registry) -> list[Path]:
     """Check the user's folders: they exist, their YAML is safe, and none of it hides a built-in option."""
     faults: list[Fault] = []
-    folders = [Path(folder).expanduser() for folder in config_dir]
+    folders = [Path(os.path.expanduser(folder)) for folder in config_dir]
     builtin = options(registry)
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             faults.append(Fault(f"--config-dir {shorten(folder)}", "there is no such folder."))
             continue
         for path in sorted(folder.rglob("*.yaml")):

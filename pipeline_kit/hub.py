@@ -90,7 +90,7 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
         raise CheckpointError(
             f"checkpoint.revision={shorten(revision)} is no revision; give a commit, a tag or a branch"
         )
-    wanted = _Wanted(repository, revision, str(Path(cache_dir).expanduser()) if cache_dir else None, hint)
+    wanted = _Wanted(repository, revision, os.path.expanduser(cache_dir) if cache_dir else None, hint)
     if offline or constants.HF_HUB_OFFLINE:
         reason = "checkpoint.offline=true" if offline else "HF_HUB_OFFLINE is set"
         return _cached(wanted, f"the network is off ({reason})", None)

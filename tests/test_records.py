@@ -256,11 +256,17 @@ def test_random_bytes_never_crash_and_texts_are_always_text(format: Format) -> N
         b"1",
         b"text",
     ]
+    refused = 0
     for _ in range(400):
         data = b"".join(source.choices(alphabet, k=source.randrange(60)))
         if format in ("csv", "tsv"):
             data = b"text\n" + data
-        for record in rows(data, format):
+        try:
+            found = rows(data, format)
+        except InputError:  # so many bytes are not UTF-8 that the whole is in another encoding
+            refused += 1
+            continue
+        for record in found:
             if isinstance(record, RowFailure):
                 assert record.stage == "input"
                 continue
@@ -268,3 +274,4 @@ def test_random_bytes_never_crash_and_texts_are_always_text(format: Format) -> N
             json.dumps(record)
             if isinstance(text, str):
                 text.encode()
+    assert refused < 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -14,7 +13,8 @@ from typing import Any
 
 from pipeline_kit.cli import signals
 from pipeline_kit.cli.parsing import Parser, parse
-from pipeline_kit.cli.streams import discard_stdout, flush_out, say
+from pipeline_kit.cli.startup import use_utf8
+from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, say
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
 
 __all__ = ["COMMANDS", "load_command", "main"]
@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the words behind the program's name; None: those of this process.
     :returns: the exit code.
     """
-    words = [_as_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if argv is None:
+        use_utf8()
+    hold_closed()
+    words = sys.argv[1:] if argv is None else list(argv)
     code = _guarded(words, "--debug" in words)
     if not signals.received:
         return code
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(words: list[str], debug: bool) -> int:
-    """Turn whatever is raised into an exit code; of errors that a signal led to nothing is told."""
+    """Turn whatever is raised into an exit code; print nothing of errors that follow from a signal."""
     try:
         with signals.handled(), _plain_warnings():
             code = _dispatch(words)
@@ -95,29 +98,21 @@ def load_command(name: str) -> Any:
     return import_module("pipeline_kit.cli." + name.strip("_").replace("-", "_"))
 
 
-def _as_utf8(word: str) -> str:
-    """Read an argument as UTF-8 where a plain C locale made Python read it as ASCII."""
-    try:
-        return os.fsencode(word).decode("utf-8")
-    except UnicodeError:
-        return word
-
-
 def _dispatch(words: list[str]) -> int:
     place = next((i for i, word in enumerate(words) if word != "--debug"), None)
     if place is None:
-        sys.stderr.write(_help())
+        say(_help())
         return 2
     name, rest = words[place], words[:place] + words[place + 1 :]
     if name in ("-h", "--help", "help") and not [word for word in rest if word in COMMANDS]:
-        sys.stdout.write(_help())
+        print_out(_help())
         return 0
     if name == "help":
         name, rest = next(word for word in rest if word in COMMANDS), ["--help"]
     if name in ("-V", "--version"):
         from pipeline_kit.cli.versions import version_line
 
-        sys.stdout.write(version_line() + "\n")
+        print_out(version_line())
         return 0
     if name not in COMMANDS and name not in _HIDDEN:
         raise _no_command(name)
@@ -146,7 +141,7 @@ def _help() -> str:
     return (
         f"usage: {PROG} [--version] [--help] SUBCOMMAND ...\n\n"
         "Text pipelines as three pluggable stages: tokenizer, model, postprocessor.\n\n"
-        f"subcommands ({PROG} SUBCOMMAND --help says more):\n{lines}\n\n{EPILOG}"
+        f"subcommands ({PROG} SUBCOMMAND --help says more):\n{lines}\n\n{EPILOG.rstrip()}"
     )
 
 

@@ -11,6 +11,7 @@ from pipeline_kit.cli import cfg
 from pipeline_kit.cli.bench_sides import Choice, against_library, choices
 from pipeline_kit.cli.bench_texts import Texts, add_text_flags
 from pipeline_kit.cli.inputs import add_input_flags
+from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.progress import ProgressBar
 from pipeline_kit.cli.reports import as_table, report_writer
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
@@ -78,6 +79,7 @@ def execute(args: argparse.Namespace) -> int:
     plot = _plot(args.plot)
     texts = Texts.of(args)
     chosen = choices(selection, args.vs)
+    check_outputs([("--output", output), ("--plot", plot)], texts.files, selection, [side.config for side in chosen])
     texts.check(chosen[0].config)
     with report_writer(output, args.format, _tables) as write:
         report = _measure(chosen, args, texts, load)

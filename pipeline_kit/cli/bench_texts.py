@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +60,11 @@ class Texts:
         return cls(Inputs.of(args) if given else None, _sample(args.sample), args.rows)
 
     @property
+    def files(self) -> list[str]:
+        """The files that are read."""
+        return [] if self.given is None else self.given.files
+
+    @property
     def source(self) -> str:
         """The sample's name, or ``given``."""
         return self.sample if self.given is None else "given"
@@ -88,7 +92,7 @@ class Texts:
             labels = first.config.task.name == "zero-shot-classification" and not own_labels
             return sample_examples(self.sample, self.rows or sample_rows(self.sample), takes, mask, labels), []
         limit = self.rows or GIVEN_ROWS
-        records = list(islice(self.given.records(self.given.fields(takes)), limit + 1))
+        records = self.given.first(self.given.fields(takes), limit + 1)
         notes = []
         if len(records) > limit and self.rows is None:
             notes.append(f"the first {limit} rows of the input were taken; --rows N takes others")

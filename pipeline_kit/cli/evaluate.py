@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.evaluate_input import LabelledFiles, add_labelled_flags
+from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import numbered
@@ -70,11 +71,12 @@ def execute(args: argparse.Namespace) -> int:
     labels_map = parse_labels_map(args.labels_map)
     save, files = _save_path(args.save), LabelledFiles.of(args)
     composed = selection.compositions(selection.registry())
+    paths = [numbered(save, i) if save is not None and selection.multirun else save for i in range(len(composed))]
+    check_outputs([("--save", p) for p in paths], files.inputs.files, selection, [config for _, config in composed])
     reports = []
     with closing(files):
         jobs = [Job.of(words, config, files, labels_map, args.threshold) for words, config in composed]
-        for number, job in enumerate(jobs):
-            path = numbered(save, number) if save is not None and selection.multirun else save
+        for path, job in zip(paths, jobs, strict=True):
             report = _run(job, path, args.quiet)
             reports.append({"overrides": without_secrets(job.overrides), **report} if selection.multirun else report)
             if args.json:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from pipeline_kit.atomic import AtomicFile, atomic_writer
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.explain_sides import Side, sides
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
+from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say
@@ -79,9 +79,11 @@ def execute(args: argparse.Namespace) -> int:
     _check_format(args.format)
     inputs = Inputs.of(args)
     chosen = sides(selection, args.vs)
-    records = list(islice(inputs.records(inputs.fields(chosen[0].config.task.takes)), MOST_ROWS + 1))
+    records = inputs.first(inputs.fields(chosen[0].config.task.takes), MOST_ROWS + 1)
     examples, unread = _examples(records)
-    with _page(args.html) as page:
+    html = None if args.html is None else Path(args.html).expanduser()
+    check_outputs([("--html", html)], inputs.files, selection, [side.config for side in chosen])
+    with _page(html) as page:
         with no_collection():
             traces = [_trace(side, examples, args) for side in chosen]
         if page is not None:
@@ -116,12 +118,12 @@ def _examples(records: list[Any]) -> tuple[list[Example], int]:
 
 
 @contextmanager
-def _page(name: str | None) -> Iterator[AtomicFile | None]:
+def _page(path: Path | None) -> Iterator[AtomicFile | None]:
     """Open the page's file, so that one that cannot be written is found out before a model is loaded."""
-    if name is None:
+    if path is None:
         yield None
         return
-    with atomic_writer(Path(name).expanduser()) as file:
+    with atomic_writer(path) as file:
         yield file
 
 

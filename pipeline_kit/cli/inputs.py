@@ -9,17 +9,20 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline_kit.cli.streams import is_terminal
 from pipeline_kit.errors import InputError, UsageError, closest, shorten
 from pipeline_kit.records import FORMATS, Fields, Format, Record, read_records
+from pipeline_kit.records.files import same_throughout, stdin_bytes
 from pipeline_kit.records.formats import made_of_lines
 from pipeline_kit.records.json import parse_example
-from pipeline_kit.records.names import expand
-from pipeline_kit.records.read import known_rows
+from pipeline_kit.records.names import expand, parts_of
+from pipeline_kit.records.part import Part
+from pipeline_kit.records.read import is_pipe, known_rows, read_parts
+from pipeline_kit.records.unpack import Limits
 
 __all__ = ["Inputs", "add_file_flags", "add_input_flags"]
 
@@ -65,6 +68,7 @@ class Inputs:
     format: Format | None
     columns: Mapping[str, str]
     _spooled: IO[bytes] | None = field(default=None, init=False)
+    _parts: dict[str, list[Part]] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Inputs:
@@ -80,12 +84,14 @@ class Inputs:
                 raise UsageError(f"--json: {error}") from error
         files = expand(args.input)
         if not examples and not files:
-            if is_terminal(sys.stdin):
+            if sys.stdin is None or is_terminal(sys.stdin):
                 raise UsageError(
                     'nothing to run on. Try: pipeline-kit run --text "I love this."\n'
                     "  or give a file: pipeline-kit run --input reviews.csv --output labels.jsonl"
                 )
             files = ["-"]
+        if "-" in files:
+            stdin_bytes()  # before a model is loaded
         return cls(examples, files, _format(args.input_format), _columns(args.fields))
 
     @contextmanager
@@ -95,7 +101,8 @@ class Inputs:
             yield
             return
         with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            with same_throughout(stdin_bytes()) as stream:
+                shutil.copyfileobj(stream, copy)
             self._spooled = copy
             yield
 
@@ -118,13 +125,20 @@ class Inputs:
     def records(self, fields: Fields) -> Iterator[Record]:
         """Go through the rows, of which `fields` are taken.
 
-        :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column.
+        :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column; later, if
+            one is no longer what it was then.
         """
         for name in self.files:
-            path = Path(name)
-            if name != "-" and (path.is_file() or path.is_dir() or not path.exists()):  # a pipe is read once
+            if name != "-" and not is_pipe(name):
                 next(self._file(name, fields), None)
-        return chain(self.examples, chain.from_iterable(self._file(name, fields) for name in self.files))
+        return chain(self.examples, *[self._file(name, fields) for name in self.files])
+
+    def first(self, fields: Fields, most: int) -> list[Record]:
+        """Return the first rows, `most` of them if there are so many; raise as :meth:`records` does."""
+        found = list(islice(self.records(fields), most))
+        for part in chain.from_iterable(self._parts.values()):
+            part.unchanged()
+        return found
 
     def count(self) -> int | None:
         """Count the rows, roughly and fast, for a progress bar; None if that cannot be known."""
@@ -150,7 +164,11 @@ class Inputs:
         if name == "-" and self._spooled is not None:
             self._spooled.seek(0)
             return read_records(self._spooled, format=self.format, fields=fields)  # type: ignore[arg-type]
-        return read_records(name, format=self.format, fields=fields)
+        if name == "-" or is_pipe(name):
+            return read_records(name, format=self.format, fields=fields)
+        if name not in self._parts:  # kept, so that a file that changes between two readings is found out
+            self._parts[name] = parts_of([name], self.format, Limits())
+        return read_parts(self._parts[name], fields)
 
 
 def _format(name: str | None) -> Format | None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import glob
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline_kit.cli.streams import print_out
 from pipeline_kit.errors import UsageError, closest, shorten
 
 __all__ = ["Parser", "parse"]
 
 _DASHES = "\0--"  # argparse drops a value that is just "--"; no argument of a process can hold a NUL
+_PATHS = ("config", "config_dir", "html", "input", "output", "plot", "plugin", "save")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +36,10 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of printing the usage and leaving."""
         raise UsageError(f"{message}; see: {self.prog} --help")
 
+    def print_help(self, file: object = None) -> None:
+        """Print the help as all output is printed."""
+        print_out(self.format_help(), flush=True)
+
     @property
     def flags(self) -> dict[str, bool]:
         """Every flag and whether a value follows it."""
@@ -47,7 +57,9 @@ def parse(parser: Parser, argv: Sequence[str], words: str | None = None) -> argp
     args, extra = parser.parse_known_args(known)
     extra += rest
     for name, value in vars(args).items():
-        setattr(args, name, _plain(value))
+        setattr(args, name, plain := _plain(value))
+        if name in _PATHS and plain is not None:
+            _check_path(f"--{name.replace('_', '-')}", plain)
     for word in extra:
         if word.startswith("-") and word not in rest:
             raise _unknown_flag(word.partition("=")[0], parser, flags)
@@ -78,6 +90,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return "--" if value == _DASHES else value
+
+
+def _check_path(flag: str, value: str | Sequence[str]) -> None:
+    """See that `value` may be the name of a file, or several such names; whether there is one is found out later."""
+    for name in [value] if isinstance(value, str) else value:
+        try:
+            os.lstat(Path(name).expanduser())
+        except (RuntimeError, ValueError) as error:  # the home of nobody; NUL, or half of a character
+            raise UsageError(f"{flag} {shorten(name, 80)}: no file can have this name: {error}") from error
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG and not glob.has_magic(name):
+                raise UsageError(f"{flag} {shorten(name, 80)}: no file can have this name: it is too long") from error
 
 
 def _unknown_flag(flag: str, parser: Parser, flags: dict[str, bool]) -> UsageError:

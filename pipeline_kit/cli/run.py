@@ -16,6 +16,7 @@ from pipeline_kit.cli.input_options import ChosenInput
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.job import JobFlags, folder_path, run_folder
 from pipeline_kit.cli.job_progress import Telling
+from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.pieces import refuse_with_stream, run_stream
 from pipeline_kit.cli.progress import Failures, ProgressBar, summary
 from pipeline_kit.cli.rows import run_rows, run_source
@@ -104,6 +105,8 @@ def execute(args: argparse.Namespace) -> int:
         return run_stream(jobs[0][1], inputs, args.quiet)
     for _, config in jobs:
         inputs.fields(config.task.takes)
+    paths = [numbered(output, i) if output is not None and selection.multirun else output for i in range(len(jobs))]
+    check_outputs([("--output", path) for path in paths], inputs.files, selection, [config for _, config in jobs])
     formats = [_format(output, args.format, config.output) for _, config in jobs]
     # Without an option of the group input, rows come straight from the files and from stdin as it is written.
     chosen = any(config.input != InputConfig() for _, config in jobs)
@@ -112,8 +115,7 @@ def execute(args: argparse.Namespace) -> int:
         sources = [opened.source(config.input, config.task.takes) if chosen else None for _, config in jobs]
         for number, (overrides, config) in enumerate(jobs):
             heading = without_secrets(overrides) if selection.multirun else None
-            path = numbered(output, number) if output is not None and selection.multirun else output
-            printing = Printing(path, formats[number], heading, args.quiet)
+            printing = Printing(paths[number], formats[number], heading, args.quiet)
             failed += _run(config, inputs, sources[number], printing)
     return 1 if failed else 0
 
@@ -128,8 +130,10 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     jobs = selection.compositions(selection.registry())
     telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
     failed = 0
-    for number, (overrides, config) in enumerate(jobs):
-        path = folder.with_name(f"{folder.name}.{number}") if selection.multirun else folder
+    several = selection.multirun
+    paths = [folder.with_name(f"{folder.name}.{i}") if several else folder for i in range(len(jobs))]
+    check_outputs([("--output", path) for path in paths], inputs.files, selection, [config for _, config in jobs])
+    for path, (overrides, config) in zip(paths, jobs, strict=True):
         if selection.multirun and not args.quiet:
             say(f"{path}: {' '.join(without_secrets(overrides)) or 'no overrides'}")
         flags = JobFlags(selection.plugins, args.format, args.restart, args.retry, telling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,12 @@ class Selection:
             )
         return cls(tuple(args.words), tuple(folders), name or "config", tuple(args.plugin), args.multirun)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files among what the flags name: the config to start from, and plugins."""
+        configs = [Path(folder).expanduser() / f"{self.config_name}.yaml" for folder in self.config_dirs]
+        return [path for path in (*configs, *map(Path, self.plugins)) if path.is_file()]
+
     def registry(self) -> Registry:
         """Load the built-in stages and the plugins the user named."""
         from pipeline_kit.discovery import load_registry
@@ -155,8 +162,8 @@ def subtree(data: Any, key: str | None) -> Any:
 
 
 def _config_file(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    path = Path(os.path.expanduser(name))
+    if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
         raise UsageError(f"--config {shorten(name)}: give a YAML file that is there")
     if path.suffix == ".yml":
         raise UsageError(f"--config {shorten(name)}: name it {path.stem}.yaml; Hydra reads no .yml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -9,7 +10,29 @@ from typing import TextIO
 
 from pipeline_kit.errors import OutputError, shorten
 
-__all__ = ["discard_stdout", "flush_out", "is_terminal", "prepare_stdout", "print_out", "say", "write_out"]
+__all__ = [
+    "discard_stdout",
+    "flush_out",
+    "hold_closed",
+    "is_terminal",
+    "prepare_stdout",
+    "print_out",
+    "say",
+    "write_out",
+]
+
+
+def hold_closed() -> None:
+    """Put ``/dev/null`` where stdin, stdout or stderr is closed, so that no file that is opened later gets its number.
+
+    What would be results is still an error: nothing can be written to that stdout. ``sys.stdin`` stays None.
+    """
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_WRONLY)  # each takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115 - as long as we run
+    if sys.stderr is None:
+        sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115
 
 
 def say(text: str) -> None:
@@ -51,7 +74,8 @@ def _broken(error: OSError) -> OSError | OutputError:
     if isinstance(error, BrokenPipeError):
         return error
     discard_stdout()
-    return OutputError(f"stdout: cannot be written: {error.strerror or error}")
+    hint = "; it is closed; where there is the flag, --output writes a file" if error.errno == errno.EBADF else ""
+    return OutputError(f"stdout: cannot be written: {error.strerror or error}{hint}")
 
 
 def prepare_stdout() -> None:

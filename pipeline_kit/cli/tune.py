@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_kit.cli import cfg
 from pipeline_kit.cli.bench_texts import Texts, add_text_flags
 from pipeline_kit.cli.inputs import add_input_flags
+from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.reports import as_table, report_writer
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import output_path
@@ -88,6 +89,7 @@ def execute(args: argparse.Namespace) -> int:
     texts = Texts.of(args)
     registry = selection.registry()
     [(_, config)] = selection.compositions(registry)
+    check_outputs([("--output", output), ("--save", save)], texts.files, selection, [config])
     texts.check(config)
     with report_writer(output, args.format, _tables) as write:
         report, search = _search(config, registry, selection, args, texts, load)

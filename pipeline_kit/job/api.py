@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from pipeline_kit.atomic import refuse_overlap
 from pipeline_kit.build import build
 from pipeline_kit.compose import compose
 from pipeline_kit.discovery import load_registry
@@ -15,6 +16,7 @@ from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.run import Job, JobSummary, carry_out
 from pipeline_kit.job.watcher import Watcher
 from pipeline_kit.records import Source
+from pipeline_kit.records.names import expand
 from pipeline_kit.stats import RunStats
 
 __all__ = ["run_job"]
@@ -53,6 +55,7 @@ def run_job(
     folders = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir)
     config = compose(overrides, registry=load_registry(plugins), config_dir=folders, config_name=config_name)
     names = [str(name) for name in ([files] if isinstance(files, str | Path) else files or ())]
+    refuse_overlap([("output", Path(output))], expand(names))
     takes = config.task.takes
     with Source.open(names, config.input, takes) if rows is None else Source.of(rows, config.input, takes) as source:
         job = Job(config, source, Path(output), build, restart, plugins)

@@ -79,6 +79,14 @@ class ArrowPart(Part):
                 raise self._error(file, error) from error
         return found
 
+    def unchanged(self) -> None:
+        """See that every file is the same."""
+        for file in self._files:
+            try:
+                file.check()
+            except InputError as error:
+                raise self._error(file, error) from error
+
     def close(self) -> None:
         """Give up a copy of stdin."""
         for file in self._files:

@@ -10,15 +10,17 @@ import stat
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast, final
 
 from pipeline_kit.errors import InputError, closest, shorten
 
-__all__ = ["DiskFile", "File", "SpooledFile", "opened_file"]
+__all__ = ["DiskFile", "File", "SpooledFile", "opened_file", "regular", "same_throughout", "stdin_bytes"]
 
 _BLOCK = 1 << 20
-_CHANGED = "was changed while it was being read, so its rows may be mixed up; begin again"
+_CHANGED = "was changed after it was opened first, so results may mix two versions of it; run again"
 
 
 class File(ABC):
@@ -131,7 +133,8 @@ class SpooledFile(File):
         copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         try:
             if self._path is None:
-                shutil.copyfileobj(sys.stdin.buffer, copy, _BLOCK)
+                with same_throughout(stdin_bytes()) as stream:
+                    shutil.copyfileobj(stream, copy, _BLOCK)
             else:
                 with _opened(self._path) as stream:
                     shutil.copyfileobj(stream, copy, _BLOCK)
@@ -186,6 +189,38 @@ def opened_file(path: Path, label: str) -> File:
     if stat.S_ISDIR(found.st_mode):
         raise InputError(f"{path}: is a folder; name a file in it")
     return DiskFile(path, label, found) if stat.S_ISREG(found.st_mode) else SpooledFile(label, path)
+
+
+def stdin_bytes() -> BinaryIO:
+    """Return stdin.
+
+    :raises InputError: if it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("stdin is closed; name a file")
+    return sys.stdin.buffer
+
+
+@contextmanager
+def same_throughout(stream: BinaryIO, before: tuple[int, ...] | None = None) -> Iterator[BinaryIO]:
+    """See, when the body has ended, that a regular file behind `stream` is what it was, as stdin may be one.
+
+    :param before: what :func:`regular` returned earlier; None: what it returns now.
+    :raises InputError: if it was changed.
+    """
+    before = before or regular(stream)
+    yield stream
+    if regular(stream) != before:
+        raise InputError(_CHANGED)
+
+
+def regular(stream: BinaryIO) -> tuple[int, ...] | None:
+    """Return what tells one version of the regular file behind `stream` from another; None for anything else."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return None
+    return _signature(found) if stat.S_ISREG(found.st_mode) else None
 
 
 def _opened(path: Path) -> BinaryIO:

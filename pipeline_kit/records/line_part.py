@@ -72,6 +72,11 @@ class LinePart(Part):
         with self._told(), self._file.open() as stream:
             return head_of(stream)
 
+    def unchanged(self) -> None:
+        """See that the file is the same."""
+        with self._told():
+            self._file.check()
+
     def close(self) -> None:
         """Give up a copy of stdin."""
         self._file.close()

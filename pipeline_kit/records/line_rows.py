@@ -42,6 +42,7 @@ def check_lines(stream: BinaryIO, format: Format, columns: Columns) -> None:
         Table(stream, "\t" if format == "tsv" else ",").check(columns)
     elif format == "text":
         _check_text(columns)
+        next(read_lines(stream), None)  # what is in another encoding fails here
     else:
         _check_json(stream, columns)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipeline_kit.errors import InputError
+from pipeline_kit.records.encodings import LOOKED_AT, refuse_other_encodings
+from pipeline_kit.records.unpack import head_of
 
 __all__ = ["MAX_LINE_BYTES", "Line", "read_lines"]
 
@@ -45,8 +47,9 @@ def read_lines(stream: BinaryIO) -> Iterator[Line]:
     Other characters that Unicode calls line ends, such as U+2028, are text. A file's last newline
     begins no further line.
 
-    :raises InputError: if reading fails.
+    :raises InputError: if reading fails, or the stream is in another encoding.
     """
+    refuse_other_encodings(head_of(stream, LOOKED_AT))
     number = 0
     while True:
         number += 1

@@ -72,5 +72,11 @@ class Part(ABC):
     def identity(self) -> list[dict[str, Any]]:
         """Describe the content as JSON values, so that a change of it can be told."""
 
+    def unchanged(self) -> None:  # noqa: B027 - what is in memory stays as it is
+        """See that its files are what they were when they were named, for a reader that stops before their end.
+
+        :raises InputError: if not.
+        """
+
     def close(self) -> None:  # noqa: B027 - most parts hold nothing
         """Give up what is held; the part cannot be read again."""

@@ -130,6 +130,7 @@ class Source:
             take = Take(skip, shard, shards, before) if seen is None else Take(skip)
             for place, picked in part.rows(self._columns, take):
                 if end is not None and before >= end:
+                    part.unchanged()
                     return
                 if picked is not None:
                     row = _row(part, place, picked, before, seen)

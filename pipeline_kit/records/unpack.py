@@ -52,15 +52,18 @@ class Limits:
             )
 
 
-def head_of(stream: BinaryIO) -> bytes:
-    """Give the first `HEAD_BYTES` of a stream and leave them in it; nothing if it can neither peek nor seek."""
+def head_of(stream: BinaryIO, count: int = HEAD_BYTES) -> bytes:
+    """Return up to `count` bytes that come next and leave them in the stream.
+
+    Nothing if it can neither peek nor seek; fewer if a buffer or what has arrived in a pipe holds no more.
+    """
     try:
         if isinstance(stream, io.BufferedReader | io.BufferedRandom):
-            return stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+            return stream.peek(count)[:count]
         if not hasattr(stream, "seekable") or not stream.seekable():
             return b""
         place = stream.tell()
-        head = stream.read(HEAD_BYTES)
+        head = stream.read(count)
         stream.seek(place)
     except OSError as error:
         raise InputError(f"reading failed: {error.strerror or error}") from error
