@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.checkpoint_json import read_json
+from pipeline_kit.checkpoint_json import open_file, read_json
 from pipeline_kit.checkpoint_locate import find_folder, hub_id, near_miss
 from pipeline_kit.checkpoint_modules import MODULE_WEIGHTS, MODULES_NAME, network_folder, read_modules
-from pipeline_kit.checkpoint_scan import CONVERT, UnsafeFiles, files_of, scan_folder
+from pipeline_kit.checkpoint_scan import CONVERT, DATA_SUFFIXES, UnsafeFiles, files_of, scan_folder
 from pipeline_kit.checkpoint_weights import WEIGHTS_NAME, read_header, weight_files
 from pipeline_kit.config import REQUIRED, option
 from pipeline_kit.errors import CheckpointError, shorten
@@ -20,7 +20,6 @@ from pipeline_kit.types import Checkpoint
 __all__ = ["CheckpointConfig", "fingerprint", "resolve_checkpoint", "weight_names"]
 
 _MAX_LABELS = 1_000_000
-_DATA_SUFFIXES = frozenset({".json", ".model", ".spm", ".txt"})
 
 
 @dataclass
@@ -104,13 +103,13 @@ def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
     """
     root = checkpoint.root or checkpoint.path
     used = {*weight_files(checkpoint.path), *root.glob(MODULE_WEIGHTS)}
-    used.update(path for path in files_of(root) if path.suffix.lower() in _DATA_SUFFIXES)
+    used.update(path for path in files_of(root) if path.suffix.lower() in DATA_SUFFIXES)
     return {path.relative_to(root).as_posix(): _sha256(path) for path in sorted(used)}
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
