@@ -6,8 +6,9 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pipeline_kit.errors import CheckpointError, shorten
 
@@ -21,7 +22,7 @@ class NotJsonError(CheckpointError):
     """A file that no JSON reader would take."""
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file, after symlinks, without waiting for anything.
 
     :raises CheckpointError: if it cannot be opened, or is a folder, a FIFO, a device or a socket.
