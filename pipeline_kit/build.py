@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +15,7 @@ from pipeline_kit.checkpoint import resolve_checkpoint
 from pipeline_kit.compose import compose
 from pipeline_kit.device import emulated, resolve_device
 from pipeline_kit.discovery import load_registry
-from pipeline_kit.errors import ConfigError, Fault, RegistryError
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, PipelineKitError, RegistryError, shorten
 from pipeline_kit.padding import PaddingConfig, PaddingPolicy
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
@@ -77,17 +78,42 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
         tgt_lang=config.task.tgt_lang,
     )
     model_class = _class(config.model, Model)
-    context = replace(context, reserved=model_class.reserved_positions(config.model.options, context))
-    tokenizer: Tokenizer = _class(config.tokenizer, Tokenizer)(config.tokenizer.options, context)
+    with _reading(checkpoint, config.model):
+        context = replace(context, reserved=model_class.reserved_positions(config.model.options, context))
+    tokenizer_class = _class(config.tokenizer, Tokenizer)
+    with _reading(checkpoint, config.tokenizer):
+        tokenizer: Tokenizer = tokenizer_class(config.tokenizer.options, context)
     context = replace(context, tokenizer=tokenizer)
-    model: Model = model_class(config.model.options, context)
+    with _reading(checkpoint, config.model):
+        model: Model = model_class(config.model.options, context)
     context = replace(context, model=model)
-    postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
+    with _reading(checkpoint, config.postprocessor):
+        postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
     batching = _batching(config.batching, device, writes=head in get_args(GenerationHead))
     stages = (tokenizer, model, postprocessor)
     pipeline = Pipeline(*stages, padding, batching, device, {}, calls=StageCalls(Retry(config.runner)))
     return replace(pipeline, description=_describe(config, checkpoint, pipeline))
+
+
+@contextmanager
+def _reading(checkpoint: Checkpoint, choice: StageChoice) -> Iterator[None]:
+    """Turn whatever a library raises while a built-in stage reads the checkpoint into an error of the checkpoint.
+
+    The values in its files are anybody's, and libraries check few of them.
+    """
+    try:
+        yield
+    except (PipelineKitError, MemoryError):
+        raise
+    except Exception as error:
+        if not choice.spec.target.startswith("pipeline_kit.builtin."):
+            raise
+        raise CheckpointError(
+            f"{choice.spec.kind}={choice.name} cannot use the checkpoint '{shorten(checkpoint.name)}': "
+            f"{type(error).__name__}: {shorten(str(error), 300)}. A value in the JSON files of {checkpoint.path} is "
+            "not what the architecture takes; compare them with those of the original"
+        ) from error
 
 
 def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline) -> dict[str, Any]:

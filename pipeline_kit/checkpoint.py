@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.checkpoint_json import read_json
+from pipeline_kit.checkpoint_json import nodes, open_file, read_json
 from pipeline_kit.checkpoint_locate import find_folder, hub_id, near_miss
 from pipeline_kit.checkpoint_modules import MODULE_WEIGHTS, MODULES_NAME, network_folder, read_modules
-from pipeline_kit.checkpoint_scan import CONVERT, UnsafeFiles, files_of, scan_folder
+from pipeline_kit.checkpoint_scan import CONVERT, DATA_SUFFIXES, UnsafeFiles, files_of, scan_folder
 from pipeline_kit.checkpoint_weights import WEIGHTS_NAME, read_header, weight_files
 from pipeline_kit.config import REQUIRED, option
 from pipeline_kit.errors import CheckpointError, shorten
 from pipeline_kit.types import Checkpoint
 
-__all__ = ["CheckpointConfig", "fingerprint", "resolve_checkpoint", "weight_names"]
+__all__ = ["CheckpointConfig", "fingerprint", "resolve_checkpoint", "weight_shapes"]
 
 _MAX_LABELS = 1_000_000
-_DATA_SUFFIXES = frozenset({".json", ".model", ".spm", ".txt"})
+_FEW = 256
+# What counts parts that are built or run one after the other: num_hidden_layers, n_layer, block_sizes …
+_LAYERS = re.compile(
+    r"(^|_)layers?($|_)|^block_(sizes|repeats)$|^num_(hidden_groups|feedforward_networks)$|^inner_group"
+)
 
 
 @dataclass
@@ -78,23 +83,25 @@ def open_folder(
     if folder != root:
         scan_folder(folder, unsafe_files)  # what may not stand beside config.json may not stand here either
     config = _object(folder / "config.json")
-    _check_labels(folder / "config.json", config)
     tokenizer_path = folder / "tokenizer_config.json"
     tokenizer_config = _object(tokenizer_path) if tokenizer_path.exists() else {}
     files = weight_files(folder)
     if not files:
         raise CheckpointError(_no_weights(folder))
-    for path in files:
-        read_header(path)
-    return Checkpoint(folder, name, config, tokenizer_config, revision, None if folder == root else root)
+    found = Checkpoint(folder, name, config, tokenizer_config, revision, None if folder == root else root)
+    shapes = weight_shapes(found)
+    _check_labels(folder / "config.json", config, shapes)
+    _check_layers(folder / "config.json", config, shapes)
+    return found
 
 
-def weight_names(checkpoint: Checkpoint) -> frozenset[str]:
-    """Give the names of the tensors in the checkpoint's weights, over all shards.
+def weight_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in the checkpoint's weights by name, over all shards.
 
     :raises CheckpointError: if a weights file is broken.
     """
-    return frozenset(name for path in weight_files(checkpoint.path) for name in read_header(path))
+    headers = (read_header(path) for path in weight_files(checkpoint.path))
+    return {name: tuple(entry["shape"]) for header in headers for name, entry in header.items()}
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
@@ -104,13 +111,13 @@ def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
     """
     root = checkpoint.root or checkpoint.path
     used = {*weight_files(checkpoint.path), *root.glob(MODULE_WEIGHTS)}
-    used.update(path for path in files_of(root) if path.suffix.lower() in _DATA_SUFFIXES)
+    used.update(path for path in files_of(root) if path.suffix.lower() in DATA_SUFFIXES)
     return {path.relative_to(root).as_posix(): _sha256(path) for path in sorted(used)}
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -123,8 +130,8 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_labels(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse label tables that could not be indexed, or only at the price of all memory."""
+def _check_labels(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse label tables that could not be indexed, and more labels than any weight has rows or columns."""
     names = config.get("id2label")
     if names is not None and not isinstance(names, Mapping):
         raise CheckpointError(f"{path}: 'id2label' must map indices to names, not '{shorten(names, 80)}'")
@@ -136,6 +143,28 @@ def _check_labels(path: Path, config: Mapping[str, Any]) -> None:
     count = config.get("num_labels")
     if isinstance(count, int) and not 0 <= count < _MAX_LABELS:
         raise CheckpointError(f"{path}: 'num_labels' is {count}; it must be 0 to {_MAX_LABELS - 1}")
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key, labels in (("num_labels", count if isinstance(count, int) else 0), ("id2label", len(names or ()))):
+        if labels > max(widest, _FEW):
+            raise CheckpointError(
+                f"{path}: '{key}' has {labels} labels, but no weight of the checkpoint has more than {widest} rows or "
+                "columns. Correct it, or download the checkpoint again"
+            )
+
+
+def _check_layers(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse far more layers than the names of the weights count, before a library makes a list of them.
+
+    A few are let through, since layers may share their weights; whether each has its own is seen when they are loaded.
+    """
+    numbered = max((int(part) + 1 for name in shapes for part in name.split(".") if part.isdecimal()), default=0)
+    for full, key, value in nodes(config, path):
+        most = max((n for n in (value if isinstance(value, list) else [value]) if type(n) is int), default=0)
+        if _LAYERS.search(key) and most > max(2 * numbered, _FEW):
+            raise CheckpointError(
+                f"{path}: '{shorten(full)}' is {shorten(value, 40)}, but the weights of the checkpoint have "
+                f"{numbered} numbered layers. Correct it, or download the checkpoint again"
+            )
 
 
 def _no_config(folder: Path) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from pipeline_kit.errors import CheckpointError, shorten
 
-__all__ = ["MAX_DEPTH", "MAX_JSON_BYTES", "NotJsonError", "nodes", "read_bytes", "read_json"]
+__all__ = ["MAX_DEPTH", "MAX_JSON_BYTES", "NotJsonError", "nodes", "open_file", "read_bytes", "read_json", "reason"]
 
 MAX_JSON_BYTES = 4 << 20
 MAX_DEPTH = 64
@@ -20,19 +22,36 @@ class NotJsonError(CheckpointError):
     """A file that no JSON reader would take."""
 
 
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file, after symlinks, without waiting for anything.
+
+    :raises CheckpointError: if it cannot be opened, or is a folder, a FIFO, a device or a socket.
+    """
+    try:
+        # Opening a FIFO would wait for a writer that may never come, and reading a device may never end. What was
+        # opened is looked at again, since the name may have come to mean another file.
+        if stat.S_ISREG(path.stat().st_mode):
+            file = os.fdopen(
+                os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+            )
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
+    raise CheckpointError(f"{path} is not a regular file; a model folder holds files only")
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """Read a regular file of at most `limit` bytes.
 
     :raises CheckpointError: if it cannot be read, is no regular file (after symlinks) or is longer.
     """
-    try:
-        # Checked before opening: opening a FIFO waits for a writer that may never come.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} is not a regular file; a model folder holds files only")
-        with path.open("rb") as file:
+    with open_file(path) as file:
+        try:
             data = file.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {_reason(path, error)}") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
     if len(data) > limit:
         raise CheckpointError(f"{path} is larger than {limit >> 20} MB, too large for a configuration file")
     return data
@@ -87,7 +106,8 @@ def _too_deep(path: Path) -> str:
     return f"{path} is nested more than {MAX_DEPTH} levels deep; no model's configuration is"
 
 
-def _reason(path: Path, error: OSError) -> str:
+def reason(path: Path, error: OSError) -> str:
+    """Return why `path` could not be read."""
     if path.is_symlink() and not path.exists():
         return (
             f"it is a symlink to {path.readlink()}, which is not there; restore that file or download the model again"

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline_kit.checkpoint_json import MAX_JSON_BYTES, NotJsonError, nodes, read_json
+from pipeline_kit.checkpoint_json import MAX_JSON_BYTES, NotJsonError, nodes, read_json, reason
 from pipeline_kit.checkpoint_weights import INDEX_NAME
 from pipeline_kit.errors import CheckpointError, shorten
 
-__all__ = ["CODE_SUFFIXES", "FORBIDDEN_KEYS", "PICKLE_SUFFIXES", "UnsafeFiles", "files_of", "scan_folder"]
+__all__ = [
+    "CODE_SUFFIXES",
+    "DATA_SUFFIXES",
+    "FORBIDDEN_KEYS",
+    "PICKLE_SUFFIXES",
+    "UnsafeFiles",
+    "files_of",
+    "scan_folder",
+]
 
 UnsafeFiles = Literal["refuse", "ignore"]
 
@@ -30,6 +39,9 @@ FORBIDDEN_KEYS = {
     "transformers_weights": "sends transformers to other weights than the ones that were checked",
 }
 
+DATA_SUFFIXES = frozenset({".json", ".model", ".spm", ".txt"})
+"""How the names of files end that a stage may read, beside the weights."""
+
 _MAX_FOLDER_DEPTH = 6
 _MAX_FILES = 20_000
 # Their keys are tokens or tensor names, which may be any text; no library looks for options in them.
@@ -37,20 +49,45 @@ _WORD_LISTS = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", IN
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Give every file under `folder`, sorted; hidden folders such as ``.git`` are not entered.
+    """Yield every file under `folder`, sorted; hidden folders such as ``.git`` are not entered.
 
-    :raises CheckpointError: if there are too many, or if the folder cannot be listed.
+    :raises CheckpointError: if there are too many, if the folder cannot be listed, or if something that a stage may
+        read is not a regular file.
     """
     count = 0
     for place, folders, names in os.walk(folder, onerror=_unreadable):
         here = Path(place)
         deep = len(here.relative_to(folder).parts) >= _MAX_FOLDER_DEPTH
+        for name in sorted(names + folders):
+            if not name.startswith("."):
+                _check_kind(here / name)
         folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             count += 1
             if count > _MAX_FILES:
                 raise CheckpointError(f"{folder} holds over {_MAX_FILES} files; name the model's own folder")
             yield here / name
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a FIFO, a device or a socket, and a folder or a broken link that has the name of a file.
+
+    Libraries open files by their names later; a FIFO would make them wait for ever.
+    """
+    named = path.suffix.lower() in DATA_SUFFIXES | {".safetensors"}
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if named:
+            raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
+        return
+    if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not named)):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise CheckpointError(
+            f"{path} is a {kind}, not a regular file; a model folder holds files only. Remove it, or put the file "
+            "of the checkpoint there"
+        )
 
 
 def _unreadable(error: OSError) -> None:
@@ -83,7 +120,7 @@ def scan_folder(folder: Path, unsafe_files: UnsafeFiles = "refuse") -> None:
 def _scan_json(path: Path) -> None:
     """Refuse forbidden keys; large files and files of JSON lines are passed over unless named as configuration."""
     data_only = "config" not in path.name
-    if data_only and path.exists() and path.stat().st_size > MAX_JSON_BYTES:
+    if data_only and path.stat().st_size > MAX_JSON_BYTES:
         return
     try:
         content = read_json(path)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
-from pipeline_kit.checkpoint_json import read_json
+from pipeline_kit.checkpoint_json import open_file, read_json
 from pipeline_kit.errors import CheckpointError, shorten
 
 __all__ = ["INDEX_NAME", "MAX_HEADER_BYTES", "WEIGHTS_NAME", "read_header", "weight_files"]
@@ -74,18 +73,14 @@ def read_header(path: Path) -> dict[str, Any]:
     :raises CheckpointError: if the file is truncated, has an oversized or broken header, or is
         something else under this name.
     """
-    try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise CheckpointError(f"{path} is not a regular file")
-        with path.open("rb") as file:
-            start = file.read(64)
-            length = _header_length(path, start, info.st_size)
+    with open_file(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            length = _header_length(path, file.read(64), size)
             file.seek(8)
             raw = file.read(length)
-    except OSError as error:
-        link = f"; it is a symlink to {path.readlink()}" if path.is_symlink() else ""
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}{link}") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         header = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -93,7 +88,7 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise CheckpointError(_broken(path, "its header is not a JSON object"))
     header.pop("__metadata__", None)
-    _check_offsets(path, header, info.st_size - 8 - length)
+    _check_offsets(path, header, size - 8 - length)
     return header
 
 

@@ -28,7 +28,7 @@ def no_waiting(seconds):
     raise AssertionError(f"waited {seconds} s")
 
 time.sleep = no_waiting
-from pipeline_kit.checkpoint import CheckpointConfig, resolve_checkpoint, weight_names
+from pipeline_kit.checkpoint import CheckpointConfig, resolve_checkpoint, weight_shapes
 from pipeline_kit.errors import CheckpointError
 
 for line in sys.stdin:
@@ -37,7 +37,7 @@ for line in sys.stdin:
         try:
             found = resolve_checkpoint(CheckpointConfig(**json.loads(line)))
             answer = {"path": str(found.path), "revision": found.revision, "name": found.name}
-            answer["tensors"] = len(weight_names(found))
+            answer["tensors"] = len(weight_shapes(found))
         except CheckpointError as error:
             answer = {"error": str(error)}
     assert not {"torch", "transformers"} & set(sys.modules)

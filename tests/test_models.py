@@ -71,7 +71,7 @@ def test_loading_is_quiet_and_leaves_no_trace(
 ) -> None:
     folder = change(make(), tmp_path / "copy")
     weights = load_file(folder / "model.safetensors")
-    save_file({**weights, "stray.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    save_file({**weights, "lm_head.bias": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
     logger = logging.getLogger("transformers")
     before = (logger.level, transformers.utils.logging.is_progress_bar_enabled())
     load(folder)

@@ -16,6 +16,7 @@ __all__ = [
     "KINDS",
     "HeadKind",
     "check_head_name",
+    "few",
     "kind_of",
     "missing_head",
     "refuse_lookalike",
@@ -105,14 +106,20 @@ def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind |
     return None
 
 
-def refuse_lookalike(checkpoint: Checkpoint, head: str) -> None:
-    """Refuse a head whose weights have the names of the wanted one's but mean something else.
+def refuse_lookalike(checkpoint: Checkpoint, head: str, weights: Collection[str] = ()) -> None:
+    """Refuse a head that the weights do not hold, where what is built would not show it or not be built at all.
 
     A classifier on a decoder holds all that writing takes where that is tied to the embeddings, and so does the
-    decoder of an encoder-decoder; what they wrote would mean nothing.
+    decoder of an encoder-decoder; what they wrote would mean nothing. Some classes that answer questions refuse the
+    labels of another head before any weight is compared.
 
+    :param weights: the names of the checkpoint's weights.
     :raises CheckpointError: naming the head there is and the task to use.
     """
+    if head == "question-answering" and not any("qa_" in name for name in weights):
+        found = kind_of(checkpoint, weights)
+        if found is not None and found.head != head:
+            raise missing_head(checkpoint, head, (), weights)
     kind = kind_of(checkpoint)
     if kind is None:
         return
@@ -130,12 +137,12 @@ def missing_head(
     :param missing: the names of the weights that are not there.
     :param others: the names of weights that are there and that `head` has no place for.
     """
-    lack = f"Its weights lack {_few(sorted(missing))}."
+    lack = f"Its weights lack {few(sorted(missing))}."
     if head == "base":
-        name, found = shorten(checkpoint.name), f" They hold {_few(sorted(others))}." if others else ""
+        name, found = shorten(checkpoint.name), f" They hold {few(sorted(others))}." if others else ""
         return CheckpointError(
             f"the checkpoint '{name}' does not hold the whole network that its config.json describes. {lack}{found} "
-            "Check model_type in config.json, or download it again."
+            "Check model_type and the number of layers in config.json, or download it again."
         )
     lines = [f"the checkpoint '{shorten(checkpoint.name)}' has no {head} head."]
     if missing:
@@ -147,7 +154,7 @@ def missing_head(
         lines.append(f"It has {what}{f', saved as {shorten(name, 80)}' if name else ''}.")
         lines.append(_use(kind))
     elif others:
-        lines.append(f"It has weights that this head does not use: {_few(sorted(others))}.")
+        lines.append(f"It has weights that this head does not use: {few(sorted(others))}.")
     wanted = [task for kind in KINDS if kind.head == head for task in kind.tasks]
     if wanted:
         lines.append(f"For task={wanted[0]} take a checkpoint that was fine-tuned for it.")
@@ -165,6 +172,7 @@ def _class_name(checkpoint: Checkpoint) -> str:
     return str(names[0]) if isinstance(names, Sequence) and not isinstance(names, str) and names else ""
 
 
-def _few(names: Sequence[str], count: int = 3) -> str:
+def few(names: Sequence[str], count: int = 3) -> str:
+    """Return the first names for a message, and how many more there are."""
     shown = ", ".join(shorten(name, 80) for name in names[:count])
     return shown if len(names) <= count else f"{shown} and {len(names) - count} more"

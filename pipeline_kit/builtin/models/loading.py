@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from copy import deepcopy
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
-from pipeline_kit.builtin.models.heads import missing_head, refuse_lookalike
+from pipeline_kit.builtin.models.backed_sizes import backed_sizes
+from pipeline_kit.builtin.models.heads import few, missing_head, refuse_lookalike
+from pipeline_kit.builtin.models.unused_weights import unexplained
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.checkpoint import weight_shapes
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest, shorten
 from pipeline_kit.types import Checkpoint, Device
 
 __all__ = ["load_network"]
 
-# A config.json may name a kernel to download or a class of its own, and ask for more output than a stage reads.
+# A config.json may name a kernel to download or a class of its own, ask for more output than a stage reads, and cut
+# layers into pieces, which changes no answer but fails for texts of other lengths.
 _NOT_FROM_A_FILE = frozenset(
     {"_attn_implementation", "attn_implementation", "auto_map"}
     | {"_experts_implementation", "experts_implementation"}
+    | {"chunk_size_feed_forward", "chunk_size_lm_head"}
     | {"output_attentions", "output_hidden_states", "return_dict"}
 )
 
@@ -43,14 +48,15 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
     :raises CheckpointError: if the folder lacks weights that the answer depends on, or cannot be read.
     :raises ConfigError: if the architecture does not have `attn_implementation`.
     """
-    refuse_lookalike(checkpoint, head)
+    saved = weight_shapes(checkpoint)
+    refuse_lookalike(checkpoint, head, saved)
     config = _settings(checkpoint)
     network_class = _network_class(checkpoint, config, head)
     extra: dict[str, Any] = {}
     if head == "base" and "add_pooling_layer" in inspect.signature(network_class.__init__).parameters:
         extra["add_pooling_layer"] = False
     try:
-        with quiet():
+        with quiet(), backed_sizes(checkpoint, saved):
             network, info = network_class.from_pretrained(
                 checkpoint.path,
                 config=config,
@@ -63,7 +69,7 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
                 attn_implementation=_attention(network_class, config, device, attn_implementation),
                 **extra,
             )
-    except (ConfigError, MemoryError):
+    except (CheckpointError, ConfigError, MemoryError):
         raise
     except Exception as error:
         raise CheckpointError(
@@ -74,10 +80,12 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
     alone = any(str(name).endswith("EncoderModel") for name in checkpoint.config.get("architectures") or ())
     if head == "base" and (config.is_encoder_decoder or (alone and hasattr(network, "decoder"))):
         encoder = network.get_encoder()
-        _check_weights(checkpoint, head, info, within=_names_in(network, encoder))
+        _check_weights(checkpoint, head, network, info, within=_names_in(network, encoder))
+        _check_unused(checkpoint, head, network, info, saved)
         network = encoder
     else:
-        _check_weights(checkpoint, head, info)
+        _check_weights(checkpoint, head, network, info)
+        _check_unused(checkpoint, head, network, info, saved)
     return network.eval().requires_grad_(False).to(device.name)
 
 
@@ -99,7 +107,7 @@ def _settings(checkpoint: Checkpoint) -> Any:
             + (f" The closest that it knows is '{near}'." if near else "")
             + " A model that needs its own code cannot be loaded."
         )
-    settings = {key: deepcopy(value) for key, value in checkpoint.config.items() if key not in _NOT_FROM_A_FILE}
+    settings = _followed(checkpoint.config)
     try:
         with quiet():
             return transformers.CONFIG_MAPPING[kind].from_dict(settings)
@@ -107,6 +115,13 @@ def _settings(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(
             f"the config.json of '{shorten(checkpoint.name)}' is not one of a {kind}: {shorten(str(error), 300)}"
         ) from error
+
+
+def _followed(config: Any) -> Any:
+    """Return a copy of `config` without what is not followed, at any depth."""
+    if isinstance(config, Mapping):
+        return {key: _followed(value) for key, value in config.items() if key not in _NOT_FROM_A_FILE}
+    return [_followed(value) for value in config] if isinstance(config, list) else config
 
 
 def _network_class(checkpoint: Checkpoint, config: Any, head: str) -> Any:
@@ -147,7 +162,9 @@ def _attention(network_class: Any, config: Any, device: Device, asked: str | Non
     return asked
 
 
-def _check_weights(checkpoint: Checkpoint, head: str, info: Any, within: frozenset[str] | None = None) -> None:
+def _check_weights(
+    checkpoint: Checkpoint, head: str, network: Any, info: Any, within: frozenset[str] | None = None
+) -> None:
     """Refuse a network of which a part that the answer depends on was not in the checkpoint.
 
     :param info: the loading info of ``from_pretrained``.
@@ -156,20 +173,33 @@ def _check_weights(checkpoint: Checkpoint, head: str, info: Any, within: frozens
     wrong = [item for item in info["mismatched_keys"] if within is None or item[0] in within]
     if wrong:
         name, saved, expected = wrong[0]
+        prefix = f"{network.base_model_prefix}."
         raise CheckpointError(
             f"the checkpoint '{shorten(checkpoint.name)}': the weight {shorten(name)} has shape {list(saved)}, "
             f"config.json asks for {list(expected)}"
             + (f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else "")
-            + "; is num_labels or id2label right?" * (len(saved) > 0 and saved[1:] == expected[1:])
+            + ("; check the sizes in it" if name.startswith(prefix) else "; is num_labels or id2label right?")
         )
     missing = [name for name in info["missing_keys"] if within is None or name in within]
     if head == "base":  # last_hidden_state is taken before the pooler
         missing = [name for name in missing if not name.startswith("pooler.") and ".pooler." not in name]
     if missing:
-        raise missing_head(checkpoint, head, missing, info["unexpected_keys"])
+        inside = all(name.startswith(f"{network.base_model_prefix}.") for name in missing)
+        raise missing_head(checkpoint, "base" if inside else head, missing, info["unexpected_keys"])
     if info["error_msgs"]:
         why = shorten(str(info["error_msgs"][0]), 300)
         raise CheckpointError(f"the checkpoint '{shorten(checkpoint.name)}' could not be loaded: {why}")
+
+
+def _check_unused(checkpoint: Checkpoint, head: str, network: Any, info: Any, saved: Collection[str]) -> None:
+    """Refuse weights that the network leaves unused without a known reason: it has fewer layers, or other ones."""
+    unused = unexplained(network, info["unexpected_keys"], saved, head == "base")
+    if unused:
+        raise CheckpointError(
+            f"the checkpoint '{shorten(checkpoint.name)}' holds weights that the network of its config.json does not "
+            f"use: {few(unused)}. Check the number of layers, model_type and architectures in config.json, or download "
+            "it again; a file of weights may hold nothing but the model's own"
+        )
 
 
 def _names_in(network: Any, part: Any) -> frozenset[str]:

@@ -99,10 +99,12 @@ def _rows(config: Any, filler: int | None) -> list[list[int]]:
     """Make rows of ordinary ids, spread over the vocabulary, that end as the checkpoint's texts do."""
     text = config.get_text_config()
     size = int(text.vocab_size)
-    special = {filler, *(getattr(text, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep"))}
+    named = [getattr(text, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep")]
+    special = {filler, *(token for ids in named for token in (ids if isinstance(ids, list) else [ids]))}
     ordinary = [token for token in range(size // 3, size) if token not in special] or [0]
     rows = [[ordinary[(7 + 31 * row + 13 * i) % len(ordinary)] for i in range(n)] for row, n in enumerate(_LENGTHS)]
     end = getattr(text, "eos_token_id", None)
+    end = end[0] if isinstance(end, list) and end else end
     if config.is_encoder_decoder and isinstance(end, int):
         rows = [[*row[:-1], end] for row in rows]
     if config.model_type == "longformer":  # with some heads it runs only on pairs, which have three of these

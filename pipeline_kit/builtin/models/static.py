@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch.nn.functional import embedding, embedding_bag, linear
 
 from pipeline_kit.builtin.models.configs import StaticModelConfig
-from pipeline_kit.builtin.models.heads import check_head_name
+from pipeline_kit.builtin.models.heads import check_head_name, few
 from pipeline_kit.errors import CheckpointError, shorten
 from pipeline_kit.stages import Model, StageContext
 from pipeline_kit.types import Checkpoint, ModelOutput, Side, TokenBatch
@@ -110,6 +110,12 @@ def _load(checkpoint: Checkpoint, names: Sequence[str]) -> Mapping[str, torch.Te
     if missing:
         head = " It has no classification head; use task=sentence-embedding." * (EMBEDDINGS in weights)
         raise CheckpointError(f"the checkpoint '{name}' lacks the weights {', '.join(missing)}.{head}")
+    unused = sorted(present - {EMBEDDINGS, HEAD, BIAS})
+    if unused:
+        raise CheckpointError(
+            f"the checkpoint '{name}' holds weights that model=static does not use: {few(unused)}. Its file of weights "
+            f"may hold {EMBEDDINGS}, {HEAD} and {BIAS} alone"
+        )
     _check_shapes(checkpoint, weights)
     return weights
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline_kit.builtin.tokenizers.traits import read_json
+from pipeline_kit.builtin.tokenizers.traits import read_optional
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest, shorten
 from pipeline_kit.stages import Tokenizer
 from pipeline_kit.types import Checkpoint
@@ -128,7 +128,7 @@ def find_mask(checkpoint: Checkpoint, tokenizer: Tokenizer, specials: Specials, 
 
 def _named(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """Give role and text of each special token that the tokenizer's files name."""
-    for place in (checkpoint.tokenizer_config, read_json(checkpoint.path / "special_tokens_map.json")):
+    for place in (checkpoint.tokenizer_config, read_optional(checkpoint.path / "special_tokens_map.json")):
         for role, value in place.items():
             if role.endswith("_token"):
                 yield from ((role, text) for text in _contents([value]))

@@ -12,7 +12,7 @@ from pipeline_kit.builtin.tokenizers.traits import sentence_transformers
 from pipeline_kit.errors import CheckpointError, shorten
 from pipeline_kit.types import Checkpoint
 
-__all__ = ["check_growth", "prepare"]
+__all__ = ["check_growth", "no_tokenizer", "prepare"]
 
 _MOST_RULES = 1000
 _TIMES, _EXTRA = 16, 16  # a probe of n characters may become at most 16 n + 16
@@ -37,6 +37,19 @@ def prepare(backend: Tokenizer, checkpoint: Checkpoint) -> None:
         first = normalizers.Lowercase()
         rest = backend.normalizer
         backend.normalizer = first if rest is None else normalizers.Sequence([first, rest])
+
+
+def no_tokenizer(checkpoint: Checkpoint, lacking: str) -> CheckpointError:
+    """Return the error for a folder that lacks the files of its tokenizer.
+
+    :param lacking: their names, for the message.
+    """
+    folder = shorten(str(checkpoint.path))
+    return CheckpointError(
+        f"the checkpoint '{shorten(checkpoint.name)}' has no tokenizer: {folder} lacks {lacking}. "
+        "Saving a model does not save its tokenizer. With the name of the checkpoint that the model was trained from, "
+        f"run AutoTokenizer.from_pretrained('NAME').save_pretrained('{folder}') in Python, or copy the file(s)"
+    )
 
 
 def check_growth(backend: Tokenizer, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 from tokenizers import Tokenizer as Backend
@@ -12,7 +13,7 @@ from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.builtin.tokenizers.chat import render
 from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
-from pipeline_kit.builtin.tokenizers.guard import prepare
+from pipeline_kit.builtin.tokenizers.guard import no_tokenizer, prepare
 from pipeline_kit.builtin.tokenizers.languages import frame_source
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
 from pipeline_kit.builtin.tokenizers.text_panels import text_panels
@@ -23,6 +24,8 @@ from pipeline_kit.stages import StageContext, Tokenizer
 from pipeline_kit.types import Checkpoint, Encoding, Example, Side
 
 __all__ = ["HfTokenizer"]
+
+_WHOLE = "tokenizer.json"
 
 
 @final
@@ -96,6 +99,15 @@ class HfTokenizer(Tokenizer):
         return text_panels(self._encoder, example, self._languages)
 
 
+def _holds(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _is_vocabulary(path: Path) -> bool:
+    named = path.name == _WHOLE or path.name.startswith("vocab") or path.suffix in (".model", ".spm", ".tiktoken")
+    return named and _holds(path)
+
+
 def _load(checkpoint: Checkpoint) -> Any:
     # Importing AutoTokenizer from its own module instead takes the same time: torch is most of both.
     from transformers import AutoTokenizer
@@ -108,6 +120,8 @@ def _load(checkpoint: Checkpoint) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic in native code, set off by a broken file, is no Exception
+        if not any(_is_vocabulary(path) for path in checkpoint.path.glob("*")):
+            raise no_tokenizer(checkpoint, _WHOLE) from error
         raise CheckpointError(
             f"transformers cannot load a tokenizer from '{checkpoint.path}': {type(error).__name__}: "
             f"{shorten(str(error), 500)}"
@@ -117,4 +131,10 @@ def _load(checkpoint: Checkpoint) -> Any:
             f"the tokenizer of '{checkpoint.name}', {type(loaded).__name__}, has no fast version, and slow ones "
             "are not supported; convert it to a tokenizer.json"
         )
+    # Some classes make up a tokenizer of a few special tokens, or of characters, where there is no file.
+    names = set(type(loaded).vocab_files_names.values()) - {_WHOLE}
+    lacking = sorted(name for name in names if not _holds(checkpoint.path / name))
+    if not _holds(checkpoint.path / _WHOLE) and (lacking or not names):
+        other = f" (or {' and '.join(lacking)})" if lacking else ""
+        raise no_tokenizer(checkpoint, _WHOLE + other)
     return loaded

@@ -12,7 +12,7 @@ from pipeline_kit.builtin.languages import languages_of
 from pipeline_kit.builtin.tokenizers import traits
 from pipeline_kit.builtin.tokenizers.configs import TokenizersJsonConfig
 from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
-from pipeline_kit.builtin.tokenizers.guard import prepare
+from pipeline_kit.builtin.tokenizers.guard import no_tokenizer, prepare
 from pipeline_kit.builtin.tokenizers.languages import unframed
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
 from pipeline_kit.builtin.tokenizers.text_panels import text_panels
@@ -112,11 +112,8 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _load(path: Path, checkpoint: Checkpoint) -> Backend:
-    if not path.is_file():
-        raise CheckpointError(
-            f"'{checkpoint.name}' has no file '{path.name}' in {path.parent}; "
-            "tokenizer=hf also reads checkpoints without a tokenizer.json"
-        )
+    if not path.is_file() or not path.stat().st_size:
+        raise no_tokenizer(checkpoint, f"{path.name} (tokenizer=hf reads other files too)")
     try:
         return Backend.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from pipeline_kit.errors import CheckpointError
+from pipeline_kit.checkpoint_modules import read_mapping
 from pipeline_kit.types import Side
 
 __all__ = [
     "names_token_types",
     "pad_token",
-    "read_json",
+    "read_optional",
     "sentence_transformers",
     "side",
     "takes_token_types",
@@ -86,7 +86,7 @@ def pad_token(folder: Path, tokenizer_config: Mapping[str, Any], stored: Mapping
 
     :param stored: the padding that tokenizer.json itself holds.
     """
-    places = (tokenizer_config, read_json(folder / "special_tokens_map.json"), stored or {})
+    places = (tokenizer_config, read_optional(folder / "special_tokens_map.json"), stored or {})
     for place in places:
         token = place.get("pad_token")
         if isinstance(token, Mapping):
@@ -110,20 +110,12 @@ def usable_pad_id(backend: Backend, named: int | None, config: Mapping[str, Any]
 
 def sentence_transformers(folder: Path) -> Mapping[str, Any]:
     """Read the file that sentence-transformers keeps beside a tokenizer, ``{}`` if there is none."""
-    return next((read_json(folder / name) for name in _SENTENCE_TRANSFORMERS if (folder / name).is_file()), {})
+    return next((read_optional(folder / name) for name in _SENTENCE_TRANSFORMERS if os.path.lexists(folder / name)), {})
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read a file that may be absent.
+def read_optional(path: Path) -> Mapping[str, Any]:
+    """Read a JSON object; ``{}`` if there is no such file.
 
-    :raises CheckpointError: if it is there and is not a JSON mapping.
+    :raises CheckpointError: if something else has this name.
     """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{path}' is not readable as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"'{path}' holds {type(found).__name__}, not a mapping")
-    return found
+    return read_mapping(path) if os.path.lexists(path) else {}
