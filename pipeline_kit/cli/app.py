@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline_kit.cli.parsing import Parser, parse
-from pipeline_kit.cli.streams import discard_stdout, flush_out, say
+from pipeline_kit.cli.streams import discard_stdout, flush_out, print_out, results_apart, say, write_out
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
 
 __all__ = ["COMMANDS", "load_command", "main"]
@@ -57,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: the exit code.
     """
     words = [_as_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
-    debug = "--debug" in words
+    with results_apart():
+        return _run(words, "--debug" in words)
+
+
+def _run(words: list[str], debug: bool) -> int:
     try:
         with _signals(), _plain_warnings():
             code = _dispatch(words)
@@ -104,14 +108,14 @@ def _dispatch(words: list[str]) -> int:
         return 2
     name, rest = words[place], words[:place] + words[place + 1 :]
     if name in ("-h", "--help", "help") and not [word for word in rest if word in COMMANDS]:
-        sys.stdout.write(_help())
+        write_out(_help())
         return 0
     if name == "help":
         name, rest = next(word for word in rest if word in COMMANDS), ["--help"]
     if name in ("-V", "--version"):
         from pipeline_kit.cli.versions import version_line
 
-        sys.stdout.write(version_line() + "\n")
+        print_out(version_line())
         return 0
     if name not in COMMANDS and name not in _HIDDEN:
         raise _no_command(name)

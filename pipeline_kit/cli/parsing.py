@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from pipeline_kit.cli.streams import write_out
 from pipeline_kit.errors import UsageError, closest, shorten
 
 __all__ = ["Parser", "parse"]
@@ -25,6 +26,10 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help as what was asked for."""
+        write_out(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
