@@ -11,18 +11,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from pipeline_kit import compose_hydra, discovery
 from pipeline_kit.compose_hydra import to_yaml
 from pipeline_kit.errors import ConfigError, Fault, closest, shorten
 from pipeline_kit.pipeline_config import POLICIES, PipelineConfig, StageChoice, parse_config
 from pipeline_kit.registry import KINDS, Registry
-from pipeline_kit.yaml_scan import mentioned, scan_data, scan_text, scan_yaml
+from pipeline_kit.yaml_scan import mentioned, resolved_size, scan_data, scan_text, scan_yaml
 
 __all__ = ["complete", "compose", "options", "sweep", "to_yaml"]
 
 MAX_OVERRIDE = 64 * 1024
+MAX_RESOLVED = 1024 * 1024
 GROUPS = (*POLICIES, *KINDS)
 _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w-]*(\.[\w $-]+|\[\d+\])*")
 
@@ -42,20 +42,19 @@ def compose(
     :raises ConfigError: with every fault that was found.
     """
     registry = discovery.load_registry() if registry is None else registry
-    folders = _user_folders(config_dir, registry)
     faults: list[Fault] = []
-    accepted = _accepted(overrides, registry, folders, faults)
     try:
-        data = _composed(registry, accepted, config_name, folders, faults)
-    except (HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
-        raise ConfigError([*faults, _hydra_fault(error, config_name, folders)]) from error
-    unsafe = list(scan_data(data))
-    if unsafe:
-        raise ConfigError(faults + unsafe)
-    try:
-        resolved = compose_hydra.resolve(data)
-    except OmegaConfBaseException as error:
-        raise ConfigError([*faults, Fault("", f"a reference cannot be resolved: {shorten(str(error))}.")]) from error
+        folders = _user_folders(config_dir, registry, config_name)
+        accepted = _accepted(overrides, registry, folders, faults)
+        data = _composed(registry, accepted, config_name, folders)
+        unsafe = list(scan_data(data))
+        if unsafe:
+            raise ConfigError(unsafe)
+        resolved = _resolved(data)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from error
+    except Exception as error:  # Hydra, OmegaConf and YAML raise many kinds, RecursionError among them
+        raise ConfigError([*faults, _hydra_fault(error, config_name, config_dir)]) from error
     return parse_config(resolved, registry, faults)
 
 
@@ -72,7 +71,9 @@ def sweep(
         raise ConfigError(faults)
     try:
         return compose_hydra.expand_sweep(registry, overrides, _user_folders(config_dir, registry))
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    except Exception as error:
         raise ConfigError([_hydra_fault(error, "config", [])]) from error
 
 
@@ -136,30 +137,37 @@ def _choices(kind: Any) -> list[str]:
     return found + (["null"] if type(None) in kinds else [])
 
 
-def _user_folders(config_dir: Sequence[str | Path], registry: Registry) -> list[Path]:
-    """Check the user's folders: they exist, their YAML is safe, and none of it hides a built-in option."""
+def _user_folders(config_dir: Sequence[str | Path], registry: Registry, config_name: str = "") -> list[Path]:
+    """Check the user's folders: they exist, their YAML is safe, and none of it hides a built-in option.
+
+    What else is in them is scanned when it is composed.
+    """
     faults: list[Fault] = []
     folders = [Path(os.path.expanduser(folder)) for folder in config_dir]
     builtin = options(registry)
+    named: set[str] = set()
     for folder in folders:
         if not os.path.isdir(folder):
-            faults.append(Fault(f"--config-dir {shorten(folder)}", "there is no such folder."))
+            faults.append(Fault(f"--config-dir {shorten(str(folder))}", "there is no such folder."))
             continue
-        for path in sorted(folder.rglob("*.yaml")):
-            faults += scan_yaml(path)
-            group = str(path.parent.relative_to(folder))
-            if path.stem in builtin.get(group, {}) or (group == "." and path.stem == "config"):
-                faults.append(Fault(str(path), f"has the name of the built-in '{group}={path.stem}'; rename it."))
-        if not faults:
-            named = set().union(*(mentioned(path) for path in folder.rglob("*.yaml")))
-            discovery.load_named(registry, named)
+        for group in ("", *GROUPS):
+            for path in sorted((folder / group).glob("*.yaml")):
+                found = scan_yaml(path)
+                if path.stem in builtin.get(group, {}) or (not group and path.stem == "config"):
+                    where = f"{group}={path.stem}" if group else path.stem
+                    faults.append(Fault(str(path), f"has the name of the built-in '{where}'; rename it."))
+                if not found:
+                    named |= mentioned(path)
+                elif group or path.stem == config_name:  # other files beside --config FILE may be anything
+                    faults += found
     if faults:
         raise ConfigError(faults)
+    discovery.load_named(registry, named)
     return folders
 
 
 def _composed(
-    registry: Registry, overrides: Sequence[str], config_name: str, folders: Sequence[Path], faults: list[Fault]
+    registry: Registry, overrides: Sequence[str], config_name: str, folders: Sequence[Path]
 ) -> dict[str, Any]:
     try:
         return compose_hydra.compose_container(registry, overrides, config_name, folders)
@@ -167,6 +175,18 @@ def _composed(
         # A preset of the user's may extend a stage whose plugin is called otherwise than the stage.
         discovery.load_everything(registry)
         return compose_hydra.compose_container(registry, overrides, config_name, folders)
+
+
+def _resolved(data: dict[str, Any]) -> dict[str, Any]:
+    size = resolved_size(data)
+    if size > MAX_RESOLVED:
+        limit = f"{MAX_RESOLVED} characters at the most"
+        raise ConfigError([Fault("", "its references make too much text of it.", allowed=(limit,))])
+    try:
+        return compose_hydra.resolve(data)
+    except Exception as error:
+        where = str(getattr(error, "full_key", None) or "")
+        raise ConfigError([Fault(where, f"a reference cannot be resolved: {_said(error)}.")]) from error
 
 
 def _accepted(overrides: Sequence[str], registry: Registry, folders: Sequence[Path], faults: list[Fault]) -> list[str]:
@@ -225,7 +245,7 @@ def _grammar_faults(text: str) -> list[Fault]:
         return []
     try:
         override = compose_hydra.parse_override(text)
-    except HydraException:
+    except Exception:  # antlr stops at deep brackets with a RecursionError
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         hint = f"quote a value that holds , = : ( ) [ ] {{ }} or spaces: {key}=\"'{shorten(quoted, 60)}'\""
         return [Fault(where, "its value cannot be parsed.", hint=hint)]
@@ -237,11 +257,16 @@ def _grammar_faults(text: str) -> list[Fault]:
     return []
 
 
-def _hydra_fault(error: Exception, config_name: str, folders: Sequence[Path]) -> Fault:
-    text = shorten(" ".join(str(error).split()), 400)
+def _hydra_fault(error: Exception, config_name: str, folders: Sequence[str | Path]) -> Fault:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file == config_name:
-        names = tuple(sorted(path.stem for folder in folders for path in folder.glob("*.yaml")))
-        return Fault(f"--config-name {config_name}", "there is no such config.", names, closest(config_name, names))
+        names = tuple(sorted(path.stem for folder in folders for path in Path(folder).glob("*.yaml")))
+        where = f"--config-name {shorten(config_name, 80)}"
+        return Fault(where, "there is no such config.", names, closest(config_name, names))
     if isinstance(error, MissingConfigException):
-        return Fault(str(error.missing_cfg_file), "no such option.", tuple(error.options or ()), hint=text)
-    return Fault("", f"the config cannot be composed: {text}")
+        return Fault(str(error.missing_cfg_file), "no such option.", tuple(error.options or ()), hint=_said(error))
+    return Fault(f"config '{shorten(config_name, 80)}'", f"cannot be composed: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    said = shorten(" ".join(str(error).split()), 400)
+    return said if isinstance(error, HydraException | OmegaConfBaseException) else f"{type(error).__name__}: {said}"

@@ -6,17 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from enum import Enum
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline_kit.errors import Fault, closest, shorten
 
-__all__ = ["REQUIRED", "OptionInfo", "check", "default_of", "defaults", "describe", "option"]
+__all__ = ["REQUIRED", "OptionInfo", "check", "check_schema", "default_of", "defaults", "describe", "option"]
 
 REQUIRED: Any = MISSING
 """Default of an option that has none: leaving it out is a fault."""
 
 T = TypeVar("T")
+_TYPES = ("bool", "int", "float", "str", "Literal", "list[...]", "dict[str, ...]", "a union of these", "a dataclass")
 _SCALARS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -108,9 +111,45 @@ def check(
         return None
     try:
         return schema(**values)
-    except ValueError as error:  # a dataclass may check how its options go together in __post_init__
-        faults.append(Fault(path, str(error), hint=hint))
+    except Exception as error:  # a dataclass may check how its options go together in __post_init__
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {shorten(str(error))}"
+        faults.append(Fault(path, said, hint=hint))
         return None
+
+
+def check_schema(schema: type[Any], path: str) -> list[Fault]:
+    """Return what keeps a dataclass from being options: types that cannot be resolved, defaults that are no data."""
+    try:
+        hints, values = get_type_hints(schema), defaults(schema)
+        faults = []
+        for item in fields(schema):
+            kind, where = hints[item.name], f"{path}: option '{item.name}'"
+            if is_dataclass(kind) and isinstance(kind, type):
+                faults += check_schema(kind, where)
+            elif not _is_checked(kind):
+                faults.append(Fault(where, f"has the type {shorten(str(kind))}, which is not checked.", _TYPES))
+            if not _is_plain(values[item.name]):
+                faults.append(Fault(where, f"has a default that is not plain data: {shorten(values[item.name])}."))
+        return faults
+    except Exception as error:
+        return [Fault(path, f"its options cannot be read: {type(error).__name__}: {shorten(str(error))}.")]
+
+
+def _is_checked(kind: Any) -> bool:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType, list, Sequence):
+        return all(map(_is_checked, args))
+    if origin in (dict, Mapping):
+        return _is_checked(args[1])
+    return kind is Any or origin is Literal or (origin is None and isinstance(kind, type))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | bytes | Enum | PurePath)
 
 
 def _value(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults: list[Fault]) -> Any:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_kit.builtin import register as register_builtin
+from pipeline_kit.config import check_schema
 from pipeline_kit.errors import Fault, RegistryError, closest, shorten
-from pipeline_kit.registry import Registry
+from pipeline_kit.registry import Registry, raise_if_stopped
 
 __all__ = ["GROUP", "installed", "load_everything", "load_named", "load_registry"]
 
@@ -83,7 +84,8 @@ def _load_installed(registry: Registry, ep: EntryPoint) -> None:
     dist = _distribution(ep)
     try:
         _register(registry, ep.load(), dist)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        raise_if_stopped(error)
         if os.environ.get(STRICT) == "1":
             raise RegistryError([Fault(f"plugin {ep.name}", f"of {dist} failed to load: {_why(error)}.")]) from error
         registry.failed[f"{ep.name} ({dist})"] = error if isinstance(error, Exception) else RuntimeError(_why(error))
@@ -103,6 +105,11 @@ def _register(registry: Registry, function: Any, source: str) -> None:
         function(trial)
     finally:
         registry.contested.update(trial.contested)
+    known = {(spec.kind, spec.name) for spec in registry.specs()}
+    new = [spec for spec in trial.specs() if (spec.kind, spec.name) not in known]
+    faults = [fault for spec in new for fault in check_schema(spec.config, f"{source}: {spec.kind}={spec.name}")]
+    if faults:
+        raise RegistryError(faults)
     for package in trial.conf_packages.keys() - registry.conf_packages.keys():
         # Hydra's own answer to a folder that it cannot read is a warning on every run.
         found = importlib.util.find_spec(package.removeprefix("pkg://"))
@@ -114,13 +121,17 @@ def _register(registry: Registry, function: Any, source: str) -> None:
 
 def _load_given(registry: Registry, plugin: str) -> None:
     where = f"--plugin {shorten(plugin)}"
+    path = Path(os.path.expanduser(plugin))
     try:
-        path = Path(plugin).expanduser()
-        module = _import_file(path) if plugin.endswith(".py") or path.is_file() else importlib.import_module(plugin)
+        is_file = plugin.endswith(".py") or os.path.isfile(path)
+        module = _import_file(path) if is_file else importlib.import_module(plugin)
     except FileNotFoundError as error:
-        beside = [str(other) for other in Path(plugin).parent.glob("*.py")]
+        if path.exists():  # it is another file that the plugin wants
+            raise RegistryError([Fault(where, f"failed to load: {_why(error)}.")]) from error
+        beside = [str(other) for other in path.parent.glob("*.py")]
         raise RegistryError([Fault(where, "there is no such file.", suggestion=closest(plugin, beside))]) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        raise_if_stopped(error)
         hint = "give a .py file, or a module that can be imported"
         raise RegistryError([Fault(where, f"failed to load: {_why(error)}.", hint=hint)]) from error
     function = getattr(module, "register", None)
@@ -130,12 +141,15 @@ def _load_given(registry: Registry, plugin: str) -> None:
         _register(registry, function, plugin)
     except RegistryError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        raise_if_stopped(error)
         raise RegistryError([Fault(where, f"its register() failed: {_why(error)}.")]) from error
 
 
 def _import_file(path: Path) -> Any:
     resolved = path.resolve(strict=True)
+    if resolved.exists() and not resolved.is_file():
+        raise ImportError(f"'{resolved.name}' is not a regular file")  # a pipe would be waited for
     digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
     name = f"pipeline_kit_plugin_{resolved.stem.replace('-', '_')}_{digest}"
     if name in sys.modules:

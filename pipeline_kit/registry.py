@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pipeline_kit.errors import Fault, RegistryError, closest, shorten
 
-__all__ = ["KINDS", "Kind", "Registry", "StageSpec"]
+__all__ = ["KINDS", "Kind", "Registry", "StageSpec", "raise_if_stopped"]
 
 Kind = Literal["tokenizer", "model", "postprocessor"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -43,10 +44,12 @@ class StageSpec:
         module, _, attribute = self.target.partition(":")
         try:
             found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except BaseException as error:
+            raise_if_stopped(error)
+            said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
             fault = Fault(
                 f"{self.kind}={self.name}",
-                f"{self.source} registered it as '{self.target}', which fails to load: {error}.",
+                f"{self.source} registered it as '{self.target}', which fails to load: {shorten(said)}.",
                 hint="is a dependency missing? see: pipeline-kit doctor",
             )
             raise RegistryError([fault]) from error
@@ -159,5 +162,17 @@ class Registry:
         return twin
 
     def adopt(self, other: Registry) -> None:
-        """Take over the content of `other`, a copy of this one that a registration succeeded on."""
-        self._specs, self._conf = dict(other._specs), dict(other._conf)
+        """Take what is new in `other`, a copy of this one that a registration succeeded on."""
+        self._specs, self._conf = {**other._specs, **self._specs}, {**other._conf, **self._conf}
+
+
+def raise_if_stopped(error: BaseException) -> None:
+    """Raise an exception that a signal brought into a plugin; what the plugin raised itself is its failure."""
+    frame, last = None, error.__traceback__
+    while last is not None:
+        frame, last = last, last.tb_next
+    if frame is None or frame.tb_frame.f_globals.get("__name__", "").startswith("pipeline_kit.cli."):
+        raise error  # from our handler of SIGTERM
+    code = frame.tb_frame.f_code.co_code
+    if isinstance(error, KeyboardInterrupt) and dis.opname[code[frame.tb_lasti]] != "RAISE_VARARGS":
+        raise error  # ctrl-c comes at any instruction but one that raises

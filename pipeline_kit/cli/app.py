@@ -14,7 +14,7 @@ from typing import Any
 from pipeline_kit.cli import signals
 from pipeline_kit.cli.parsing import Parser, parse
 from pipeline_kit.cli.startup import use_utf8
-from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, say
+from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, results_apart, say, write_out
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
 
 __all__ = ["COMMANDS", "load_command", "main"]
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_utf8()
     hold_closed()
     words = sys.argv[1:] if argv is None else list(argv)
-    code = _guarded(words, "--debug" in words)
+    with results_apart():
+        code = _guarded(words, "--debug" in words)
     if not signals.received:
         return code
     say("the terminal was closed" if signals.received[0] != signal.SIGTERM else "terminated")
@@ -105,7 +106,7 @@ def _dispatch(words: list[str]) -> int:
         return 2
     name, rest = words[place], words[:place] + words[place + 1 :]
     if name in ("-h", "--help", "help") and not [word for word in rest if word in COMMANDS]:
-        print_out(_help())
+        write_out(_help())
         return 0
     if name == "help":
         name, rest = next(word for word in rest if word in COMMANDS), ["--help"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline_kit.bench.numbers import counted
+from pipeline_kit.cli.streams import stdout
 from pipeline_kit.errors import shorten
 
 __all__ = ["print_report"]
@@ -19,7 +19,7 @@ __all__ = ["print_report"]
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print how fast each side was, what it needed for that, and what to know about the figures."""
-    console = Console(file=sys.stdout)
+    console = Console(file=stdout())
     ratios = [None, *report["ratios"]]
     speed, rest = _table("texts/s", "tokens/s"), _table("p50 ms", "p95 ms", "p99 ms", "peak MiB", "padding", "of limit")
     if report["ratios"]:

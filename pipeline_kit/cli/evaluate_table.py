@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline_kit.cli.streams import is_terminal
+from pipeline_kit.cli.streams import is_terminal, stdout
 from pipeline_kit.errors import shorten
 
 __all__ = ["headline", "print_report", "print_sweep"]
@@ -75,7 +74,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, str]:
 
 def _console() -> Console:
     # Lines for another program are never folded.
-    return Console(file=sys.stdout) if is_terminal(sys.stdout) else Console(file=sys.stdout, width=WIDE)
+    return Console(file=stdout()) if is_terminal(stdout()) else Console(file=stdout(), width=WIDE)
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:

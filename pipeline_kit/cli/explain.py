@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.startup import no_collection
-from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say
+from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, say, stdout
 from pipeline_kit.errors import InputError, UsageError, closest, shorten
 from pipeline_kit.sinks import json_line
 from pipeline_kit.types import Example, RowFailure
@@ -150,10 +149,10 @@ def _show(traces: list[Trace], chosen: list[Side], args: argparse.Namespace) -> 
         shown = sections(traces[0], **options)
     else:
         shown = compare(traces[0], traces[1], (chosen[0].name, chosen[1].name), **options)
-    if is_terminal(sys.stdout):
+    if is_terminal(stdout()):
         from rich.console import Console
 
-        print_sections(shown, Console(file=sys.stdout, highlight=False))
+        print_sections(shown, Console(file=stdout(), highlight=False))
         return
     prepare_stdout()
     print_out(as_text(shown))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.cli.selection import Selection
 from pipeline_kit.cli.startup import no_collection
-from pipeline_kit.cli.streams import flush_out, is_terminal, prepare_stdout, print_out, say, write_out
+from pipeline_kit.cli.streams import flush_out, is_terminal, prepare_stdout, print_out, say, stdout, write_out
 from pipeline_kit.errors import UsageError
 from pipeline_kit.stats import RunStats
 
@@ -59,6 +58,6 @@ def run_stream(config: PipelineConfig, inputs: Inputs, quiet: bool) -> int:
 
 def _safe(pieces: Iterator[str]) -> Iterator[str]:
     """Escape what could steer a terminal, if one is there."""
-    if not is_terminal(sys.stdout):
+    if not is_terminal(stdout()):
         return pieces
     return ("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in piece) for piece in pieces)

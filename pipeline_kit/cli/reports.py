@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline_kit.atomic import atomic_writer
-from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out
+from pipeline_kit.cli.streams import is_terminal, prepare_stdout, print_out, stdout
 from pipeline_kit.sinks import json_line
 
 __all__ = ["as_table", "report_writer"]
@@ -19,7 +18,7 @@ Show = Callable[[dict[str, Any]], object]
 
 def as_table(format: str | None) -> bool:
     """Tell whether ``--format`` asks for tables; by default a terminal does."""
-    return format == "table" or (format is None and is_terminal(sys.stdout))
+    return format == "table" or (format is None and is_terminal(stdout()))
 
 
 @contextmanager

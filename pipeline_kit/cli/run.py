@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
@@ -23,7 +22,7 @@ from pipeline_kit.cli.rows import run_rows, run_source
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.sinks import Sink, columns_sink, file_sink, jsonl_sink, numbered, output_path, table_sink
 from pipeline_kit.cli.startup import no_collection
-from pipeline_kit.cli.streams import is_terminal, say
+from pipeline_kit.cli.streams import is_terminal, say, stdout
 from pipeline_kit.errors import UsageError
 from pipeline_kit.records import InputConfig, Source
 from pipeline_kit.redaction import without_secrets
@@ -170,7 +169,7 @@ class Printing:
     @property
     def bar_wanted(self) -> bool:
         """Whether a bar would not be in the way of lines on the same terminal."""
-        return not self.quiet and (self.path is not None or self.format == "table" or not is_terminal(sys.stdout))
+        return not self.quiet and (self.path is not None or self.format == "table" or not is_terminal(stdout()))
 
 
 def _format(path: Path | None, asked: str | None, options: OutputConfig) -> str:
@@ -186,7 +185,7 @@ def _format(path: Path | None, asked: str | None, options: OutputConfig) -> str:
         return chosen or ending_of(path) or "jsonl"
     if asked is None and options.format not in (None, "jsonl"):
         raise UsageError(f"output.format={options.format} is for files: give --output FILE.{options.format}")
-    return asked or options.format or ("table" if is_terminal(sys.stdout) else "jsonl")
+    return asked or options.format or ("table" if is_terminal(stdout()) else "jsonl")
 
 
 def _layout(config: PipelineConfig) -> Layout:

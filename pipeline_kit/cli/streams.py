@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from pipeline_kit.errors import OutputError, shorten
@@ -17,9 +18,51 @@ __all__ = [
     "is_terminal",
     "prepare_stdout",
     "print_out",
+    "results_apart",
     "say",
+    "stdout",
     "write_out",
 ]
+
+_results: TextIO | None = None
+
+
+def stdout() -> TextIO:
+    """Return the stream of results; ``sys.stdout`` is for what stages and plugins print."""
+    return sys.stdout if _results is None else _results
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Send to stderr what stages, plugins and native code write to stdout, which belongs to the results."""
+    global _results
+    before, kept = (_results, sys.stdout), None
+    if sys.stdout is None:
+        yield
+        return
+    try:
+        if sys.stdout.fileno() == 1:
+            sys.stdout.flush()
+            kept = os.dup(1)
+            os.dup2(2, 1)
+    except (OSError, ValueError):  # a stream that a program put there, or no stderr
+        pass
+    if kept is None:
+        _results, sys.stdout = sys.stdout, sys.stderr
+    else:
+        _results = open(kept, "w", encoding=before[1].encoding, errors=before[1].errors, closefd=False)  # noqa: SIM115
+        # Of its own, so that a plugin which closes it leaves stderr to the messages.
+        sys.stdout = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    try:
+        yield
+    finally:
+        if kept is not None:
+            for stream in (sys.stdout, _results):
+                with suppress(OSError, ValueError):
+                    stream.close()
+            os.dup2(kept, 1)
+            os.close(kept)
+        _results, sys.stdout = before
 
 
 def hold_closed() -> None:
@@ -57,7 +100,7 @@ def print_out(text: str, *, flush: bool = False) -> None:
 def write_out(text: str) -> None:
     """Write to stdout, no line end added; raises as :func:`print_out` does."""
     try:
-        sys.stdout.write(text)
+        stdout().write(text)
     except OSError as error:
         raise _broken(error) from error
 
@@ -65,7 +108,7 @@ def write_out(text: str) -> None:
 def flush_out() -> None:
     """Hand over what stdout still holds; raises as :func:`print_out` does."""
     try:
-        sys.stdout.flush()
+        stdout().flush()
     except OSError as error:
         raise _broken(error) from error
 
@@ -80,7 +123,7 @@ def _broken(error: OSError) -> OSError | OutputError:
 
 def prepare_stdout() -> None:
     """Write UTF-8 with plain newlines whatever the locale, since the output is data."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    reconfigure = getattr(stdout(), "reconfigure", None)
     if reconfigure is not None:
         reconfigure(encoding="utf-8", errors="strict", newline="\n")
 
@@ -96,6 +139,6 @@ def is_terminal(stream: TextIO) -> bool:
 def discard_stdout() -> None:
     """Send what stdout still holds nowhere, so that Python's last flush does not complain of a closed pipe."""
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the process ends

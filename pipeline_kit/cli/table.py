@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline_kit.cli.rows import Row
+from pipeline_kit.cli.streams import stdout
 from pipeline_kit.errors import shorten
 from pipeline_kit.types import Example
 
@@ -27,7 +27,7 @@ def print_table(rows: Sequence[Row], title: str | None = None) -> None:
     """
     keys = list(dict.fromkeys(key for row in rows for key in row.value))
     inputs = any(row.example is not None for row in rows)
-    console = Console(file=sys.stdout)
+    console = Console(file=stdout())
     if title is not None:
         console.print(Text(shorten(title, 1000)), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD)

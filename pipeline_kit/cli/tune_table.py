@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline_kit.bench.numbers import counted
+from pipeline_kit.cli.streams import stdout
 from pipeline_kit.errors import shorten
 
 __all__ = ["print_trials"]
@@ -23,7 +23,7 @@ _COLUMNS = ("budget", "thr", "texts/s", "tokens/s", "ratio", "same", "diff")
 
 def print_trials(report: Mapping[str, Any]) -> None:
     """Print what was tried, the fastest first, then what may not be chosen, then what did not run."""
-    console = Console(file=sys.stdout)
+    console = Console(file=stdout())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("engine", overflow="fold", min_width=_ENGINE_WIDTH)
     for name in _COLUMNS:
