@@ -17,6 +17,7 @@ from typing import Any
 from pipeline_kit.cli.parsing import Parser, parse
 from pipeline_kit.cli.streams import discard_stdout, flush_out, say
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
+from pipeline_kit.redaction import learn_environment
 
 __all__ = ["COMMANDS", "load_command", "main"]
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         with _signals(), _plain_warnings():
+            learn_environment()
             code = _dispatch(words)
             flush_out()
             return code
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc())
         else:
             say(f"internal error: {type(error).__name__}: {shorten(str(error), 500)}")
             say("(run again with --debug for the traceback, and please report it)")
@@ -146,7 +148,7 @@ def _help() -> str:
 
 def _report(error: PipelineKitError, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)))
     faults = getattr(error, "faults", None)
     for text in [str(fault) for fault in faults] if faults else [str(error)]:
         say(f"error: {text}")
