@@ -128,13 +128,13 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
         "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
-        "options": {kind: _options(config.data.get(kind, {})) for kind in (*KINDS, "padding")},
+        "options": {kind: _options(kind, config.data.get(kind, {})) for kind in (*KINDS, "padding")},
         "notes": [*([padding.note] if padding.note else []), *_slow(device), *_idle(config)],
     }
 
 
-def _options(node: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = redacted({key: value for key, value in node.items() if key != "name"})
+def _options(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = redacted({key: value for key, value in node.items() if key != "name"}, kind)
     return found
 
 

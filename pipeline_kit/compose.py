@@ -16,6 +16,7 @@ from pipeline_kit import compose_hydra, discovery
 from pipeline_kit.compose_hydra import to_yaml
 from pipeline_kit.errors import ConfigError, Fault, closest, shorten
 from pipeline_kit.pipeline_config import POLICIES, PipelineConfig, StageChoice, parse_config
+from pipeline_kit.redaction import learn, learn_environment
 from pipeline_kit.registry import KINDS, Registry
 from pipeline_kit.yaml_scan import mentioned, resolved_size, scan_data, scan_text, scan_yaml
 
@@ -42,6 +43,7 @@ def compose(
     :raises ConfigError: with every fault that was found.
     """
     registry = discovery.load_registry() if registry is None else registry
+    _learn(overrides)
     faults: list[Fault] = []
     try:
         folders = _user_folders(config_dir, registry, config_name)
@@ -66,6 +68,7 @@ def sweep(
     :raises ConfigError: if one cannot be parsed.
     """
     registry = discovery.load_registry() if registry is None else registry
+    _learn(overrides)
     faults = [fault for text in overrides for fault in _text_faults(text)]
     if faults:
         raise ConfigError(faults)
@@ -114,6 +117,13 @@ def complete(line: str, registry: Registry, config_dir: Sequence[str | Path] = (
         else:
             found = [f"{group}.{option}=" for option in hints if option != "name"]
     return sorted(candidate for candidate in found if candidate.startswith(word))
+
+
+def _learn(overrides: Sequence[str]) -> None:
+    """Have the secrets that a message may quote known before the first message."""
+    learn_environment()
+    for text in overrides:
+        learn(text)
 
 
 def _schema(

@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline_kit.errors import Fault, closest, shorten
+from pipeline_kit.redaction import HIDDEN, declare, is_secret, learn
 
 __all__ = ["REQUIRED", "OptionInfo", "check", "check_schema", "default_of", "defaults", "describe", "option"]
 
@@ -24,7 +25,13 @@ _SCALARS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a
 
 
 def option(
-    default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None, least: int = 0
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    least: int = 0,
+    secret: bool | None = None,
 ) -> Any:
     """Declare an option of a stage or policy, as a dataclass field.
 
@@ -33,8 +40,10 @@ def option(
     :param minimum: the smallest number allowed.
     :param maximum: the largest number allowed.
     :param least: the fewest items allowed in a list.
+    :param secret: True: the value is never printed or written; False: it is, whatever its name, and all below it;
+        None: the words of its name decide, see :mod:`pipeline_kit.redaction`.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "least": least}
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "least": least, "secret": secret}
     if isinstance(default, list | dict) or (is_dataclass(default) and not isinstance(default, type)):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -94,6 +103,8 @@ def check(
     :returns: None if there was any fault.
     """
     before = len(faults)
+    declare(schema, path)  # type: ignore[arg-type]
+    learn(data, path)
     known = tuple(item.name for item in fields(schema))  # type: ignore[arg-type]
     for key in data:
         if key not in known:
@@ -104,7 +115,14 @@ def check(
     for item in fields(schema):  # type: ignore[arg-type]
         where = f"{path}.{item.name}"
         if item.name in data and data[item.name] != "???":
-            values[item.name] = _value(hints[item.name], data[item.name], where, item.metadata, faults)
+            trial: list[Fault] = []
+            values[item.name] = _value(hints[item.name], data[item.name], where, item.metadata, trial)
+            if data[item.name] == HIDDEN:
+                faults.append(Fault(where, f"{HIDDEN} stands where a secret was taken out; give the secret."))
+            elif trial and is_secret(where):
+                faults.append(Fault(where, f"its value, which is not shown, is not {_type_name(hints[item.name])}."))
+            else:
+                faults += trial
         elif default_of(item) is REQUIRED:
             faults.append(Fault(where, f"is required: {item.metadata.get('help', 'no default')}.", hint=hint))
     if len(faults) > before:

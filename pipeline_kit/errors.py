@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from pipeline_kit.redaction import hidden
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -67,7 +69,7 @@ class Fault:
     hint: str | None = None
 
     def __str__(self) -> str:
-        """Give the fault as one to three lines."""
+        """Return the fault as one to three lines, without secrets."""
         head = f"{self.key}: {self.problem}" if self.key else self.problem
         if self.suggestion is not None:
             head += f" Did you mean '{self.suggestion}'?"
@@ -76,7 +78,7 @@ class Fault:
             lines.append("  allowed: " + ", ".join(self.allowed))
         if self.hint is not None:
             lines.append("  " + self.hint)
-        return "\n".join(lines)
+        return hidden("\n".join(lines))
 
 
 class Stopped(SystemExit):
@@ -157,7 +159,7 @@ def closest(name: object, known: Sequence[str]) -> str | None:
 
 
 def shorten(value: object, limit: int = 200) -> str:
-    """Give `value` for a message: control characters escaped, at most `limit` characters."""
-    text = value if isinstance(value, str) else repr(value)
+    """Return `value` for a message: no secrets, control characters escaped, at most `limit` characters."""
+    text = hidden(value if isinstance(value, str) else repr(value))
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"

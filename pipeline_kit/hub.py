@@ -27,6 +27,7 @@ from pipeline_kit.checkpoint_modules import MODULE_WEIGHTS, MODULES_NAME, networ
 from pipeline_kit.checkpoint_scan import PICKLE_SUFFIXES
 from pipeline_kit.checkpoint_weights import INDEX_NAME, WEIGHTS_NAME, weight_files
 from pipeline_kit.errors import CheckpointError, shorten
+from pipeline_kit.redaction import hidden
 
 __all__ = ["DOWNLOADED", "Snapshot", "download"]
 
@@ -142,7 +143,7 @@ def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
         raise CheckpointError(
             f"{where} holds no safetensors, only {shorten(', '.join(pickles[:3]))}: such a file can run code and is "
             "never downloaded. Many such repositories have a conversion as a pull request: look for it at "
-            f"{constants.ENDPOINT}/{wanted.repository}/discussions and use checkpoint.revision=refs/pr/NUMBER"
+            f"{hidden(constants.ENDPOINT)}/{wanted.repository}/discussions and use checkpoint.revision=refs/pr/NUMBER"
         )
     raise CheckpointError(f"{where} holds no {WEIGHTS_NAME}; use a repository with safetensors weights")
 
@@ -192,7 +193,7 @@ def _status(error: HfHubHTTPError) -> int:
 
 def _explain(wanted: _Wanted, error: Exception) -> str:
     """Say in one line what the hub answered, or that it did not."""
-    name, host = f"'{wanted.repository}'", constants.ENDPOINT
+    name, host = f"'{wanted.repository}'", hidden(constants.ENDPOINT)
     sign_in = "sign in with 'hf auth login' or set HF_TOKEN"
     if isinstance(error, GatedRepoError):
         return f"{name} is gated: accept its terms at {host}/{wanted.repository}, then {sign_in}"

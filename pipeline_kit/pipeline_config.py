@@ -15,6 +15,7 @@ from pipeline_kit.errors import ConfigError, Fault, RegistryError, closest, shor
 from pipeline_kit.job_config import JobConfig
 from pipeline_kit.padding import PaddingConfig
 from pipeline_kit.records.options import InputConfig
+from pipeline_kit.redaction import declare
 from pipeline_kit.registry import KINDS, Registry, StageSpec
 from pipeline_kit.runner_config import RunnerConfig
 from pipeline_kit.sinks.options import OutputConfig
@@ -46,6 +47,9 @@ POLICIES: dict[str, type[Any]] = {
     "runner": RunnerConfig,
 }
 """The groups that are no stages, with their options."""
+
+for _group, _schema in POLICIES.items():
+    declare(_schema, _group)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, Literal, get_args
 
 from pipeline_kit.errors import Fault, RegistryError, closest, shorten
+from pipeline_kit.redaction import declare
 
 __all__ = ["KINDS", "Kind", "Registry", "StageSpec", "raise_if_stopped"]
 
@@ -102,6 +103,7 @@ class Registry:
                 self.contested[kind, name] = fault
             raise RegistryError([fault])
         self._specs[kind, name] = spec
+        declare(config, kind)
         return spec
 
     def tokenizer(self, name: str, target: str, config: type[Any], *, summary: str = "") -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline_kit.redaction import hidden
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -183,3 +185,7 @@ class RowFailure:
     stage: str
     error: str
     message: str
+
+    def __post_init__(self) -> None:
+        """Take secrets out of the message, which may quote what the stage was given."""
+        object.__setattr__(self, "message", hidden(self.message))

@@ -408,4 +408,4 @@ def test_what_looks_like_a_secret_is_not_shown() -> None:
     shown = redacted(
         {"hub_token": "x", "tokenizer": {"name": "hf"}, "a": ["https://me:pw@host/x", "hf_abcdefgh12345678"]}
     )
-    assert shown == {"hub_token": "(hidden)", "tokenizer": {"name": "hf"}, "a": ["https(hidden)host/x", "(hidden)"]}
+    assert shown == {"hub_token": "(hidden)", "tokenizer": {"name": "hf"}, "a": ["https://(hidden)@host/x", "(hidden)"]}

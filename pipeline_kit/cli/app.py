@@ -16,6 +16,7 @@ from pipeline_kit.cli.parsing import Parser, parse
 from pipeline_kit.cli.startup import use_utf8
 from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, results_apart, say, write_out
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
+from pipeline_kit.redaction import learn_environment
 
 __all__ = ["COMMANDS", "load_command", "main"]
 
@@ -70,6 +71,7 @@ def _guarded(words: list[str], debug: bool) -> int:
     """Turn whatever is raised into an exit code; print nothing of errors that follow from a signal."""
     try:
         with signals.handled(), _plain_warnings():
+            learn_environment()
             code = _dispatch(words)
             flush_out()
             return code
@@ -87,7 +89,7 @@ def _guarded(words: list[str], debug: bool) -> int:
         if isinstance(error, PipelineKitError):
             return _report(error, debug)
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc())
         else:
             say(f"internal error: {type(error).__name__}: {shorten(str(error), 500)}")
             say("(run again with --debug for the traceback, and please report it)")
@@ -148,7 +150,7 @@ def _help() -> str:
 
 def _report(error: PipelineKitError, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)))
     faults = getattr(error, "faults", None)
     for text in [str(fault) for fault in faults] if faults else [str(error)]:
         say(f"error: {text}")

@@ -61,7 +61,10 @@ def choices(selection: Selection, others: Sequence[str]) -> list[Choice]:
         found = [Choice("as given", config) for _, config in selection.compositions(registry)]
     for more in words:
         varied = replace(selection, overrides=(*selection.overrides, *more))
-        found += [Choice(" ".join(more) or "the same again", config) for _, config in varied.compositions(registry)]
+        found += [
+            Choice(" ".join(without_secrets(more)) or "the same again", config)
+            for _, config in varied.compositions(registry)
+        ]
     takes = found[0].config.task.takes
     for choice in found[1:]:
         if choice.config.task.takes != takes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, subtree
 from pipeline_kit.cli.streams import prepare_stdout, print_out
+from pipeline_kit.redaction import redacted, without_secrets
 
 __all__ = ["TAKES_WORDS", "configure", "execute", "print_configs"]
 
@@ -45,8 +46,8 @@ def print_configs(selection: Selection, package: str | None, resolve: bool) -> i
             found = dict(build(config, registry).description)
             found.pop("options", None)  # they stand above
             data = {**data, "resolved": found}
-        part = subtree(data, package)
+        part = subtree(redacted(data), package)
         if selection.multirun:
-            print_out(f"---\n# {' '.join(overrides)}")
+            print_out(f"---\n# {' '.join(without_secrets(overrides))}")
         print_out(to_yaml(part) if isinstance(part, Mapping | list) else str(part))
     return 0

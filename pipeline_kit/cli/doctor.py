@@ -10,6 +10,7 @@ from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.streams import prepare_stdout, print_out
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import shorten
+from pipeline_kit.redaction import hidden
 from pipeline_kit.sinks import json_line
 
 __all__ = ["configure", "execute"]
@@ -35,7 +36,9 @@ def execute(args: argparse.Namespace) -> int:
     ]
     prepare_stdout()
     for finding in findings:
-        print_out(json_line(vars(finding)) if args.json else shorten(_line(finding), 1000))
+        print_out(
+            json_line(vars(finding) | {"text": hidden(finding.text)}) if args.json else shorten(_line(finding), 1000)
+        )
     return 1 if any(finding.level == "fail" for finding in findings) else 0
 
 

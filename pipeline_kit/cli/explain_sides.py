@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_kit.cli.selection import Selection
 from pipeline_kit.errors import UsageError, shorten
+from pipeline_kit.redaction import without_secrets
 
 if TYPE_CHECKING:
     from pipeline_kit.pipeline import Pipeline
@@ -45,7 +46,9 @@ def sides(selection: Selection, other: str | None) -> list[Side]:
     if more is None:
         return found
     varied = replace(selection, overrides=(*selection.overrides, *more))
-    found += [Side(" ".join(more) or "the same again", config) for _, config in varied.compositions(registry)]
+    found += [
+        Side(" ".join(without_secrets(more)) or "the same again", config) for _, config in varied.compositions(registry)
+    ]
     first, second = (side.config.task.takes for side in found)
     if first != second:
         raise UsageError(

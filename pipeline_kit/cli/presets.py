@@ -9,7 +9,10 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+import yaml
+
 from pipeline_kit.pipeline_config import POLICIES
+from pipeline_kit.redaction import HIDDEN, hidden, is_secret, redacted
 from pipeline_kit.registry import KINDS, Registry
 
 __all__ = ["GROUPS", "Preset", "presets"]
@@ -77,4 +80,29 @@ def presets(registry: Registry, config_dirs: Sequence[str], groups: Sequence[str
             for item in sorted(folder.iterdir(), key=lambda found: found.name):
                 if item.name.endswith(".yaml") and item.is_file():
                     text = item.read_bytes().decode("utf-8", errors="replace")
-                    yield Preset(group, item.name.removesuffix(".yaml"), owner, text)
+                    yield Preset(group, item.name.removesuffix(".yaml"), owner, _without_secrets(text, group))
+
+
+def _without_secrets(text: str, group: str) -> str:
+    """Hide what is secret in the YAML of a preset; the rest stays as it is written."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        found = list(_secrets(root, "" if "@package _global_" in text else group))
+    except (yaml.YAMLError, RecursionError):
+        return "\n".join(hidden(line, whole=True) for line in text.split("\n"))
+    for node in sorted(found, key=lambda node: -node.start_mark.index):
+        start, end = node.start_mark.index, node.end_mark.index
+        # A block ends where the next key begins.
+        text = text[:start] + HIDDEN + text[start + len(text[start:end].rstrip()) :]
+    return "\n".join(hidden(line, whole=line.startswith("#")) for line in text.split("\n"))
+
+
+def _secrets(node: yaml.Node | None, path: str) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode) and not (is_secret(path) and node.value):
+        for key, value in node.value:
+            yield from _secrets(value, f"{path}.{key.value}".lstrip("."))
+    elif isinstance(node, yaml.SequenceNode) and not (is_secret(path) and node.value):
+        for item in node.value:
+            yield from _secrets(item, path)
+    elif node is not None and redacted(node.value, path) != node.value:
+        yield node

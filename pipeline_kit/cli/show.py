@@ -16,6 +16,7 @@ from pipeline_kit.config import OptionInfo, defaults, describe
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import ConfigError, UsageError, closest, shorten
 from pipeline_kit.pipeline_config import POLICIES
+from pipeline_kit.redaction import HIDDEN, redacted
 from pipeline_kit.registry import KINDS, Registry, StageSpec
 from pipeline_kit.sinks import json_line
 
@@ -59,7 +60,11 @@ def execute(args: argparse.Namespace) -> int:
     elif preset is not None:
         shown = _preset(preset)
     else:
-        shown = {"kind": group, "options": _options(describe(POLICIES[group])), "presets": [p.name for p in found]}
+        shown = {
+            "kind": group,
+            "options": _options(group, describe(POLICIES[group])),
+            "presets": [p.name for p in found],
+        }
     prepare_stdout()
     print_out(json_line(shown) if args.json else _text(shown))
     warn_of_failed(registry)
@@ -71,7 +76,12 @@ def _stage(spec: StageSpec, extending: list[str], tasks: list[Preset]) -> dict[s
     # A stage that a task brings with it is tried with that task: another one's head would not fit.
     task = next((t for t in tasks if re.search(rf"/{spec.kind}: {spec.name}$", t.text, flags=re.MULTILINE)), None)
     first = next(
-        (f" {spec.kind}.{o.name}={_value(o.default)}" for o in options if o.default not in ("???", None, {}, [])), ""
+        (
+            f" {spec.kind}.{o.name}={_value(o.default)}"
+            for o in options
+            if o.default not in ("???", None, {}, []) and HIDDEN != redacted(o.default, f"{spec.kind}.{o.name}")
+        ),
+        "",
     )
     return {
         "kind": spec.kind,
@@ -80,7 +90,7 @@ def _stage(spec: StageSpec, extending: list[str], tasks: list[Preset]) -> dict[s
         "class": spec.target,
         "from": spec.source,
         "presets": extending,
-        "options": _options(options),
+        "options": _options(spec.kind, options),
         "yaml": _yaml(spec),
         "run": (task and task.run_line) or f'pipeline-kit run {spec.kind}={spec.name}{first} --text "I love this."',
     }
@@ -96,7 +106,7 @@ def _preset(preset: Preset) -> dict[str, Any]:
         "run": preset.run_line or f'pipeline-kit run {preset.group}={preset.name} --text "I love this."',
     }
     if preset.group in POLICIES and preset.group != "task":
-        shown["options"] = _options(describe(POLICIES[preset.group]))
+        shown["options"] = _options(preset.group, describe(POLICIES[preset.group]))
     return shown
 
 
@@ -115,8 +125,11 @@ def _extending(spec: StageSpec, found: list[Preset], registry: Registry, config_
     return names
 
 
-def _options(options: list[OptionInfo]) -> list[dict[str, Any]]:
-    return [{"name": o.name, "type": o.type, "default": o.default, "help": o.help} for o in options]
+def _options(group: str, options: list[OptionInfo]) -> list[dict[str, Any]]:
+    return [
+        {"name": o.name, "type": o.type, "default": redacted(o.default, f"{group}.{o.name}"), "help": o.help}
+        for o in options
+    ]
 
 
 def _yaml(spec: StageSpec) -> str:
@@ -124,7 +137,7 @@ def _yaml(spec: StageSpec) -> str:
 
     use = f"# DIR/{spec.kind}/mine.yaml, used with: --config-dir DIR {spec.kind}=mine\n"
     head = f"{use}defaults:\n  - {spec.name}\n  - _self_\n"
-    options = defaults(spec.config)
+    options = redacted(defaults(spec.config), spec.kind)
     return head + (to_yaml(options) if options else "")
 
 

@@ -96,6 +96,9 @@ def execute(args: argparse.Namespace) -> int:
         preset = _preset(report, search, selection, save)
         write({**report, "preset": preset})
     _keep(report, preset, save, args)
+    left_out = [] if preset is None else _secrets(report, search)
+    if left_out:
+        say(f"secrets are not in the preset; give them again behind it: {' '.join(without_secrets(left_out))}")
     if report["interrupted"]:
         return 130
     return 1 if report["texts"]["left_out"] else 0
@@ -182,6 +185,14 @@ def _preset(report: dict[str, Any], search: Search, selection: Selection, save: 
     return preset_text(config, preset_comment(report, config, run + text), selection.plugins)
 
 
+def _secrets(report: dict[str, Any], search: Search) -> list[str]:
+    from pipeline_kit.tune.preset import secrets_of
+
+    config = search.trials[report["winner"]].candidate.config
+    assert config is not None
+    return secrets_of(config)
+
+
 def _name(config: PipelineConfig) -> str:
     return f"tuned-{config.task.name}.yaml"
 
@@ -196,7 +207,7 @@ def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: a
         say(f"{found}{'' if save is None else f'; {save} was not written'}")
     else:
         winner = report["trials"][report["winner"]]
-        say(f"{' '.join(without_secrets(winner['overrides']))}: {winner['ratio']['median']:.2f}x of your config")
+        say(f"{' '.join(winner['overrides'])}: {winner['ratio']['median']:.2f}x of your config")
         if save is None or report["interrupted"]:
             say("not saved; --save FILE.yaml writes this preset after a whole search:")
             say(preset.rstrip())

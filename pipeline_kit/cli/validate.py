@@ -7,6 +7,7 @@ import argparse
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.streams import print_out
 from pipeline_kit.errors import UsageError, shorten
+from pipeline_kit.redaction import without_secrets
 
 __all__ = ["TAKES_WORDS", "configure", "execute"]
 
@@ -44,5 +45,5 @@ def execute(args: argparse.Namespace) -> int:
             from pipeline_kit.build import build
 
             build(config, registry)
-        print_out(" ".join(["ok", *overrides]) if selection.multirun else "ok")
+        print_out(" ".join(["ok", *without_secrets(overrides)]) if selection.multirun else "ok")
     return 0

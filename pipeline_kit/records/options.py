@@ -24,7 +24,9 @@ class InputConfig:
     format: Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow"] | None = option(
         None, "the format of every file; null: by each file's ending, else by its first bytes, else text"
     )
-    fields: dict[str, str] = option({}, "take a field of the task from another column: {text: review_body}")
+    fields: dict[str, str] = option(
+        {}, "take a field of the task from another column: {text: review_body}", secret=False
+    )
     id: str | None = option(
         None, "the column with each row's id, which no two rows may share; null: file and line, such as reviews.csv:17"
     )

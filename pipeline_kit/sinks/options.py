@@ -28,7 +28,9 @@ class OutputConfig:
     rows_per_shard: int = option(10_000, "rows of a shard; fewer for results that are large", minimum=1)
     compression: Literal["zstd", "snappy"] = option("zstd", "of Parquet: zstd is smaller, snappy read by older tools")
     types: dict[str, Scalar] = option(
-        {}, "Parquet: the type of a carried column, where the first rows do not show it, such as stars: float64"
+        {},
+        "Parquet: the type of a carried column, where the first rows do not show it, such as stars: float64",
+        secret=False,
     )
 
 

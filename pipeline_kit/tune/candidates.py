@@ -13,7 +13,7 @@ from pipeline_kit.errors import ConfigError, shorten
 from pipeline_kit.pipeline_config import PipelineConfig, parse_config
 from pipeline_kit.registry import KINDS, Registry
 
-__all__ = ["Candidate", "candidate_of", "changes", "reason_of"]
+__all__ = ["Candidate", "candidate_of", "changes", "reason_of", "written"]
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 
@@ -74,16 +74,16 @@ def changes(own: PipelineConfig, other: PipelineConfig) -> list[str]:
 def _leaves(path: str, before: Any, after: Any) -> list[str]:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return [item for key in after for item in _leaves(f"{path}.{key}", before.get(key), after[key])]
-    return [] if before == after else [f"{path.removesuffix('.name')}={_written(after)}"]
+    return [] if before == after else [f"{path.removesuffix('.name')}={written(after)}"]
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Write a value in Hydra's grammar."""
     if isinstance(value, str):
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
     if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
+        return f"[{','.join(map(written, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}: {_written(item)}' for key, item in value.items())}}}"
+        return f"{{{','.join(f'{key}: {written(item)}' for key, item in value.items())}}}"
     return json.dumps(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from pipeline_kit.compose import compose, options, to_yaml
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import ConfigError, OutputError, UsageError, shorten
 from pipeline_kit.pipeline_config import POLICIES, PipelineConfig
+from pipeline_kit.redaction import HIDDEN, redacted
 from pipeline_kit.registry import KINDS
+from pipeline_kit.tune.candidates import written
 
-__all__ = ["check_target", "preset_text", "write_preset"]
+__all__ = ["check_target", "preset_text", "secrets_of", "write_preset"]
 
 _PROBE = {"defaults": ["config", "_self_"]}
 # A task chooses stages, so it comes first: what it chose need not be written.
@@ -22,7 +24,7 @@ _GROUPS = (("task",), (*KINDS, *(group for group in POLICIES if group not in ("t
 
 
 def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequence[str] = ()) -> str:
-    """Write `config` so that ``run --config FILE`` composes just that.
+    """Write `config` so that ``run --config FILE`` composes just that, but for its secrets, see `secrets_of`.
 
     :param comment: lines for its top, without the #.
     :param plugins: those of ``--plugin``, which a run of the file needs too.
@@ -39,13 +41,18 @@ def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequenc
         if news:
             chosen += news
             found = _composed({"defaults": ["config", *chosen, "_self_"]}, plugins)
-    data = {"defaults": ["config", *chosen, "_self_"], **_difference(found, wanted)}
-    again = _composed(data, plugins)
+    data = {"defaults": ["config", *chosen, "_self_"], **_without_secrets(_difference(found, wanted))}
+    again = _composed(data, plugins, overrides=secrets_of(config))
     for group, node in wanted.items():
         if again.get(group) != node:
             raise OutputError(f"this config cannot be written as a preset: '{group}' comes out as another one")
     lines = "".join(f"# {shorten(line, 400)}\n" for line in comment)
     return lines + to_yaml(data)
+
+
+def secrets_of(config: PipelineConfig) -> list[str]:
+    """Return the overrides of `config` that no preset holds since they are secret."""
+    return [f"{path}={written(value)}" for path, value in _secrets(config.data, "")]
 
 
 def check_target(path: Path, force: bool, plugins: Sequence[str] = ()) -> None:
@@ -84,12 +91,33 @@ def write_preset(path: Path, text: str, force: bool) -> None:
             raise UsageError(f"--save {shorten(str(path))}: is there by now; give --force to overwrite it")
 
 
-def _composed(data: Mapping[str, Any], plugins: Sequence[str], name: str = "tuned") -> dict[str, Any]:
+def _composed(
+    data: Mapping[str, Any], plugins: Sequence[str], name: str = "tuned", overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compose a file with `data` as ``run --config`` would, in a registry of its own."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{name}.yaml").write_text(to_yaml(dict(data)), encoding="utf-8")
-        config = compose(registry=load_registry(plugins), config_dir=[folder], config_name=name)
+        config = compose(overrides, registry=load_registry(plugins), config_dir=[folder], config_name=name)
     return dict(config.data)
+
+
+def _secrets(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and redacted(value, path) != HIDDEN:
+        for key, inner in value.items():
+            yield from _secrets(inner, f"{path}.{key}".lstrip("."))
+    elif redacted(value, path) != value:
+        yield path, value
+
+
+def _without_secrets(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in node.items():
+        where = f"{path}.{key}".lstrip(".")
+        if isinstance(value, Mapping) and redacted(value, where) != HIDDEN:
+            kept[key] = _without_secrets(value, where)
+        elif redacted(value, where) == value:
+            kept[key] = value
+    return kept
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

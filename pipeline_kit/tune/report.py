@@ -9,6 +9,7 @@ from typing import Any
 from pipeline_kit.bench.machine import BUSY
 from pipeline_kit.bench.numbers import counted, speeds
 from pipeline_kit.pipeline_config import PipelineConfig
+from pipeline_kit.redaction import without_secrets
 from pipeline_kit.tune.candidates import changes
 from pipeline_kit.tune.search import Search
 from pipeline_kit.tune.trial import MARGIN, Trial, best_of
@@ -81,7 +82,7 @@ def _trial(trial: Trial, own: Trial, chosen: bool) -> dict[str, Any]:
     timed = bool(trial.seconds)
     return {
         "engine": trial.candidate.engine,
-        "overrides": [] if config is None or start is None else changes(start, config),
+        "overrides": [] if config is None or start is None else without_secrets(changes(start, config)),
         "dtype": trial.dtype,
         "max_tokens": trial.max_tokens if trial.rows else None if config is None else config.batching.max_tokens,
         "max_rows": trial.max_rows,

@@ -111,7 +111,7 @@ class FillMaskConfig:
     targets: list[str] = option(
         [], "only these words are listed, each of them one token; empty: the whole vocabulary is"
     )
-    mask_token: str | None = option(None, "how the mask is written in a text; null: the checkpoint's own")
+    mask_token: str | None = option(None, "how the mask is written in a text; null: the checkpoint's own", secret=False)
 
 
 @dataclass

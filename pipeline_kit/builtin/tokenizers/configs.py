@@ -39,4 +39,4 @@ class TokenizersJsonConfig(HfTokenizerConfig):
     """Options of ``tokenizer=tokenizers_json``."""
 
     file: str = option("tokenizer.json", "the tokenizer's file, inside the checkpoint's folder")
-    pad_token: str | None = option(None, "the padding token; null: the file's or the checkpoint's own")
+    pad_token: str | None = option(None, "the padding token; null: the file's or the checkpoint's own", secret=False)
