@@ -243,7 +243,7 @@ def test_plot(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Pat
     report["sides"][1]["tokens"] += 1
     assert "texts/s" in draw(report).axes[0].get_xlabel()
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OutputError, match=r"folder\.png: cannot be written"):
+    with pytest.raises(OutputError, match=r"folder\.png: is a folder"):
         write_plot(report, tmp_path / "folder.png")
     assert len(list(tmp_path.iterdir())) == 2
 
