@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from pipeline_kit.cli import signals
 from pipeline_kit.cli.parsing import Parser, parse
+from pipeline_kit.cli.signals import handled, received
 from pipeline_kit.cli.streams import discard_stdout, flush_out, say
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
 
@@ -56,16 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = [_as_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
     code = _guarded(words, "--debug" in words)
-    if not signals.received:
+    if not received:
         return code
-    say("the terminal was closed" if signals.received[0] != signal.SIGTERM else "terminated")
-    return 128 + signals.received[0]
+    say("the terminal was closed" if received[0] != signal.SIGTERM else "terminated")
+    return 128 + received[0]
 
 
 def _guarded(words: list[str], debug: bool) -> int:
     """Turn whatever is raised into an exit code; of errors that a signal led to nothing is told."""
     try:
-        with signals.handled(), _plain_warnings():
+        with handled(), _plain_warnings():
             code = _dispatch(words)
             flush_out()
             return code
@@ -78,7 +78,7 @@ def _guarded(words: list[str], debug: bool) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
-        if signals.received:
+        if received:
             return 1
         if isinstance(error, PipelineKitError):
             return _report(error, debug)
