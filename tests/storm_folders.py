@@ -25,7 +25,7 @@ from pipeline_kit.cli import main
 from pipeline_kit.cli.selection import Selection
 
 ROWS = 7
-STRAY = ("part-00077.jsonl", "part-00001.jsonl", "part-00002.jsonl", "part-00000.retry-1.jsonl", "part-00000.npy")
+STRAY = ["part-00077.jsonl", "part-00001.jsonl", "part-00002.jsonl", "part-00000.retry-1.jsonl", "part-00000.npy"]
 STRAY += ("_dead/part-00000.jsonl", "_dead/part-00001.jsonl", "_dead/note", "_receipts/part-00000.json", "part-x.jsonl")
 STRAY += ("_receipts/part-00009.json", "_receipts/part-00001.begun.json", "_lock", "_SUCCESS", "_manifest.json")
 STRAY += (".DS_Store", "._part-00000.jsonl", "Thumbs.db", ".nfs0001", "notes.txt", ".pipeline-kit-notes.tmp")

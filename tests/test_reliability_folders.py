@@ -157,7 +157,7 @@ def test_h1_retry_from_python(tmp_path: Path) -> None:
 
 # H2: what receipts, dead letters and manifests say is checked before anything is touched.
 
-NAMES = (
+NAMES: tuple[str, ...] = (
     "_dead/../../victim.txt",
     "../victim.txt",
     "/etc/hostname",
@@ -186,34 +186,44 @@ def test_h2_a_receipt_that_names_another_file_is_refused(setting: Setting, name:
     setting.refused()
 
 
-RECEIPTS: tuple[dict[str, Any], ...] = (
-    *({"dead": value} for value in (-1, True, 1.0, "1", None, 10**30, [1])),
-    *({"counts": value} for value in ({"tokens": -1}, {"tokens": "1"}, {"tokens": float("nan")}, {"a": 1e999}, [])),
-    *({"files": value} for value in ([], {"part-00001.jsonl": 1}, {"part-00001.jsonl": "0" * 63}, None)),
-    *({"shard": 2}, {"rows": 30}, {"first": 9}, {"last": 5000, "first": 2}, {"job": "another"}, {"job": None}),
-    {"more": 1},
-)
+VALUES: dict[str, list[Any]] = {
+    "dead": [-1, True, 1.0, "1", None, 10**30, [1]],
+    "counts": [{"tokens": -1}, {"tokens": "1"}, {"tokens": float("nan")}, {"a": 1e999}, []],
+    "files": [[], {"part-00001.jsonl": 1}, {"part-00001.jsonl": "0" * 63}, None],
+    "shard": [2],
+    "rows": [30],
+    "first": [9],
+    "last": [5000],
+    "job": ["another", None],
+    "more": [1],
+}
+RECEIPTS = [(name, value) for name, values in VALUES.items() for value in values]
 
 
 @pytest.mark.parametrize("change", RECEIPTS, ids=str)
-def test_h2_a_receipt_that_says_what_no_job_writes_is_refused(setting: Setting, change: dict[str, Any]) -> None:
-    forge(setting.out / "_receipts" / "part-00001.json", **change)
+def test_h2_a_receipt_that_says_what_no_job_writes_is_refused(setting: Setting, change: tuple[str, Any]) -> None:
+    forge(setting.out / "_receipts" / "part-00001.json", **dict([change]))
     setting.refused()
 
 
-MANIFESTS: tuple[dict[str, Any], ...] = (
-    *({"counts": value} for value in ({"shards": -3}, {"shards": "3"}, [3], {"dead": float("inf")})),
-    *({"settled": []}, {"resolved": 1}, {"schema": [1]}, {"totals": {"tokens": None}}, {"identity": "x"}),
+MANIFESTS: tuple[tuple[str, Any], ...] = (
+    *(("counts", value) for value in ({"shards": -3}, {"shards": "3"}, [3], {"dead": float("inf")})),
+    *(("settled", []), ("resolved", 1), ("schema", [1]), ("totals", {"tokens": None}), ("identity", "x")),
 )
 
 
 @pytest.mark.parametrize("change", MANIFESTS, ids=str)
-def test_h2_a_manifest_that_says_what_no_job_writes_is_refused(setting: Setting, change: dict[str, Any]) -> None:
-    forge(setting.out / "_manifest.json", **change)
+def test_h2_a_manifest_that_says_what_no_job_writes_is_refused(setting: Setting, change: tuple[str, Any]) -> None:
+    forge(setting.out / "_manifest.json", **dict([change]))
     setting.refused()
 
 
-SCHEMAS = ({"columns": 1}, {"columns": [["id", "nonsense"]]}, {"other": []}, {"columns": [["id", {"list": 1}]]})
+SCHEMAS: tuple[Any, ...] = (
+    {"columns": 1},
+    {"columns": [["id", "nonsense"]]},
+    {"other": []},
+    {"columns": [["id", {"list": 1}]]},
+)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
@@ -266,7 +276,7 @@ def test_h2_a_receipt_of_another_job_is_not_mixed_in(checkpoint: Path, made: Pat
 
 # H4: only what a receipt of this job names, with the same content, is deleted.
 
-FOREIGN = ("part-00077.jsonl", "_dead/part-00077.jsonl", "_receipts/part-00077.json", "part-00000.csv")
+FOREIGN: tuple[str, ...] = ("part-00077.jsonl", "_dead/part-00077.jsonl", "_receipts/part-00077.json", "part-00000.csv")
 FOREIGN += ("part-00001.retry-1.jsonl", "_dead/part-00000.jsonl", "_SUCCESS", "_lock")
 
 
@@ -301,7 +311,8 @@ def test_h4_what_a_kill_left_is_removed_though_the_row_does_not_fail_again(
 ) -> None:
     """A dead letter that no receipt names yet, of a row that has a result the next time."""
     shutil.rmtree(setting.out)
-    real, writes = os.replace, []
+    writes: list[str] = []
+    real = os.replace
 
     def replace(source: Any, target: Any) -> None:
         writes.append(Path(target).name)
@@ -323,8 +334,22 @@ def test_h4_what_a_kill_left_is_removed_though_the_row_does_not_fail_again(
 
 # H5: litter is not seen, and what a job does not write is not its business.
 
-LITTER = (".DS_Store", "._part-00000.jsonl", "Thumbs.db", "desktop.ini", ".nfs00000001", ".~lock.part-00000.csv#")
-LITTER += (".part-00000.jsonl.swp", "part-00000.jsonl~", ".gitkeep", ".fuse_hidden001", "~$part-00000.csv")
+LITTER: tuple[str, ...] = (
+    ".DS_Store",
+    "._part-00000.jsonl",
+    "Thumbs.db",
+    "desktop.ini",
+    ".nfs00000001",
+    ".~lock.part-00000.csv#",
+)
+LITTER += (
+    "desktop.ini",
+    ".part-00000.jsonl.swp",
+    "part-00000.jsonl~",
+    ".gitkeep",
+    ".fuse_hidden001",
+    "~$part-00000.csv",
+)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -395,7 +420,8 @@ def test_h28_a_file_that_was_taken_for_a_leftover_is_begun_again(
     tmp_path: Path, fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking another process may look: it must not cost the run its file."""
-    real, opened = os.open, []
+    opened: list[Any] = []
+    real = os.open
 
     def opening(path: Any, flags: int, *more: Any, **named: Any) -> int:
         descriptor = real(path, flags, *more, **named)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from pipeline_kit.cli import signals
 from pipeline_kit.cli.parsing import Parser, parse
+from pipeline_kit.cli.signals import handled, received
 from pipeline_kit.cli.startup import use_utf8
 from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, results_apart, say, write_out
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
@@ -61,16 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     with results_apart():
         code = _guarded(words, "--debug" in words)
-    if not signals.received:
+    if not received:
         return code
-    say("the terminal was closed" if signals.received[0] != signal.SIGTERM else "terminated")
-    return 128 + signals.received[0]
+    say("the terminal was closed" if received[0] != signal.SIGTERM else "terminated")
+    return 128 + received[0]
 
 
 def _guarded(words: list[str], debug: bool) -> int:
     """Turn whatever is raised into an exit code; print nothing of errors that follow from a signal."""
     try:
-        with signals.handled(), _plain_warnings():
+        with handled(), _plain_warnings():
             learn_environment()
             code = _dispatch(words)
             flush_out()
@@ -84,7 +84,7 @@ def _guarded(words: list[str], debug: bool) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
-        if signals.received:
+        if received:
             return 1
         if isinstance(error, PipelineKitError):
             return _report(error, debug)
