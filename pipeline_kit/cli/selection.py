@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +156,9 @@ def subtree(data: Any, key: str | None) -> Any:
 
 
 def _config_file(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        raise UsageError(f"--config {shorten(name)}: give a YAML file that is there")
+    path = Path(os.path.expanduser(name))
+    if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
+        raise UsageError(f"--config {shorten(name)}: give a YAML file that is there, a regular one")
     if path.suffix == ".yml":
         raise UsageError(f"--config {shorten(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
     return path
