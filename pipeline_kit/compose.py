@@ -268,7 +268,7 @@ def _grammar_faults(text: str) -> list[Fault]:
 
 
 def _hydra_fault(error: Exception, config_name: str, folders: Sequence[str | Path]) -> Fault:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file == config_name:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file == config_name.removeprefix("/"):
         names = tuple(sorted(path.stem for folder in folders for path in Path(folder).glob("*.yaml")))
         where = f"--config-name {shorten(config_name, 80)}"
         return Fault(where, "there is no such config.", names, closest(config_name, names))

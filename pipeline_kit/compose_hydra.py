@@ -93,6 +93,8 @@ def expand_sweep(registry: Registry, overrides: Sequence[str], config_dirs: Sequ
                 _check_combinations(sum(1 for _ in islice(value.range(), MAX_COMBINATIONS + 1)), override.input_line)
             values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
             lists.append([f"{key}={value}" for value in values])
+            if not lists[-1]:
+                raise ConfigError([Fault(shorten(override.input_line, 80), "matches no option.")])
             _check_combinations(prod(map(len, lists)), override.input_line)
         return [list(combination) for combination in product(*lists)]
 

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -107,7 +108,7 @@ def _register(registry: Registry, function: Any, source: str) -> None:
         registry.contested.update(trial.contested)
     known = {(spec.kind, spec.name) for spec in registry.specs()}
     new = [spec for spec in trial.specs() if (spec.kind, spec.name) not in known]
-    faults = [fault for spec in new for fault in check_schema(spec.config, f"{source}: {spec.kind}={spec.name}")]
+    faults = [fault for spec in new for fault in check_schema(spec.config, f"{spec.kind}={spec.name}")]
     if faults:
         raise RegistryError(faults)
     for package in trial.conf_packages.keys() - registry.conf_packages.keys():
@@ -139,8 +140,8 @@ def _load_given(registry: Registry, plugin: str) -> None:
         raise RegistryError([Fault(where, "has no function register(registry).", hint="see docs/plugins.md")])
     try:
         _register(registry, function, plugin)
-    except RegistryError:
-        raise
+    except RegistryError as error:
+        raise RegistryError([replace(fault, key=f"{where}: {fault.key}") for fault in error.faults]) from error
     except BaseException as error:
         raise_if_stopped(error)
         raise RegistryError([Fault(where, f"its register() failed: {_why(error)}.")]) from error

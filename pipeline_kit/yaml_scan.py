@@ -120,7 +120,7 @@ def _keys(node: yaml.Node) -> Iterator[tuple[int, str]]:
                 yield line, "a list or mapping cannot be a key."
             elif key.tag.endswith(":merge"):
                 yield line, "the merge key '<<' is not allowed; write the options out."
-            elif key.style is None and not re.fullmatch(r"0|-?[1-9]\d{0,17}", name) and _no_text(key):
+            elif not key.style and not re.fullmatch(r"0|-?[1-9]\d{0,17}", name) and _no_text(key):
                 kind = key.tag.rpartition(":")[2].replace("str", "float")
                 yield line, f"YAML reads the key '{shorten(name, 80)}' as {kind}, not as a text; quote it."
             elif name in seen:
@@ -150,10 +150,13 @@ def _defaults(root: yaml.MappingNode) -> Iterator[tuple[int, str]]:
                 (group is None or _GROUP.fullmatch(group.value))
                 and all(_names_config(option, alone=group is None) for option in names)
             ):
-                shown = shorten(group.value if group is not None else getattr(item, "value", ""), 80)
-                shown = shown if group is None else f"{shown}: {shorten(name.value, 80)}"
+                shown = ": ".join(_shown(part) for part in (group, item if name is root else name) if part is not None)
                 allowed = "NAME, GROUP: NAME or override GROUP: NAME, quoted if a number"
                 yield item.start_mark.line + 1, f"'defaults' has '{shown}', not a name in a config folder: {allowed}."
+
+
+def _shown(node: yaml.Node) -> str:
+    return shorten(node.value, 80) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
 
 
 def _names_config(node: yaml.Node, *, alone: bool) -> bool:
@@ -167,7 +170,8 @@ def _names_config(node: yaml.Node, *, alone: bool) -> bool:
 
 def is_config_name(path: str) -> bool:
     """Return whether `path`, the name of a config, stays inside its folder."""
-    return not any(part in ("", ".", "..") for part in path.split("/")) and not set(path) & {"\0", "\\"}
+    parts = path.split("/")
+    return not any(part in ("", ".", "..") or len(part) > 200 for part in parts) and not set(path) & {"\0", "\\"}
 
 
 def scan_text(text: str) -> Iterator[str]:
@@ -204,7 +208,11 @@ def resolved_size(data: Any) -> int:
             return sum(len(str(key)) + size(inner) for key, inner in value.items())
         if isinstance(value, list):
             return sum(map(size, value), 1)
-        return len(value) + sum(map(referred, _REFERENCE.findall(value))) if isinstance(value, str) else 1
+        return (
+            len(_REFERENCE.sub("", value)) + sum(map(referred, _REFERENCE.findall(value)))
+            if isinstance(value, str)
+            else 1
+        )
 
     def target(reference: str) -> Any:
         found = data

@@ -30,7 +30,7 @@ def execute(args: argparse.Namespace) -> int:
     """Print the candidates, one a line; none for a line that makes no sense."""
     try:
         found = candidates(args.line)
-    except PipelineKitError:
+    except (PipelineKitError, OSError, ValueError):
         return 0
     if found:
         print_out("\n".join(found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import keyword
+import os
 import re
 import shlex
 from pathlib import Path
@@ -40,8 +41,8 @@ def execute(args: argparse.Namespace) -> int:
     """
     kind = _kind(args.kind)
     name = _name(args.name, kind)
-    folder = Path(args.output).expanduser() / scaffold.distribution(name)
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    folder = Path(os.path.expanduser(args.output)) / scaffold.distribution(name)
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already; choose another NAME or --output, or remove it")
     contents = scaffold.files(kind, name)
     scaffold.write(folder, contents)

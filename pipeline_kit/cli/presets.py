@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from pipeline_kit.errors import ConfigError, Fault, shorten
 from pipeline_kit.pipeline_config import POLICIES
 from pipeline_kit.redaction import HIDDEN, hidden, is_secret, redacted
 from pipeline_kit.registry import KINDS, Registry
+from pipeline_kit.yaml_scan import MAX_BYTES
 
 __all__ = ["GROUPS", "Preset", "presets"]
 
@@ -71,15 +74,19 @@ def presets(registry: Registry, config_dirs: Sequence[str], groups: Sequence[str
     trees: list[tuple[Traversable, str]] = [(resources.files("pipeline_kit.conf"), "pipeline-kit")]
     for package, owner in registry.conf_packages.items():
         trees.append((resources.files(package.removeprefix("pkg://")), owner))
-    trees += [(Path(folder).expanduser(), folder) for folder in config_dirs]
+    for folder in config_dirs:
+        if not os.path.isdir(os.path.expanduser(folder)):
+            raise ConfigError([Fault(f"--config-dir {shorten(folder)}", "there is no such folder.")])
+        trees.append((Path(os.path.expanduser(folder)), folder))
     for group in groups:
         for tree, owner in trees:
-            folder = tree / group
-            if not folder.is_dir():
+            place = tree / group
+            if not place.is_dir():
                 continue
-            for item in sorted(folder.iterdir(), key=lambda found: found.name):
+            for item in sorted(place.iterdir(), key=lambda found: found.name):
                 if item.name.endswith(".yaml") and item.is_file():
-                    text = item.read_bytes().decode("utf-8", errors="replace")
+                    with item.open("rb") as file:
+                        text = file.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
                     yield Preset(group, item.name.removesuffix(".yaml"), owner, _without_secrets(text, group))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 import pipeline_kit
-from pipeline_kit.errors import OutputError
+from pipeline_kit.errors import OutputError, shorten
 from pipeline_kit.registry import Kind
 
 __all__ = ["distribution", "files", "write"]
@@ -63,8 +63,9 @@ def write(folder: Path, contents: dict[str, str]) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            why = getattr(error, "strerror", None) or error
+            raise OutputError(f"{shorten(str(target))}: cannot be written: {why}") from error
 
 
 def _text(template: str) -> str:

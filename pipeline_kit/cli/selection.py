@@ -164,7 +164,7 @@ def subtree(data: Any, key: str | None) -> Any:
 def _config_file(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
-        raise UsageError(f"--config {shorten(name)}: give a YAML file that is there")
+        raise UsageError(f"--config {shorten(name)}: give a YAML file that is there, a regular one")
     if path.suffix == ".yml":
         raise UsageError(f"--config {shorten(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
     return path

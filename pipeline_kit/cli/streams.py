@@ -100,7 +100,10 @@ def print_out(text: str, *, flush: bool = False) -> None:
 def write_out(text: str) -> None:
     """Write to stdout, no line end added; raises as :func:`print_out` does."""
     try:
-        stdout().write(text)
+        try:
+            stdout().write(text)
+        except UnicodeEncodeError:  # a file's name that is not UTF-8
+            stdout().write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     except OSError as error:
         raise _broken(error) from error
 
