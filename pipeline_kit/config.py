@@ -103,7 +103,7 @@ def check(
     :returns: None if there was any fault.
     """
     before = len(faults)
-    declare(schema, path)  # type: ignore[arg-type]
+    declare(schema, path)
     learn(data, path)
     known = tuple(item.name for item in fields(schema))  # type: ignore[arg-type]
     for key in data:

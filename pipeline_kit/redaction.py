@@ -183,10 +183,10 @@ def _is_harmless(value: Any, path: str) -> bool:
 def _spans(text: str, whole: bool) -> Iterator[tuple[int, int]]:
     """Find the values that a name before them says are secret, from left to right."""
     first = _OVERRIDE.match(text) or (_NAMED.match(text) if whole else None)
-    if first is not None and is_secret(first[1]) and not text.startswith(HIDDEN, first.end()):
-        if not _is_harmless(text[first.end() :], first[1]):
-            yield first.end(), len(text)
-            return
+    rest = "" if first is None else text[first.end() :]
+    if first is not None and is_secret(first[1]) and not rest.startswith(HIDDEN) and not _is_harmless(rest, first[1]):
+        yield first.end(), len(text)
+        return
     found = [(match, " &;)`,\n\t" if "?" in text else " &;)`\n\t") for match in _EQUALS.finditer(text)]
     found += [(match, ",") for pattern in (_COLON, _QUOTED) for match in pattern.finditer(text)] + [
         (match, "\n") for match in _HEADER.finditer(text)

@@ -19,7 +19,7 @@ from pipeline_kit.cli.presets import presets
 from pipeline_kit.compose import compose, sweep, to_yaml
 from pipeline_kit.config import check, describe, option
 from pipeline_kit.discovery import load_registry
-from pipeline_kit.errors import ConfigError, Fault, shorten
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, shorten
 from pipeline_kit.job.identity import identity_of
 from pipeline_kit.pipeline_config import POLICIES
 from pipeline_kit.redaction import HIDDEN, declare, hidden, is_secret, learn, redacted, without_secrets
@@ -29,7 +29,21 @@ from pipeline_kit.tune.preset import preset_text, secrets_of
 from pipeline_kit.types import RowFailure
 
 CANARY = "canary7c41e90b"
-NAMES = "key token secret password passwd pwd passphrase auth authorization bearer credential cookie private".split()
+NAMES = [
+    "key",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "auth",
+    "authorization",
+    "bearer",
+    "credential",
+    "cookie",
+    "private",
+]
 PLAIN = [
     "tokenizer",
     "monkey",
@@ -64,7 +78,8 @@ class Keyed(Postprocessor):
 
     def __call__(self, examples, encodings, outputs):
         if any("poison" in str(example) for example in examples):
-            raise ValueError(f"the service refused {self.config.api_key!r} at {self.config.where} with {self.config.extra}")
+            config = self.config
+            raise ValueError(f"the service refused {config.api_key!r} at {config.where} with {config.extra}")
         return [{"label": "A", "score": 0.5} for example in examples]
 
 
@@ -424,8 +439,9 @@ def test_h20_bench(command: Callable[..., str], tmp_path: Path) -> None:
 def test_h20_show_and_doctor(command: Callable[..., str], plugin: str, tmp_path: Path) -> None:
     (tmp_path / "postprocessor").mkdir()
     (tmp_path / "postprocessor" / "mine.yaml").write_text(
-        f"# Run: pipeline-kit run postprocessor.api_key={CANARY}\ndefaults:\n  - keyed\napi_key: {CANARY} # mine\nextra:\n"
-        f"  passwords:\n    - {CANARY}\n    - |\n      {CANARY}\n  lang: en\n  'bearer': >\n    {CANARY}\nopen_token: shown\n"
+        f"# Run: pipeline-kit run postprocessor.api_key={CANARY}\ndefaults:\n  - keyed\napi_key: {CANARY} # mine\n"
+        f"extra:\n  passwords:\n    - {CANARY}\n    - |\n      {CANARY}\n  lang: en\n  'bearer': >\n    {CANARY}\n"
+        "open_token: shown\n"
     )
     where = ["--plugin", plugin, "--config-dir", str(tmp_path)]
     shown = command("show", "postprocessor/mine", *where, bare=True)
@@ -481,7 +497,7 @@ def test_h20_the_hub_and_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError(f"Illegal header value b'Bearer {CANARY}'")
 
     monkeypatch.setattr(hub, "_list_files", refuse)
-    with pytest.raises(hub.CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         hub.download("me/no-such-model", None, False, None)
     assert CANARY not in str(caught.value)
     assert f"https://{HIDDEN}@hub.invalid" in str(caught.value)

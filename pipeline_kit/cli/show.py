@@ -79,7 +79,7 @@ def _stage(spec: StageSpec, extending: list[str], tasks: list[Preset]) -> dict[s
         (
             f" {spec.kind}.{o.name}={_value(o.default)}"
             for o in options
-            if o.default not in ("???", None, {}, []) and HIDDEN != redacted(o.default, f"{spec.kind}.{o.name}")
+            if o.default not in ("???", None, {}, []) and redacted(o.default, f"{spec.kind}.{o.name}") != HIDDEN
         ),
         "",
     )
