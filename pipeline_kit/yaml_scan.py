@@ -156,7 +156,9 @@ def _defaults(root: yaml.MappingNode) -> Iterator[tuple[int, str]]:
 
 
 def _shown(node: yaml.Node) -> str:
-    return shorten(node.value, 80) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    if isinstance(node, yaml.ScalarNode):
+        return shorten(node.value, 80)
+    return "a mapping" if isinstance(node, yaml.MappingNode) else "a sequence"
 
 
 def _names_config(node: yaml.Node, *, alone: bool) -> bool:
