@@ -297,7 +297,24 @@ KNOWN_HOLES: tuple[tuple[int, dict[str, Any]], ...] = (
     (4, {"eos_token_id": -1}),
     (5, {"model_type": [None]}),
 )
-ODD = (None, [], {}, "x", -1, 0, 2.5, 1e30, True, [1, 2], ["a"], {"a": 1}, 10**12, 10**30, [None], -(10**9))
+ODD: tuple[Any, ...] = (
+    None,
+    [],
+    {},
+    "x",
+    -1,
+    0,
+    2.5,
+    1e30,
+    True,
+    [1, 2],
+    ["a"],
+    {"a": 1},
+    10**12,
+    10**30,
+    [None],
+    -(10**9),
+)
 
 
 def outcome(make: Make, target: Path, case: tuple[str, str, str], settings: dict[str, Any]) -> str:
