@@ -137,6 +137,7 @@ def test_broken_files(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a usable safetensors file: it is cut off"):
         load(folder)
+    (folder / "model.safetensors").write_bytes(content)
     assert "config.json" in refused(edit(folder, hidden_size="wide"))
 
 

@@ -60,10 +60,10 @@ NEITHER: frozenset[Side] = frozenset()
 THREE = ("BAD", "MIXED", "GOOD")
 
 CASES = (
-    *(Case(name, RIGHT) for name in ("albert", "bart", "bert", "deberta-v2", "distilbert", "electra", "funnel")),
+    *(Case(name, RIGHT) for name in ("albert", "bart", "bert", "deberta-v2", "distilbert", "electra")),
     *(Case(name, RIGHT) for name in ("longformer", "modernbert", "mpnet", "roberta", "t5", "xlm-roberta")),
     *(Case(name, BOTH) for name in ("bloom", "gpt2", "llama", "opt", "qwen2", "qwen3")),
-    *(Case(name, NEITHER) for name in ("convbert", "fnet", "mobilebert", "nystromformer")),
+    *(Case(name, NEITHER) for name in ("convbert", "fnet", "funnel", "mobilebert", "nystromformer")),
     Case("xlnet", LEFT),
     Case("bert", RIGHT, {"labels": THREE, "problem_type": "multi_label_classification"}),
     Case("distilbert", RIGHT, {"labels": THREE}),

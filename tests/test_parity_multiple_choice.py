@@ -46,10 +46,10 @@ LEFT: frozenset[Side] = frozenset({"left"})
 NEITHER: frozenset[Side] = frozenset()
 
 SIDES: Mapping[str, frozenset[Side]] = {
-    **dict.fromkeys(("albert", "bert", "deberta-v2", "distilbert", "electra", "funnel", "longformer"), RIGHT),
+    **dict.fromkeys(("albert", "bert", "deberta-v2", "distilbert", "electra", "longformer"), RIGHT),
     **dict.fromkeys(("modernbert", "mpnet", "roberta", "squeezebert", "xlm-roberta"), RIGHT),
     "xlnet": LEFT,
-    **dict.fromkeys(("convbert", "fnet", "mobilebert", "nystromformer", "roformer"), NEITHER),
+    **dict.fromkeys(("convbert", "fnet", "funnel", "mobilebert", "nystromformer", "roformer"), NEITHER),
 }
 """By architecture: how its rows may be padded. If they may not, transformers' answer depends on the longest choice."""
 
