@@ -36,6 +36,7 @@ __all__ = [
     "RegistryError",
     "RowError",
     "StageError",
+    "Stopped",
     "TransientError",
     "UsageError",
     "closest",
@@ -129,6 +130,10 @@ class StageError(PipelineKitError):
 
 class TransientError(PipelineKitError):
     """For a stage to raise where the same call may succeed a moment later; see ``runner.retries``."""
+
+
+class Stopped(SystemExit):
+    """A signal ended the process; raised by this project's handlers, so that no stage's own exit looks like it."""
 
 
 class RowError(PipelineKitError):

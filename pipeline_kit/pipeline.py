@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from pipeline_kit.batching import BatchingPolicy, plan
 from pipeline_kit.calls import StageCalls
 from pipeline_kit.errors import ExampleError, RowError, StageError
-from pipeline_kit.isolate import Failed, InStage
+from pipeline_kit.isolate import Failed, InStage, is_interruption
 from pipeline_kit.outputs import split_rows
 from pipeline_kit.padding import PaddingPolicy, collate
 from pipeline_kit.prepare import Chunk, Encoded, chunks, encode_chunk
@@ -196,9 +196,9 @@ class Pipeline:
             try:
                 with stats.timed("postprocessor"):
                     reduced = self.postprocessor.reduce(output, batch)
-            except StageError:
-                raise
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, StageError) or is_interruption(error):
+                    raise
                 raise InStage("postprocessor", error) from error
             with stats.timed("model"):  # on a GPU the copy is where the wait for the model's work is
                 rows = split_rows(reduced, batch)

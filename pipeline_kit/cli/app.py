@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline_kit.cli.parsing import Parser, parse
 from pipeline_kit.cli.streams import discard_stdout, flush_out, say
-from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
+from pipeline_kit.errors import PipelineKitError, Stopped, UsageError, closest, shorten
+from pipeline_kit.isolate import no_exit
 
 __all__ = ["COMMANDS", "load_command", "main"]
 
@@ -120,7 +121,8 @@ def _dispatch(words: list[str]) -> int:
     command.configure(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parse(parser, rest, words=getattr(command, "TAKES_WORDS", None))
-    return int(command.execute(args))
+    with no_exit(name):
+        return int(command.execute(args))
 
 
 def _no_command(name: str) -> UsageError:
@@ -162,7 +164,7 @@ def _signals() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        raise SystemExit(128 + number)
+        raise Stopped(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

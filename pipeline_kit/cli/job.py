@@ -16,7 +16,7 @@ from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.cli.job_progress import JobProgress, Telling
 from pipeline_kit.cli.startup import no_collection
 from pipeline_kit.cli.streams import say
-from pipeline_kit.errors import UsageError, shorten
+from pipeline_kit.errors import Stopped, UsageError, shorten
 from pipeline_kit.records import Source
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _second_signal_ends() -> Iterator[None]:
     def first(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda again, _: os._exit(128 + again))
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(128 + number)
 
     before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
