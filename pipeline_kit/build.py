@@ -16,6 +16,7 @@ from pipeline_kit.compose import compose
 from pipeline_kit.device import emulated, resolve_device
 from pipeline_kit.discovery import load_registry
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, PipelineKitError, RegistryError, shorten
+from pipeline_kit.isolate import no_exit
 from pipeline_kit.padding import PaddingConfig, PaddingPolicy
 from pipeline_kit.pipeline import Pipeline
 from pipeline_kit.pipeline_config import PipelineConfig, StageChoice
@@ -49,6 +50,7 @@ def load(
     return build(compose(overrides, registry=registry, config_dir=folders, config_name=config_name))
 
 
+@no_exit("building the pipeline")
 def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     """Build the pipeline that `config` describes.
 

@@ -21,6 +21,7 @@ REQUIRED: Any = MISSING
 
 T = TypeVar("T")
 _TYPES = ("bool", "int", "float", "str", "Literal", "list[...]", "dict[str, ...]", "a union of these", "a dataclass")
+_LARGEST = 2**63 - 1  # of a whole number: what arrays and files can count
 _SCALARS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -233,6 +234,8 @@ def _scalar(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults:
             faults.append(Fault(path, f"{value} is not a finite number."))
         elif (low is not None and value < low) or (high is not None and value > high):
             faults.append(Fault(path, f"{shorten(value)} is out of range.", allowed=(_range(low, high),)))
+        elif isinstance(value, int) and abs(value) > _LARGEST:
+            faults.append(Fault(path, f"{shorten(value)} is out of range.", allowed=(_range(None, _LARGEST),)))
     if isinstance(value, str) and "\0" in value:
         faults.append(Fault(path, "holds a NUL character."))
     return value

@@ -82,7 +82,7 @@ class Fault:
 
 
 class Stopped(SystemExit):
-    """A signal asked the process to end. It is no stage's doing, so nothing may take it for a failed row."""
+    """A signal asked the process to end. Only our own handlers raise it, so it is never taken for a failed row."""
 
 
 class ConfigError(PipelineKitError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from pipeline_kit.errors import StageError
-from pipeline_kit.isolate import Failed, InStage, isolate
+from pipeline_kit.isolate import Failed, InStage, is_interruption, isolate
 from pipeline_kit.stages import Tokenizer
 from pipeline_kit.types import Encoding, Example
 
@@ -69,7 +69,9 @@ def _next(source: Iterator[Example], size: int, prepare: Prepare | None) -> Chun
 def _prepared(prepare: Prepare, example: Example) -> Sequence[Example] | Failed:
     try:
         found = prepare(example)
-    except Exception as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         return Failed(InStage("input", error))
     if not found:
         raise StageError("the postprocessor's prepare gave nothing to encode for an example")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline_kit.errors import RowError, UsageError
-from pipeline_kit.isolate import Failed, InStage
+from pipeline_kit.isolate import Failed, InStage, is_interruption
 from pipeline_kit.padding import PaddingPolicy, collate
 from pipeline_kit.prepare import chunks, encode_chunk
 from pipeline_kit.stages import Model, Postprocessor, Tokenizer
@@ -51,13 +51,20 @@ def _pieces(
     model: TextWriter, reader: TextReader, encoding: Encoding, example: Example, padding: PaddingPolicy, device: str
 ) -> Iterator[str]:
     ids = model.write(collate([encoding], padding, device))
+    pieces = reader.read(example, encoding, ids)
     try:
-        yield from reader.read(example, encoding, ids)
-    except (UsageError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise RowError(0, "model", type(error).__name__, str(error)) from error
+        while (piece := _next(pieces)) is not None:
+            yield piece
     finally:
         close = getattr(ids, "close", None)  # what was cut off by a stop string goes on being written otherwise
         if close is not None:
             close()
+
+
+def _next(pieces: Iterator[str]) -> str | None:
+    try:
+        return next(pieces, None)
+    except BaseException as error:
+        if isinstance(error, UsageError) or is_interruption(error):
+            raise
+        raise RowError(0, "model", type(error).__name__, str(error)) from error

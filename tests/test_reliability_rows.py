@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from pipeline_kit.batching import BatchingPolicy
 from pipeline_kit.build import build
-from pipeline_kit.errors import JobError
+from pipeline_kit.errors import JobError, Stopped
 from pipeline_kit.padding import PaddingPolicy
 from pipeline_kit.testing import tiny_checkpoint
 from pipeline_kit.types import Encoding, Example, ModelOutput, TokenBatch
@@ -66,7 +66,7 @@ def test_rows_around_bad_ones_have_the_bytes_of_a_clean_run(
     assert (counts["written"], counts["dead"]) == (len(written), len(dead))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped])
 @pytest.mark.parametrize("stage", ["tokenizer", "model"])
 def test_a_request_to_stop_is_no_poison(
     checkpoint: Path, tmp_path: Path, error: type[BaseException], stage: str

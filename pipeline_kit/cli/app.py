@@ -16,6 +16,7 @@ from pipeline_kit.cli.signals import handled, received
 from pipeline_kit.cli.startup import use_utf8
 from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, results_apart, say, write_out
 from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
+from pipeline_kit.isolate import no_exit
 from pipeline_kit.redaction import learn_environment
 
 __all__ = ["COMMANDS", "load_command", "main"]
@@ -124,7 +125,8 @@ def _dispatch(words: list[str]) -> int:
     command.configure(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parse(parser, rest, words=getattr(command, "TAKES_WORDS", None))
-    return int(command.execute(args))
+    with no_exit(name):
+        return int(command.execute(args))
 
 
 def _no_command(name: str) -> UsageError:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, final
 
 from pipeline_kit.errors import shorten
+from pipeline_kit.isolate import is_interruption
 from pipeline_kit.prepare import Encoded
 from pipeline_kit.stages import Model
 from pipeline_kit.types import Encoding, Example, ModelOutput, Side, TokenBatch
@@ -20,7 +21,9 @@ def attempt(notes: list[str], what: str, call: Any, otherwise: Any) -> Any:
     """Give what `call` gives; where a stage's account of itself fails, note that and give `otherwise`."""
     try:
         return call()
-    except Exception as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         notes.append(f"{what} failed: {type(error).__name__}: {shorten(str(error))}")
         return otherwise
 
