@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 from pipeline_kit.isolate import Call, Failed, isolate
@@ -48,6 +49,21 @@ class StageCalls:
             stats.retries += 1
 
         return isolate(watched, items, lambda all_items: retry(lambda: watched(all_items), again))
+
+    def each(self, stage: str, call: Callable[[T], R]) -> Callable[[T], R]:
+        """Return `call`, which is made for one row after another, with the watch told of each."""
+        if self.watch is None:
+            return call
+        watch, rows = self.watch, count()
+
+        def watched(item: T) -> R:
+            watch(stage, [next(rows)])
+            try:
+                return call(item)
+            finally:
+                watch(stage, ())
+
+        return watched
 
     @staticmethod
     def _watched(watch: Watch, stage: str, call: Call[T, R], rows: Sequence[int]) -> Call[T, R]:

@@ -16,10 +16,13 @@ class RunnerConfig:
     """Options of the group ``runner``. None of them changes a result, so a job may be taken up with others."""
 
     workers: int = option(
-        1, "processes that share a job; each loads the model, devices and threads are divided", minimum=1, maximum=1024
+        1, "processes that share a job; each loads the model, devices and threads are divided", minimum=1, maximum=256
     )
     batch_timeout: float | None = option(
-        None, "of a job: seconds a stage may take for one batch before its process is ended; null: any", minimum=0.001
+        None,
+        "of a job: seconds a stage may take for one batch before its process is ended; null: any",
+        minimum=0.001,
+        maximum=31_536_000,
     )
     retries: int = option(2, "how often a call is made again after an error that may pass", minimum=0, maximum=100)
     retry_delay: float = option(

@@ -19,6 +19,9 @@ from pipeline_kit.types import RowFailure
 
 __all__ = ["Crew"]
 
+LOADING = "loading"
+SECONDS_TO_LOAD = 600.0
+
 
 @final
 class Crew(Maker):
@@ -65,6 +68,7 @@ class Crew(Maker):
         if hand.started or (self._settled is None and hand.number > 0):
             return
         hand.started = True
+        hand.entered[LOADING] = (monotonic(), ())
         plan, runner = self._plan, self._runner
         hand.send(
             Start(
@@ -108,6 +112,7 @@ class Crew(Maker):
         return None
 
     def _loaded(self, hand: Hand, message: Loaded) -> None:
+        hand.entered.pop(LOADING, None)
         first = self._settled is None
         if first:
             self._settled = message.settled
@@ -134,23 +139,35 @@ class Crew(Maker):
 
     def _patience(self) -> float | None:
         """Give how long nothing need be heard before some stage has taken too long."""
+        if self._runner.batch_timeout is None:
+            return None
+        ends = [since + self._limit(stage) for hand in self._hands for stage, (since, _) in hand.entered.items()]
+        return max(0.0, min(ends) - monotonic()) + 0.001 if ends else None
+
+    def _limit(self, stage: str) -> float:
+        """Return how many seconds a stage may take."""
         limit = self._runner.batch_timeout
-        begun = [since for hand in self._hands for since, _ in hand.entered.values()]
-        return None if limit is None or not begun else max(0.0, min(begun) + limit - monotonic()) + 0.001
+        assert limit is not None, "asked only where there is one"
+        return max(limit, SECONDS_TO_LOAD) if stage == LOADING else limit
 
     def _end_late(self) -> None:
         """End workers of which a stage takes too long; their shards are made again, the rows in question alone."""
-        limit = self._runner.batch_timeout
-        if limit is None:
+        if self._runner.batch_timeout is None:
             return
         now = monotonic()
         for place, hand in enumerate(self._hands):
-            late = next((item for item in hand.entered.items() if now - item[1][0] > limit), None)
+            late = next((item for item in hand.entered.items() if now - item[1][0] > self._limit(item[0])), None)
             if late is None:
                 continue
+            if late[0] == LOADING:
+                raise JobError(
+                    f"worker {hand.number} did not load in {self._limit(LOADING):g} s; its process was ended. Loading "
+                    f"may take {SECONDS_TO_LOAD:g} s, or runner.batch_timeout if that is more.\n"
+                    "  A checkpoint that takes long to download: run once without runner.batch_timeout"
+                )
             assert hand.work is not None, "only a worker with a shard enters stages"
             stage, (_, rows) = late
-            work = _suspected(hand.work, stage, rows, limit)
+            work = _suspected(hand.work, stage, rows, self._limit(stage))
             hand.end()
             fresh = self._hands[place] = Hand(hand.number)
             fresh.work = work
@@ -163,7 +180,7 @@ def _suspected(work: Work, stage: str, rows: Any, limit: float) -> Work:
     """Narrow down which row takes too long: those that a stage was given together are next run alone."""
     if len(rows) > 1:
         return replace(work, alone=work.alone | set(rows))
-    told = f"the {stage} gave nothing for this row in {limit:g} s (runner.batch_timeout); its process was ended"
+    told = f"stage '{stage}' returned nothing for this row in {limit:g} s (runner.batch_timeout); its process was ended"
     failure = RowFailure(rows[0], stage, "StageTimeout", told)
     return replace(work, alone=work.alone - set(rows), late={**work.late, rows[0]: failure})
 

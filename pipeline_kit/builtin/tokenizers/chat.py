@@ -2,7 +2,7 @@
 
 A template is a program in Jinja that comes with the checkpoint. transformers runs it in Jinja's
 ``ImmutableSandboxedEnvironment``, which gives it no way to Python: https://jinja.palletsprojects.com/en/stable/sandbox/.
-What the sandbox does not bound is time and memory: a template that loops for ever or builds a huge text does so.
+What the sandbox does not bound is time and memory; :mod:`~pipeline_kit.builtin.tokenizers.chat_limits` does.
 
 A rendered conversation holds its special tokens already, so it must be encoded without adding them once more.
 :class:`Rendered` says so. It never leaves the tokenizer that made it: what ``Tokenizer.chat`` gives is for the
@@ -32,22 +32,26 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
     The answer is to follow: a template that has a prompt for it writes it. Where the last message is already the
     assistant's it is carried on instead, as in transformers.
 
-    :raises ExampleError: if there is no template, or it does not take these messages.
+    :raises ExampleError: if there is no template, it does not take these messages, or it does not come to an end.
     """
     if not getattr(loaded, "chat_template", None):
         raise ExampleError(
             f"the checkpoint '{shorten(checkpoint)}' has no chat template, so it was not trained on conversations; "
             "give the field 'text' instead of 'messages'"
         )
+    from pipeline_kit.builtin.tokenizers.chat_limits import LimitError, limited
+
     begun = messages[-1].get("role") == "assistant"
     try:
-        with quiet():
+        with quiet(), limited(messages):
             text = loaded.apply_chat_template(
                 [dict(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=not begun,
                 continue_final_message=begun,
             )
+    except LimitError as error:
+        raise ExampleError(f"the chat template of '{shorten(checkpoint)}' was ended: {error}") from error
     except Exception as error:  # whatever a template does wrong, it does so with these messages
         raise ExampleError(
             f"the chat template of '{shorten(checkpoint)}' does not take these messages: "
