@@ -30,10 +30,17 @@ class BatchingConfig:
         "token_budget", "token_budget: sorted by length, cut by tokens; fixed: rows as they come, cut by rows"
     )
     max_tokens: int | None = option(
-        None, "tokens of a batch after padding; null: 1024 on a CPU, 16384 on a GPU; not used by fixed", minimum=1
+        None,
+        "tokens of a batch after padding; null: 1024 on a CPU, 16384 on a GPU; not used by fixed",
+        minimum=1,
+        maximum=2**24,
     )
-    max_rows: int | None = option(None, "rows of a batch; null: no limit for token_budget, 8 for fixed", minimum=1)
-    window: int = option(2048, "rows looked at when sorting, and the most read ahead of a stream", minimum=1)
+    max_rows: int | None = option(
+        None, "rows of a batch; null: no limit for token_budget, 8 for fixed", minimum=1, maximum=2**20
+    )
+    window: int = option(
+        2048, "rows looked at when sorting, and the most read ahead of a stream", minimum=1, maximum=2**20
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ REQUIRED: Any = MISSING
 """Default of an option that has none: leaving it out is a fault."""
 
 T = TypeVar("T")
+_LARGEST = 2**63 - 1  # of a whole number: what arrays and files can count
 _SCALARS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -176,6 +177,8 @@ def _scalar(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults:
             faults.append(Fault(path, f"{value} is not a finite number."))
         elif (low is not None and value < low) or (high is not None and value > high):
             faults.append(Fault(path, f"{shorten(value)} is out of range.", allowed=(_range(low, high),)))
+        elif isinstance(value, int) and abs(value) > _LARGEST:
+            faults.append(Fault(path, f"{shorten(value)} is out of range.", allowed=(_range(None, _LARGEST),)))
     if isinstance(value, str) and "\0" in value:
         faults.append(Fault(path, "holds a NUL character."))
     return value

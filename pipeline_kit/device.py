@@ -20,11 +20,13 @@ class DeviceConfig:
     """Options of the group ``device``."""
 
     name: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "auto takes cuda, then mps, then cpu")
-    index: int | None = option(None, "which GPU, from 0; null takes the current one", minimum=0)
+    index: int | None = option(None, "which GPU, from 0; null takes the current one", minimum=0, maximum=1023)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "auto is float32, on a GPU the dtype the checkpoint was saved in"
     )
-    threads: int | None = option(None, "CPU threads an operator may use; null leaves torch's own", minimum=1)
+    threads: int | None = option(
+        None, "CPU threads an operator may use; null leaves torch's own", minimum=1, maximum=1024
+    )
 
 
 def resolve_device(config: DeviceConfig, checkpoint: Checkpoint) -> Device:

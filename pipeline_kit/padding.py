@@ -24,7 +24,9 @@ class PaddingConfig:
     name: Literal["longest", "max_length", "multiple_of", "none"] = option(
         "longest", "longest: to the longest row of a batch; none: only rows of equal length share a batch"
     )
-    max_length: int | None = option(None, "tokens to pad to; null takes the checkpoint's own limit", minimum=1)
+    max_length: int | None = option(
+        None, "tokens to pad to; null takes the checkpoint's own limit", minimum=1, maximum=2**24
+    )
     multiple_of: int = option(8, "round the longest row up to a multiple of this many tokens", minimum=1, maximum=4096)
     side: Literal["left", "right"] | None = option(None, "null takes the checkpoint's own side")
 

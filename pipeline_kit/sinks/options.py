@@ -25,7 +25,7 @@ class OutputConfig:
     vectors: Vectors = option(
         "inline", "in the rows, or in a file beside each shard: one float32 matrix, in the rows' order"
     )
-    rows_per_shard: int = option(10_000, "rows of a shard; fewer for results that are large", minimum=1)
+    rows_per_shard: int = option(10_000, "rows of a shard; fewer for results that are large", minimum=1, maximum=10**7)
     compression: Literal["zstd", "snappy"] = option("zstd", "of Parquet: zstd is smaller, snappy read by older tools")
     types: dict[str, Scalar] = option(
         {}, "Parquet: the type of a carried column, where the first rows do not show it, such as stars: float64"

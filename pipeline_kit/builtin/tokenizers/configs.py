@@ -15,7 +15,7 @@ class HfTokenizerConfig:
     """Options of ``tokenizer=hf``."""
 
     max_length: int | None = option(
-        None, "tokens of an encoding, special ones included; null: the checkpoint's own", minimum=1
+        None, "tokens of an encoding, special ones included; null: the checkpoint's own", minimum=1, maximum=2**24
     )
     overflow: Literal["truncate", "error", "window"] | None = option(
         None,
@@ -23,7 +23,10 @@ class HfTokenizerConfig:
         "is best served, window for token-classification and question-answering, else truncate",
     )
     overlap: int | None = option(
-        None, "tokens that neighbouring windows share; null: 128, or half of a window's text if that is less", minimum=0
+        None,
+        "tokens that neighbouring windows share; null: 128, or half of a window's text if that is less",
+        minimum=0,
+        maximum=2**24,
     )
     max_chars: int | None = option(
         None,
