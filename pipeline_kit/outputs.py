@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
-from pipeline_kit.errors import StageError
+from pipeline_kit.errors import ExampleError, StageError
 from pipeline_kit.types import ModelOutput, RowOutput, TokenBatch
 
-__all__ = ["split_rows"]
+__all__ = ["check_finite", "split_rows"]
 
 
 def split_rows(output: ModelOutput, batch: TokenBatch) -> list[RowOutput]:
@@ -31,3 +32,21 @@ def split_rows(output: ModelOutput, batch: TokenBatch) -> list[RowOutput]:
                 value = value[:length] if batch.side == "right" else value[width - length :]
             rows[i][name] = value
     return list(rows)
+
+
+def check_finite(output: ModelOutput, batch: TokenBatch) -> None:
+    """Check what a model returned before anything is made of it: a sigmoid would hide what is infinite.
+
+    What stands at padding does not count.
+
+    :raises ExampleError: if a number of some row is not finite.
+    """
+    for name, tensor in output.tensors.items():
+        # Where a number is not finite, the sum is not either: one pass, which the usual batch needs no more of.
+        if not tensor.is_floating_point() or isfinite(float(tensor.float().sum())):
+            continue
+        bad = ~tensor.isfinite()
+        if name in output.per_token and tensor.shape[:2] == batch.attention_mask.shape:
+            bad[batch.attention_mask == 0] = False
+        if bad.any():
+            raise ExampleError(f"the model's '{name}' for this example are not all finite numbers")

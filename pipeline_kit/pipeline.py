@@ -11,7 +11,7 @@ from pipeline_kit.batching import BatchingPolicy, plan
 from pipeline_kit.calls import StageCalls
 from pipeline_kit.errors import ExampleError, RowError, StageError
 from pipeline_kit.isolate import Failed, InStage, is_interruption
-from pipeline_kit.outputs import split_rows
+from pipeline_kit.outputs import check_finite, split_rows
 from pipeline_kit.padding import PaddingPolicy, collate
 from pipeline_kit.prepare import Chunk, Encoded, chunks, encode_chunk
 from pipeline_kit.stages import Model, Postprocessor, Tokenizer
@@ -114,7 +114,8 @@ class Pipeline:
     def _encoded_chunks(self, examples: Iterable[Example], stats: RunStats) -> Iterator[tuple[Chunk, Encoded]]:
         """Tokenize each chunk on a second thread while the caller runs the model on the one before."""
         plain = type(self.postprocessor).prepare is Postprocessor.prepare
-        found = chunks(examples, self.batching.window, None if plain else self.postprocessor.prepare)
+        prepare = None if plain else self.calls.each("input", self.postprocessor.prepare)
+        found = chunks(examples, self.batching.window, prepare)
         current = next(found, None)
         if current is None:
             return
@@ -193,6 +194,7 @@ class Pipeline:
                 batch = collate(encodings, self.padding, self.device.name)
             with stats.timed("model"):
                 output = self.model.forward(batch)
+                check_finite(output, batch)
             try:
                 with stats.timed("postprocessor"):
                     reduced = self.postprocessor.reduce(output, batch)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline_kit.builtin.models.attention_maps import eager_attention, named_attentions
 from pipeline_kit.builtin.models.configs import GenerateModelConfig
+from pipeline_kit.builtin.models.finite_scores import finite_scores
 from pipeline_kit.builtin.models.generation_config import generation_config, padding_shows
 from pipeline_kit.builtin.models.generation_settings import Settings, settle
 from pipeline_kit.builtin.models.generation_stream import write_in_thread
@@ -152,20 +153,24 @@ class GenerateModel(Model):
             yield token
 
     def _generate(self, batch: TokenBatch, streamer: Any = None) -> torch.Tensor:
-        """Run transformers' search; gives the new ids ``[B, n]``, n up to the most that may be written."""
+        """Run transformers' search; gives the new ids ``[B, n]``, n up to the most that may be written.
+
+        :raises ExampleError: if a row has no next token, since its scores are not finite.
+        """
         start = batch.input_ids.shape[1] if self._causal else 1
         processors = self._draws(batch) if self._settings.do_sample else []
         criteria = []
         if self.stop_strings and self._tokenizer is not None:
             criteria.append(StopStrings(self.stop_strings, self._tokenizer.decode, start))
-        written: torch.Tensor = self._network.generate(
-            batch.input_ids,
-            attention_mask=batch.attention_mask,
-            generation_config=self._config,
-            logits_processor=processors,
-            stopping_criteria=criteria,
-            streamer=streamer,
-        )
+        with finite_scores(self._network, at_once=streamer is not None):
+            written: torch.Tensor = self._network.generate(
+                batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=self._config,
+                logits_processor=processors,
+                stopping_criteria=criteria,
+                streamer=streamer,
+            )
         return written[:, start:]
 
     def _draws(self, batch: TokenBatch) -> list[Draw]:
