@@ -44,7 +44,7 @@ _WIDENING = frozenset(("batch", "expandtabs", "indent", "slice", "tojson", "urli
 _COMPARING = frozenset(
     ("in", "eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=")
 )
-_SIZED = (list, tuple, dict, set, frozenset, range, type({}.keys()), type({}.values()), type({}.items()))
+_SIZED: Any = (list, tuple, dict, set, frozenset, range, type({}.keys()), type({}.values()), type({}.items()))
 
 
 class LimitError(Exception):
@@ -128,7 +128,7 @@ class _Counting(ImmutableSandboxedEnvironment):
         """Count a value of which a part is copied; return it."""
         return _weigh(value, deep=False)
 
-    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call what a template calls."""
         function = getattr(obj, "__wrapped__", obj)
         owner = getattr(function, "__self__", None)
@@ -140,7 +140,7 @@ class _Counting(ImmutableSandboxedEnvironment):
             given = [list(arg) if isinstance(arg, Iterator) else arg for arg in args]
             plain = isinstance(owner, str | bytes | int | float)
             _spend_on(function.__name__ if plain else "", owner, [*given, *kwargs.values()])
-            args = tuple(given) if isinstance(owner, str | bytes) else args
+            args = tuple(given)
         return _weigh(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
