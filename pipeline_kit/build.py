@@ -113,8 +113,8 @@ def _reading(checkpoint: Checkpoint, choice: StageChoice) -> Iterator[None]:
             raise
         raise CheckpointError(
             f"{choice.spec.kind}={choice.name} cannot use the checkpoint '{shorten(checkpoint.name)}': "
-            f"{type(error).__name__}: {shorten(str(error), 300)}. A value in the JSON files of {checkpoint.path} is "
-            "not what the architecture takes; compare them with those of the original"
+            f"{type(error).__name__}: {shorten(str(error), 300)}. Most often a value in the JSON files of "
+            f"{checkpoint.path} is not what the architecture takes: compare them with those of the original"
         ) from error
 
 
