@@ -17,7 +17,7 @@ from common.measurement import measure_sides
 from common.script import Measurement, finish, flags, tell
 from common.texts import ROWS, read
 
-from pipeline_kit.bench.against_transformers import TransformersSide
+from pipeline_kit.bench.transformers import TransformersSide
 
 TITLES = {
     "short": "DistilBERT-base shape, short sentences",

@@ -18,7 +18,7 @@ from common.checkpoints import SHIPPED
 from common.remember import difference
 from common.script import Measurement, finish, flags, tell
 
-from pipeline_kit.bench.numbers import paired_ratio
+from pipeline_kit.bench.machine import paired_ratio
 from pipeline_kit.bench.rounds import turns
 from pipeline_kit.errors import StageError
 

@@ -19,10 +19,10 @@ from common.measurement import measure_sides
 from common.script import Measurement, finish, flags, tell
 from common.texts import read
 
-from pipeline_kit.bench.sides import BenchSide, PipelineSide, Work
+from pipeline_kit.bench.sides import BenchSide, PipelineSide, TextBatch
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import UsageError
-from pipeline_kit.types import Example
 
 TITLE = "Sentence embeddings, all-MiniLM-L6-v2 (22 M parameters), short sentences"
 
@@ -41,9 +41,9 @@ class SentenceTransformersSide(BenchSide):
         with quiet():
             self._model: Any = SentenceTransformer(str(folder), device="cpu")
 
-    def study(self, examples: Sequence[Example]) -> Work:
+    def study(self, examples: Sequence[Example]) -> TextBatch:
         """Run; what it reads is counted by the side before it."""
-        return Work(self.run(examples))
+        return TextBatch(self.run(examples))
 
     def run(self, examples: Sequence[Example]) -> list[Any]:
         """Encode all texts in one call."""

@@ -27,17 +27,17 @@ from common.remember import difference
 from common.script import Measurement, finish, flags, tell
 from common.texts import labelled
 
-from pipeline_kit.atomic import atomic_writer
-from pipeline_kit.bench.numbers import paired_ratio
+from pipeline_kit.bench.machine import paired_ratio
 from pipeline_kit.bench.rounds import turns
 from pipeline_kit.errors import StageError, UsageError
+from pipeline_kit.files.atomic import atomic_writer
 
 if TYPE_CHECKING:
-    from pipeline_kit.bench.memory import Peak
+    from pipeline_kit.bench.rounds import Peak
     from pipeline_kit.job.receipt import Receipt
     from pipeline_kit.job.run import JobSummary
-    from pipeline_kit.job.watcher import Watcher
-    from pipeline_kit.pipeline import Pipeline
+    from pipeline_kit.job.watcher import JobWatcher
+    from pipeline_kit.runtime.pipeline import Pipeline
 
 ROWS, TIMED_ROWS = 1_000_000, 20_000
 QUICK_ROWS, QUICK_SHARD = 400, 20
@@ -48,7 +48,7 @@ STREAM, PLAIN, JOB = "pipe.stream", "pipe.stream into one JSONL file", "durable 
 
 
 def rows_file(folder: Path, rows: int) -> Path:
-    """Give a JSONL file with so many short rows, the first words of sentences, written when it is not there yet."""
+    """Return a JSONL file with so many short rows, the first words of sentences, written when it is not there yet."""
     path = folder / f"rows-of-{WORDS}-words-{rows}.jsonl"
     if not path.exists():
         texts = [" ".join(text.split()[:WORDS]) for text, _ in labelled("short")]
@@ -58,23 +58,23 @@ def rows_file(folder: Path, rows: int) -> Path:
     return path
 
 
-def run(source: Path, folder: Path, watcher: Watcher, shard: int | None, pipe: Pipeline | None = None) -> JobSummary:
+def run(source: Path, folder: Path, watcher: JobWatcher, shard: int | None, pipe: Pipeline | None = None) -> JobSummary:
     """Run a job from `source` into `folder`.
 
     :param shard: rows of a shard, None for the default.
     :param pipe: takes the place of the one that the job would load.
     """
-    from pipeline_kit.build import build
-    from pipeline_kit.compose import compose
-    from pipeline_kit.discovery import load_registry
-    from pipeline_kit.job.run import Job, carry_out
-    from pipeline_kit.records import Source
+    from pipeline_kit.compose.build import build
+    from pipeline_kit.compose.compose import compose
+    from pipeline_kit.compose.plugins import load_registry
+    from pipeline_kit.files.read.source import Source
+    from pipeline_kit.job.run import Job, run_to_end
 
     words = ["device=cpu", *([] if shard is None else [f"output.rows_per_shard={shard}"])]
     config = compose(words, registry=load_registry())
     with Source.open([source], config.input, config.task.takes) as rows:
         job = Job(config, rows, folder, build if pipe is None else lambda _: pipe)
-        summary = carry_out(job, watcher)
+        summary = run_to_end(job, watcher)
     if summary.dead or summary.reused:
         raise StageError(f"{summary.dead} rows of the job failed, {summary.reused} were there before")
     return summary
@@ -106,8 +106,8 @@ class Peaks(Quiet):
         self._begin()
 
     def _begin(self) -> None:
-        from pipeline_kit.bench.memory import watch
-        from pipeline_kit.types import Device
+        from pipeline_kit.bench.rounds import watch
+        from pipeline_kit.contract.types import Device
 
         self._stack.close()
         self.marks.append(self._stack.enter_context(watch(Device())))

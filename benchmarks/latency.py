@@ -18,10 +18,10 @@ from common.remember import difference
 from common.script import Measurement, finish, flags, tell
 from common.texts import read
 
-from pipeline_kit.bench.against_transformers import TransformersSide
-from pipeline_kit.bench.numbers import paired_ratio, percentiles
+from pipeline_kit.bench.machine import paired_ratio, percentiles
 from pipeline_kit.bench.rounds import Timing, latencies
-from pipeline_kit.bench.sides import Work
+from pipeline_kit.bench.sides import TextBatch
+from pipeline_kit.bench.transformers import TransformersSide
 from pipeline_kit.builtin.quiet import quiet
 
 MOST = 200
@@ -39,7 +39,7 @@ def compare(name: str, title: str, folder: Path, args: argparse.Namespace) -> Me
     gc.collect()
     gc.freeze()
     for number in range(args.rounds):
-        timings = [Timing(Work([])), Timing(Work([]))]
+        timings = [Timing(TextBatch([])), Timing(TextBatch([]))]
         with quiet():
             latencies([ours, theirs], timings, texts, 0.1 if args.quick else args.seconds, MOST)
         for figures, timing in zip(found, timings, strict=True):

@@ -28,7 +28,7 @@ COLUMNS = ("texts", "memory over the loaded model, MiB, by run", "median MiB")
 def child(rows: int) -> None:
     """Stream `rows` texts and print the growth in bytes."""
     import pipeline_kit as pk
-    from pipeline_kit.bench.memory import watch
+    from pipeline_kit.bench.rounds import watch
 
     pipe = pk.load("device=cpu")
     texts = [text for text, _ in labelled("short")]

@@ -19,8 +19,8 @@ from common.goals import GOALS, Found, Goal
 from common.script import SCHEMA, Measurement, tell
 from common.tables import markdown, rows_of
 
-from pipeline_kit.atomic import atomic_writer
-from pipeline_kit.errors import InputError, PipelineKitError, UsageError, shorten
+from pipeline_kit.errors import InputError, PipelineKitError, UsageError, for_message
+from pipeline_kit.files.atomic import atomic_writer
 
 OUTPUT = Path(__file__).parent / "RESULTS.md"
 Result = Mapping[str, Any]
@@ -45,7 +45,7 @@ def read(paths: Sequence[Path]) -> list[Result]:
             raise InputError(f"{path}: no result of a comparison: {type(error).__name__}: {error}") from error
         if not known:
             raise InputError(
-                f"{path}: schema {shorten(str(result['schema']))}, this program reads {SCHEMA}; measure again"
+                f"{path}: schema {for_message(str(result['schema']))}, this program reads {SCHEMA}; measure again"
             )
         for measurement in result["measurements"]:
             other = homes.setdefault(measurement["name"], path)
@@ -75,7 +75,7 @@ def page(results: Sequence[Result], picture: str | None) -> Iterator[str]:
 
 
 def ordered(results: Sequence[Result]) -> list[Measurement]:
-    """Give all measurements, in an order that does not depend on that of the files."""
+    """Return all measurements, in an order that does not depend on that of the files."""
     found = [measurement for result in results for measurement in result["measurements"]]
     return sorted(
         found, key=lambda m: (ORDER.index(m["name"].partition("/")[0]), SETS.find(m["name"].rpartition("/")[2]))

@@ -52,7 +52,7 @@ COMPARISONS = {
 
 
 def is_done(path: Path, quick: bool) -> bool:
-    """Tell whether `path` holds a whole result that was made with, or without, `--quick`."""
+    """Return whether `path` holds a whole result that was made with, or without, `--quick`."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return bool(found["schema"] == SCHEMA and found["quick"] is quick and found["measurements"])

@@ -19,8 +19,8 @@ from common.remember import difference
 from common.script import Measurement, finish, flags, tell
 from common.texts import labelled, read
 
-from pipeline_kit.bench.against_transformers import TransformersSide
 from pipeline_kit.bench.sides import PipelineSide
+from pipeline_kit.bench.transformers import TransformersSide
 from pipeline_kit.builtin.quiet import quiet
 
 ROWS = 512

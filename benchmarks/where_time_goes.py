@@ -22,7 +22,7 @@ from common.texts import read
 
 import pipeline_kit
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.stats import RunStats
+from pipeline_kit.contract.types import RunStats
 
 ROWS = {"short": 256, "mixed": 64, "long": 16}
 KINDS = {
@@ -45,7 +45,7 @@ def kind_of(operator: str) -> str:
 
 
 def profile(pipeline: Any, texts: list[str]) -> dict[str, float]:
-    """Give the share of each kind of operator in the wall time of one pass, and what the stages took."""
+    """Return the share of each kind of operator in the wall time of one pass, and what the stages took."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as torch_profile
 

@@ -4,48 +4,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pipeline_kit.version import __version__
 
 if TYPE_CHECKING:
-    from pipeline_kit.build import load
-    from pipeline_kit.config import option
+    from pipeline_kit.compose.build import load
+    from pipeline_kit.contract.fields import read_fields, text_and_pair, text_of, texts_of
+    from pipeline_kit.contract.options import option
+    from pipeline_kit.contract.registry import Registry
+    from pipeline_kit.contract.stages import Model, Postprocessor, StageContext, Tokenizer
+    from pipeline_kit.contract.types import (
+        Encoding,
+        Example,
+        ModelOutput,
+        Result,
+        RowFailure,
+        RowOutput,
+        RunStats,
+        TokenBatch,
+    )
     from pipeline_kit.errors import ExampleError, PipelineKitError, RowError, TransientError
     from pipeline_kit.explain.trace import Trace
-    from pipeline_kit.fields import read_fields, text_and_pair, text_of, texts_of
     from pipeline_kit.job.api import run_job
-    from pipeline_kit.pipeline import Pipeline
-    from pipeline_kit.registry import Registry
-    from pipeline_kit.stages import Model, Postprocessor, StageContext, Tokenizer
-    from pipeline_kit.stats import RunStats
-    from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowFailure, RowOutput, TokenBatch
+    from pipeline_kit.runtime.pipeline import Pipeline
 
 _HOMES = {
-    "Encoding": "types",
-    "Example": "types",
+    "Encoding": "contract.types",
+    "Example": "contract.types",
     "ExampleError": "errors",
-    "Model": "stages",
-    "ModelOutput": "types",
-    "Pipeline": "pipeline",
+    "Model": "contract.stages",
+    "ModelOutput": "contract.types",
+    "Pipeline": "runtime.pipeline",
     "PipelineKitError": "errors",
-    "Postprocessor": "stages",
-    "Registry": "registry",
-    "Result": "types",
+    "Postprocessor": "contract.stages",
+    "Registry": "contract.registry",
+    "Result": "contract.types",
     "RowError": "errors",
-    "RowFailure": "types",
-    "RowOutput": "types",
-    "RunStats": "stats",
-    "StageContext": "stages",
-    "TokenBatch": "types",
-    "Tokenizer": "stages",
+    "RowFailure": "contract.types",
+    "RowOutput": "contract.types",
+    "RunStats": "contract.types",
+    "StageContext": "contract.stages",
+    "TokenBatch": "contract.types",
+    "Tokenizer": "contract.stages",
     "Trace": "explain.trace",
     "TransientError": "errors",
-    "load": "build",
-    "option": "config",
-    "read_fields": "fields",
+    "load": "compose.build",
+    "option": "contract.options",
+    "read_fields": "contract.fields",
     "run_job": "job.api",
-    "text_and_pair": "fields",
-    "text_of": "fields",
-    "texts_of": "fields",
+    "text_and_pair": "contract.fields",
+    "text_of": "contract.fields",
+    "texts_of": "contract.fields",
 }
 
 __all__ = [

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from pipeline_kit.cli import main
+from pipeline_kit.cli.app import main
 
 sys.exit(main())

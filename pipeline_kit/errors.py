@@ -19,31 +19,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
-
-from pipeline_kit.redaction import hidden
-
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DeviceError",
-    "ExampleError",
-    "Fault",
-    "InputError",
-    "JobError",
-    "OutputError",
-    "PipelineKitError",
-    "RegistryError",
-    "RowError",
-    "StageError",
-    "Stopped",
-    "TransientError",
-    "UsageError",
-    "closest",
-    "shorten",
-]
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.parse import quote
 
 
 class PipelineKitError(Exception):
@@ -143,23 +127,227 @@ class RowError(PipelineKitError):
 
     def __init__(self, index: int, stage: str, error: str, message: str) -> None:
         """Name the row, the stage, the error's class and its message."""
-        super().__init__(f"row {index}: {stage}: {error}: {shorten(message)}")
+        super().__init__(f"row {index}: {stage}: {error}: {for_message(message)}")
         self.index = index
         self.stage = stage
         self.error = error
         self.message = message
 
 
-def closest(name: object, known: Sequence[str]) -> str | None:
-    """Give the one of `known` that `name` was most likely meant to be, or None."""
+def closest_match(name: object, known: Sequence[str]) -> str | None:
+    """Return the one of `known` that `name` was most likely meant to be, or None."""
     text = str(name)[:200].replace("-", "_").lower()
     by_folded = {item.replace("-", "_").lower(): item for item in known}
     found = get_close_matches(text, list(by_folded), n=1, cutoff=0.6)
     return by_folded[found[0]] if found else None
 
 
-def shorten(value: object, limit: int = 200) -> str:
+def for_message(value: object, limit: int = 200) -> str:
     """Return `value` for a message: no secrets, control characters escaped, at most `limit` characters."""
     text = hidden(value if isinstance(value, str) else repr(value))
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+HIDDEN = "(hidden)"
+_NAMES = "key|token|secret|password|passwd|pwd|passphrase|auth|authorization|bearer|credential|cookie|private"
+_WORD = re.compile(rf"(?:(?:api|access|auth|client|private|secret)?(?:{_NAMES}))s?")
+_SPLIT = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_OVERRIDE = re.compile(r"\s*['\"]?[+~]*([A-Za-z_][^\s='\"{}\[\](),:?&]*)=")
+_EQUALS = re.compile(r"([A-Za-z_][\w.$@/-]*)\\*['\"]?\s?=\s?(?!=)")
+_COLON = re.compile(r"(?<=[{,\[])\s*\\*['\"]?([A-Za-z_][\w.$-]*(?: [\w.$-]+)?)\\*['\"]?\s*:\s*")
+_HEADER = re.compile(r"(?i)\b((?:[a-z0-9]+-)*(?:authorization|cookie)|x-[a-z0-9-]+)['\"]?\s*:\s*")
+_QUOTED = re.compile(r"(?<=['\"])([A-Za-z][\w-]*): +")
+_NAMED = re.compile(r"\s*([A-Za-z][\w-]*)\s*:\s*")
+_FORMS = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}\b|(?<=://)[^/\s]+(?=@)|(?<=\bbearer )\s*(?=\S*\d)[^\s'\"]{6,}", re.IGNORECASE
+)
+_NUMBER = re.compile(r"[\s\[\]]*[-+]?[\d.][\d._]*(e[-+]?\d+)?[\s\[\]]*", re.IGNORECASE)
+_CONSTANTS = ("true", "false", "null", "", "???")
+_QUOTE = re.compile(r"\\*['\"]")
+_SHORTEST, _MOST_KNOWN = 6, 1000
+
+_declared: dict[str, bool] = {}
+_known: dict[str, None] = {}
+
+
+def declare(schema: type[Any], path: str) -> None:
+    """Remember which options of a dataclass are secret: an option of a group called `path`, such as ``tokenizer``.
+
+    ``option(..., secret=...)`` decides; without it the name does, where the type can hold text. Where two stages have
+    an option of the same name, it is a secret if it is one of either.
+    """
+    try:
+        hints = get_type_hints(schema)
+    except Exception:  # a plugin's annotations may name what is not there; its options are known by name alone
+        hints = {}
+    for item in fields(schema):
+        where, kind = f"{path}.{item.name}", hints.get(item.name)
+        if isinstance(kind, type) and is_dataclass(kind):
+            declare(kind, where)
+        secret = item.metadata.get("secret")
+        if secret is None and _holds_no_text(kind):
+            secret = False
+        elif secret is None and _says_secret(where):
+            secret = True
+        if secret is not None:
+            _declared[where] = _declared.get(where, False) or secret
+
+
+def is_secret(path: str) -> bool:
+    """Return whether the option or key `path`, such as ``tokenizer.headers.api_key``, is a secret by its name."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        found = _declared.get(".".join(parts[:end]))
+        if found is not None:
+            return found
+    return _says_secret(path)
+
+
+def redacted(value: Any, path: str = "") -> Any:
+    """Return `value` without its secrets; `path` is its full name, such as ``tokenizer``."""
+    if is_secret(path) and not _is_harmless(value, path):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {name: redacted(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(inner, path) for inner in value]
+    return hidden(value, whole=True) if isinstance(value, str) else value
+
+
+def without_secrets(overrides: Iterable[str]) -> list[str]:
+    """Return overrides, as they are typed, without the secrets in them."""
+    return [hidden(text, whole=True) for text in overrides]
+
+
+def hidden(text: str, *, whole: bool = False) -> str:
+    """Return a text, such as a message that quotes an override or a library's error, without the secrets in it.
+
+    :param whole: `text` is one value or one override, so a name at its beginning names all of it.
+    """
+    if "=" in text or ":" in text:
+        done, parts = 0, []
+        for start, end in _spans(text, whole):
+            if start >= done and not text.startswith(HIDDEN, start):
+                parts += [text[done:start], HIDDEN]
+                done = end
+        text = "".join([*parts, text[done:]])
+    text = _FORMS.sub(HIDDEN, text)
+    for secret in sorted(_known, key=len, reverse=True):  # the longest first: one may hold another
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def learn(value: Any, path: str = "") -> None:
+    """Remember the secrets in a config, or in one override as text, so that :func:`hidden` knows them anywhere."""
+    if is_secret(path) and not _is_harmless(value, path):
+        for text in _texts(value):
+            _remember(text)
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            learn(inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            learn(inner, path)
+    elif isinstance(value, str):
+        for start, end in _spans(value, whole=True):
+            _remember(value[start:end])
+        for found in _FORMS.findall(value):
+            _remember(found)
+            _remember(found.rpartition(":")[2])
+
+
+def learn_environment() -> None:
+    """Remember the secrets among the environment's variables: by their names, and in addresses."""
+    for name, value in os.environ.items():
+        learn(value, "" if os.path.exists(value) else name)  # SSH_AUTH_SOCK and the like name files
+
+
+def _remember(text: str) -> None:
+    bare = re.sub(r"(?i)^(bearer|basic|token|digest) +", "", text.strip(" '\"[]{}"))
+    pieces = re.split(r"""['"]?\s*(?<!\\),\s*['"]?""", bare)  # a sweep, or a list
+    for piece in (text, bare, *pieces, *(re.sub(r"\\(.)", r"\1", piece) for piece in pieces)):
+        for form in (piece, json.dumps(piece)[1:-1], repr(piece)[1:-1], quote(piece, safe="")):
+            if len(form) >= _SHORTEST and form != HIDDEN:
+                _known[form] = None
+    while len(_known) > _MOST_KNOWN:  # a process that composes for ever
+        del _known[next(iter(_known))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _says_secret(path: str) -> bool:
+    return any(_WORD.fullmatch(word.lower()) for word in _SPLIT.split(path))
+
+
+def _holds_no_text(kind: Any) -> bool:
+    if get_origin(kind) in (Union, UnionType, list):
+        return all(map(_holds_no_text, get_args(kind)))
+    return get_origin(kind) is Literal or kind in (bool, int, float, NoneType)
+
+
+def _is_harmless(value: Any, path: str) -> bool:
+    """Return whether nothing is given away: no value, true or false, or a number that the name does not mean.
+
+    A number is meant by a name that ends with a word for a secret, such as ``password``; not by ``max_tokens``.
+    """
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, str) and value.strip().lower() in _CONSTANTS:
+        return True
+    if isinstance(value, list | tuple):
+        return all(_is_harmless(inner, path) for inner in value)
+    words = [word.lower() for word in _SPLIT.split(path) if word]
+    meant = _declared.get(path) or bool(words and _WORD.fullmatch(words[-1]) and not words[-1].endswith("s"))
+    parts = value.split(",") if isinstance(value, str) else [str(value)]
+    return not meant and all(_NUMBER.fullmatch(part) or part.strip() in _CONSTANTS for part in parts)
+
+
+def _spans(text: str, whole: bool) -> Iterator[tuple[int, int]]:
+    """Find the values that a name before them says are secret, from left to right."""
+    first = _OVERRIDE.match(text) or (_NAMED.match(text) if whole else None)
+    rest = "" if first is None else text[first.end() :]
+    if first is not None and is_secret(first[1]) and not rest.startswith(HIDDEN) and not _is_harmless(rest, first[1]):
+        yield first.end(), len(text)
+        return
+    found = [(match, " &;)`,\n\t" if "?" in text else " &;)`\n\t") for match in _EQUALS.finditer(text)]
+    found += [(match, ",") for pattern in (_COLON, _QUOTED) for match in pattern.finditer(text)] + [
+        (match, "\n") for match in _HEADER.finditer(text)
+    ]
+    for match, stops in sorted(found, key=lambda pair: pair[0].end()):
+        end = _end_of_value(text, match.end(), stops)
+        if is_secret(match[1].strip()) and not _is_harmless(text[match.end() : end], match[1].strip()):
+            yield match.end(), end
+
+
+def _end_of_value(text: str, start: int, stops: str) -> int:
+    """Find where a value ends: at one of `stops` or a closing bracket, outside of quotes and its own brackets."""
+    place, depth, begins = start, 0, True
+    while place < len(text):
+        mark = _QUOTE.match(text, place)
+        if mark is not None and begins:
+            close = text.find(mark[0], mark.end())
+            while close > 0 and text[close - 1] == "\\":
+                close = text.find(mark[0], close + 1)
+            place = len(text) if close < 0 else close + len(mark[0])
+            begins = False
+            continue
+        letter = text[place]
+        if letter == "\\":
+            place += 2
+            continue
+        if depth == 0 and (letter in stops or letter in "]}" or (letter in "'\"" and stops != ",")):
+            return place
+        depth += (letter in "[{(") - (letter in "]})")
+        begins = letter in "[{(,: "
+        place += 1
+    return len(text)

@@ -22,7 +22,7 @@ TENSORS: dict[str, np.ndarray[Any, Any]] = {
 
 
 def files(config: Mapping[str, Any] | None = None, **more: bytes) -> dict[str, bytes]:
-    """Give a model folder's files by name; `more` adds files, ``__`` in a name standing for a dot."""
+    """Return a model folder's files by name; `more` adds files, ``__`` in a name standing for a dot."""
     named = {
         "config.json": json.dumps(CONFIG if config is None else config).encode(),
         "tokenizer_config.json": json.dumps({"tokenizer_class": "BertTokenizerFast"}).encode(),

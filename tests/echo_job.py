@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from pipeline_kit.batching import BatchingPolicy
-from pipeline_kit.compose import compose
-from pipeline_kit.job.run import Job, JobSummary, carry_out
-from pipeline_kit.padding import PaddingPolicy
-from pipeline_kit.pipeline import Pipeline
-from pipeline_kit.pipeline_config import PipelineConfig
-from pipeline_kit.records import Source
-from pipeline_kit.stages import Model, Postprocessor, Tokenizer
-from pipeline_kit.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.compose.schema import PipelineConfig
+from pipeline_kit.contract.stages import Model, Postprocessor, Tokenizer
+from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
+from pipeline_kit.files.read.source import Source
+from pipeline_kit.job.run import Job, JobSummary, run_to_end
+from pipeline_kit.runtime.batching import BatchingPolicy
+from pipeline_kit.runtime.padding import PaddingPolicy
+from pipeline_kit.runtime.pipeline import Pipeline
 
 __all__ = [
     "EchoModel",
@@ -137,7 +137,7 @@ def run_echo(
     build: Callable[[PipelineConfig], Pipeline] = echo,
 ) -> JobSummary:
     with Source.open([str(name) for name in names], config.input, config.task.takes) as source:
-        return carry_out(Job(config, source, out, build, restart), watcher or Silent())
+        return run_to_end(Job(config, source, out, build, restart), watcher or Silent())
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -12,7 +12,7 @@ import re
 import shlex
 from pathlib import Path
 
-from pipeline_kit.cli import main
+from pipeline_kit.cli.app import main
 
 __all__ = ["PAGE", "filled", "parts_of"]
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_kit.contract.stages import Panel
+from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.explain.trace import (
     Attribution,
     BatchTrace,
@@ -18,8 +20,6 @@ from pipeline_kit.explain.trace import (
     Trace,
     Value,
 )
-from pipeline_kit.panels import Panel
-from pipeline_kit.types import RowFailure
 
 HOSTILE = (
     "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'>\"'&amp; {{ 7*7 }} \u202egnp.exe\u2066 "

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline_kit.registry import Registry
-from pipeline_kit.stages import Postprocessor, StageContext, Tokenizer
-from pipeline_kit.types import Encoding, Example, Result, RowOutput, Side
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.stages import Postprocessor, StageContext, Tokenizer
+from pipeline_kit.contract.types import Encoding, Example, Result, RowOutput, Side
 
 
 @dataclass

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_kit import Pipeline, builtin
-from pipeline_kit.batching import BatchingPolicy
-from pipeline_kit.build import build
-from pipeline_kit.padding import PaddingPolicy
-from pipeline_kit.pipeline_config import parse_config
-from pipeline_kit.registry import Registry
-from pipeline_kit.types import Example
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.schema import parse_config
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.types import Example
+from pipeline_kit.runtime.batching import BatchingPolicy
+from pipeline_kit.runtime.padding import PaddingPolicy
 
 NEW = 8
 TEXTS: tuple[str, ...] = (
@@ -68,7 +68,7 @@ def texts(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def ways(pipe: Pipeline) -> Iterator[Pipeline]:
-    """Give the pipeline under several padding and batching policies."""
+    """Yield the pipeline under several padding and batching policies."""
     pad, limit = pipe.padding.pad_token_id, pipe.tokenizer.max_length or 64
     policies = [PaddingPolicy("none", pipe.padding.side, pad)]
     for side in sorted(pipe.model.supported_sides):

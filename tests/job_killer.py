@@ -24,7 +24,7 @@ import pyarrow.parquet  # noqa: F401
 import safetensors.numpy  # noqa: F401
 from echo_job import content_of, echo_config, run_echo
 
-from pipeline_kit.pipeline_config import PipelineConfig
+from pipeline_kit.compose.schema import PipelineConfig
 
 VARIANTS = {
     "jsonl": (),

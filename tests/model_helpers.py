@@ -12,13 +12,12 @@ import pytest
 import torch
 import transformers
 
-from pipeline_kit.builtin.models.configs import HfModelConfig
-from pipeline_kit.builtin.models.hf import HfModel
-from pipeline_kit.outputs import split_rows
-from pipeline_kit.padding import PaddingPolicy, collate
-from pipeline_kit.stages import StageContext
+from pipeline_kit.builtin.models.hf.stage import HfModel
+from pipeline_kit.builtin.models.options import HfModelConfig
+from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.contract.types import Checkpoint, Device, Encoding, Side, TokenBatch
+from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
-from pipeline_kit.types import Checkpoint, Device, Encoding, Side, TokenBatch
 
 ROWS: tuple[tuple[int, ...], ...] = ((40, 41, 42), (50,), (60, 61, 62, 63, 64, 65, 66, 67, 68), (70, 80, 90, 100))
 SIDES: tuple[Side, ...] = ("right", "left")
@@ -27,7 +26,7 @@ Make = Callable[..., Path]
 
 
 def maker(factory: pytest.TempPathFactory) -> Make:
-    """Give a function that writes a tiny checkpoint once for each way it is asked for."""
+    """Return a function that writes a tiny checkpoint once for each way it is asked for."""
     made: dict[str, Path] = {}
 
     def build(architecture: str = "bert", **options: Any) -> Path:

@@ -13,14 +13,13 @@ import torch
 import transformers
 
 from pipeline_kit import Pipeline, builtin
-from pipeline_kit.batching import BatchingPolicy
-from pipeline_kit.build import build
-from pipeline_kit.outputs import split_rows
-from pipeline_kit.padding import PaddingPolicy
-from pipeline_kit.panels import Panel, Seen
-from pipeline_kit.pipeline_config import parse_config
-from pipeline_kit.registry import Registry
-from pipeline_kit.types import Encoding, Example, Result, RowOutput, Side
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.schema import parse_config
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.stages import Panel, Seen
+from pipeline_kit.contract.types import Encoding, Example, Result, RowOutput, Side
+from pipeline_kit.runtime.batching import BatchingPolicy
+from pipeline_kit.runtime.padding import PaddingPolicy, split_rows
 
 __all__ = [
     "LONG",
@@ -69,7 +68,7 @@ class Told:
     padded: bool
 
     def panel(self, begin: str) -> Any:
-        """Give the one panel whose title begins so; a test knows what its cells hold, so they are Any."""
+        """Return the one panel whose title begins so; a test knows what its cells hold, so they are Any."""
         found = [panel for panel in self.panels if panel.title.startswith(begin)]
         assert len(found) == 1, (begin, [panel.title for panel in self.panels])
         return found[0]
@@ -123,7 +122,7 @@ def assemble(
 
 
 def padded(pipe: Pipeline, side: Side) -> Pipeline:
-    """Give the pipeline with padding on `side`, and batches that have some."""
+    """Return the pipeline with padding on `side`, and batches that have some."""
     policy = PaddingPolicy("multiple_of", side, pipe.padding.pad_token_id, pipe.tokenizer.max_length, multiple_of=7)
     return replace(pipe, padding=policy, batching=BatchingPolicy(False, None, 3, 100))
 
@@ -160,12 +159,12 @@ def check_readable(panels: Sequence[Panel]) -> None:
 
 
 def column(panel: Panel, name: str) -> list[Any]:
-    """Give the cells of one column."""
+    """Return the cells of one column."""
     return [row[list(panel.columns).index(name)] for row in panel.rows]
 
 
 def last_number(panel: Panel, line: int = -1) -> float:
-    """Give the number that a line of the formula comes to."""
+    """Return the number that a line of the formula comes to."""
     return float(panel.formula.split("\n")[line].rpartition("= ")[2])
 
 
@@ -176,7 +175,7 @@ def network(folder: Path, name: str) -> Any:
 
 @torch.no_grad()
 def reference(model: Any, told: Told) -> list[dict[str, torch.Tensor]]:
-    """Give what the network gave for each encoding, once it is checked against transformers' own, run without padding.
+    """Return what the network gave for each encoding, checked against transformers' own without padding.
 
     The last digits of a float32 row depend on its batch, so those of the pipeline's run are given: what is done by
     hand from here on must agree with a panel far better than two runs of a network agree.
@@ -215,5 +214,5 @@ def token_weights(encodings: Sequence[Encoding]) -> torch.Tensor:
 
 
 def shown(value: float) -> Any:
-    """Give what a number of a formula, of six digits, is to be equal to."""
+    """Return what a number of a formula, of six digits, is to be equal to."""
     return pytest.approx(value, rel=1e-5, abs=2e-6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline_kit import Pipeline
-from pipeline_kit.padding import PaddingPolicy
-from pipeline_kit.types import Side
+from pipeline_kit.contract.types import Side
+from pipeline_kit.runtime.padding import PaddingPolicy
 
 __all__ = ["policies"]
 

@@ -20,8 +20,8 @@ from typing import Any
 from echo_job import echo, echo_config
 from job_killer import die_before, run
 
-import pipeline_kit.build
-from pipeline_kit.cli import main
+import pipeline_kit.compose.build
+from pipeline_kit.cli.app import main
 from pipeline_kit.cli.selection import Selection
 
 ROWS = 7
@@ -163,7 +163,7 @@ def storm(folder: Path, checkpoint: str, seed: int, trials: int) -> dict[str, An
     options = ("job.max_failed_rows=null", "input.id=id", "output.rows_per_shard=2")
     config = echo_config(checkpoint, *options)
     Selection.compositions = lambda *_: [([], config)]  # type: ignore[method-assign]
-    pipeline_kit.build.build = echo  # type: ignore[assignment]
+    pipeline_kit.compose.build.build = echo  # type: ignore[assignment]
     codes: Counter[str] = Counter()
     gc.freeze()
     for number in range(trials):

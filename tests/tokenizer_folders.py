@@ -9,11 +9,11 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig, TokenizersJsonConfig
 from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig, TokenizersJsonConfig
 from pipeline_kit.builtin.tokenizers.tokenizers_json import TokenizersJson
-from pipeline_kit.stages import StageContext
-from pipeline_kit.types import Checkpoint
+from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.contract.types import Checkpoint
 
 _TEXT = """
 the a of and to in film is was it this that good bad not love hate story acting plot very really

@@ -9,11 +9,11 @@ from typing import Any, final
 
 import numpy as np
 
-from pipeline_kit.batching import plan
-from pipeline_kit.bench.sides import BenchSide, PipelineSide, Work
+from pipeline_kit.bench.sides import BenchSide, PipelineSide, TextBatch
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import StageError
-from pipeline_kit.types import Example
+from pipeline_kit.runtime.batching import plan_batches
 
 from .graphs import Graph
 
@@ -38,9 +38,9 @@ class ByHand(BenchSide):
         labels = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("id2label")
         self._labels = {int(place): label for place, label in (labels or {0: "LABEL_0", 1: "LABEL_1"}).items()}
 
-    def study(self, examples: Sequence[Example]) -> Work:
+    def study(self, examples: Sequence[Example]) -> TextBatch:
         """Run, and count what went into the graph."""
-        work = Work([])
+        work = TextBatch([])
         work.results = self._pass(examples, work)
         return work
 
@@ -57,16 +57,16 @@ class ByHand(BenchSide):
         """Where its batches come from."""
         return {"runtime": self.name, "batching": dict(self._ours.description["batching"])}
 
-    def _pass(self, examples: Sequence[Example], work: Work | None) -> list[dict[str, Any]]:
+    def _pass(self, examples: Sequence[Example], work: TextBatch | None) -> list[dict[str, Any]]:
         try:
             return self._classify([str(example) for example in examples], work)
         except Exception as error:
             raise StageError(f"{self.name} failed on these texts: {type(error).__name__}: {error}") from error
 
-    def _classify(self, texts: list[str], work: Work | None) -> list[dict[str, Any]]:
+    def _classify(self, texts: list[str], work: TextBatch | None) -> list[dict[str, Any]]:
         ids = self._tokenizer(texts, truncation=True, return_attention_mask=False)["input_ids"]
         results: list[dict[str, Any]] = [{} for _ in texts]
-        for rows in plan([len(row) for row in ids], self._ours.batching, self._ours.padding):
+        for rows in plan_batches([len(row) for row in ids], self._ours.batching, self._ours.padding):
             lengths = np.array([len(ids[row]) for row in rows])
             mask = np.arange(lengths.max()) < lengths[:, None]
             table = np.full(mask.shape, self._tokenizer.pad_token_id, dtype=np.int64)

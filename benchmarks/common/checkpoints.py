@@ -45,7 +45,7 @@ def make_checkpoint(folder: Path, shape: str) -> Path:
 
 
 def classifier(work: Path, shape: str) -> Path:
-    """Give the folder of that classifier below `work`, made when it is not there yet."""
+    """Return the folder of that classifier below `work`, made when it is not there yet."""
     return kept(work / f"classifier-{shape}-{RECIPE}", lambda folder: make_checkpoint(folder, shape))
 
 
@@ -56,7 +56,7 @@ def minilm() -> Path | None:
 
 
 def kept(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Give `folder`, filled by `make` once; one that was interrupted is made again."""
+    """Return `folder`, filled by `make` once; one that was interrupted is made again."""
     if not folder.is_dir():
         part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         part.mkdir(parents=True)

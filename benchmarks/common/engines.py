@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pipeline_kit.bench.sides import PipelineSide
-from pipeline_kit.build import build
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.compose import compose
-from pipeline_kit.discovery import installed
-from pipeline_kit.errors import shorten
-from pipeline_kit.types import Example, RowFailure
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.compose.plugins import installed
+from pipeline_kit.contract.types import Example, RowFailure
+from pipeline_kit.errors import for_message
 
 from .script import tell
 
@@ -72,16 +72,16 @@ def engines(
 
 
 def reason(error: Exception) -> str:
-    """Give the first line of an error, short enough for a table."""
-    return shorten(next(iter(str(error).splitlines()), type(error).__name__), 200)
+    """Return the first line of an error, short enough for a table."""
+    return for_message(next(iter(str(error).splitlines()), type(error).__name__), 200)
 
 
 def _missing(name: str) -> str | None:
-    """Tell whether the engine is a plugin's that is not installed."""
+    """Return whether the engine is a plugin's that is not installed."""
     plugin = name.partition(" ")[0] if " " in name else None
     return None if plugin is None or plugin in {found.name for found in installed()} else "not installed"
 
 
 def _fails(side: PipelineSide, trial: Sequence[Example]) -> str | None:
     failures = [item for item in side.pipeline.outcomes(trial) if isinstance(item, RowFailure)]
-    return f"fails in the {failures[0].stage}: {shorten(failures[0].message, 160)}" if failures else None
+    return f"fails in the {failures[0].stage}: {for_message(failures[0].message, 160)}" if failures else None

@@ -32,11 +32,11 @@ _ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
 
 
 def facts() -> dict[str, Any]:
-    """Give the processor, its instructions that matter here, threads, memory, Python and the date."""
+    """Return the processor, its instructions that matter here, threads, memory, Python and the date."""
     import torch
 
     from pipeline_kit.bench.machine import machine_facts
-    from pipeline_kit.types import Device
+    from pipeline_kit.contract.types import Device
 
     found = machine_facts(Device(threads=torch.get_num_threads()), None)
     mine = ("date", "system", "processor", "processors", "threads", "python")
@@ -55,7 +55,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def versions() -> dict[str, str | None]:
-    """Give the versions of what takes part; None for what is not installed."""
+    """Return the versions of what takes part; None for what is not installed."""
     from pipeline_kit import __version__
 
     found: dict[str, str | None] = {"pipeline-kit": __version__}

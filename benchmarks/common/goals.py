@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline_kit.bench.numbers import paired_ratio
+from pipeline_kit.bench.machine import paired_ratio
 
 from .engines import OURS, REFERENCE
 from .script import Measurement
@@ -45,7 +45,7 @@ class Goal:
     most: bool = False
 
     def reached(self, found: Found) -> bool:
-        """Tell whether a value is good enough: at least `wanted`, or at the most."""
+        """Return whether a value is good enough: at least `wanted`, or at the most."""
         return found.value <= self.wanted if self.most else found.value >= self.wanted
 
 
@@ -55,20 +55,20 @@ def _sides(found: Measurements, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _fastest(sides: Mapping[str, dict[str, Any]], names: Iterable[str]) -> str | None:
-    """Give the one with the smallest median among those names that are there."""
+    """Return the one with the smallest median among those names that are there."""
     present = [name for name in names if name in sides]
     return min(present, key=lambda name: float(sides[name]["seconds"]["median"]), default=None)
 
 
 def _ours(sides: Iterable[str], word: str = "") -> list[str]:
-    """Give our engines' sides with `word` in their names, ``int8`` say."""
+    """Return our engines' sides with `word` in their names, ``int8`` say."""
     return [name for name in sides if name.startswith(OURS) and word in name]
 
 
 def _faster(
     name: str, mine: Callable[[Mapping[str, Any]], Iterable[str]], theirs: Callable[[Mapping[str, Any]], Iterable[str]]
 ) -> Callable[[Measurements], Found | None]:
-    """Say how many times as fast as the fastest of `theirs` the fastest of `mine` is."""
+    """Describe how many times as fast as the fastest of `theirs` the fastest of `mine` is."""
 
     def find(found: Measurements) -> Found | None:
         sides = _sides(found, name)
@@ -82,7 +82,7 @@ def _faster(
 
 
 def _agreement(word: str, measured: str) -> Callable[[Measurements], Found | None]:
-    """Give the share of labels that stay, of the engine of a kind that was the fastest in another measurement."""
+    """Return the share of labels that stay, of the engine of a kind that was the fastest in another measurement."""
 
     def find(found: Measurements) -> Found | None:
         sides = _sides(found, measured)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import final
 
 from pipeline_kit.bench.limit import MatrixLimit, matrix_limit
-from pipeline_kit.bench.measure import Plan, measure
+from pipeline_kit.bench.measure import MeasurementPlan, measure
 from pipeline_kit.bench.sides import BenchSide
-from pipeline_kit.types import Device
+from pipeline_kit.contract.types import Device
 
 from .progress import Progress
 from .remember import Remembering, difference
@@ -44,7 +44,7 @@ def measure_sides(
     sides = [first, *(Remembering(side) for side in ours[1:]), *(Remembering(side, first) for side in peers)]
     tell(f"{name}: {len(sides)} sides, {len(texts)} texts, {rounds} rounds")
     progress = Progress([side.name for side in sides], rounds)
-    plan = Plan("given", rounds, None, latency_seconds=0.0)
+    plan = MeasurementPlan("given", rounds, None, latency_seconds=0.0)
     gc.collect()
     gc.freeze()  # what is loaded stays; looking through it before each turn would take longer than some turns
     try:

@@ -7,9 +7,9 @@ from typing import Any, final
 
 import numpy as np
 
-from pipeline_kit.bench.compare import compare
-from pipeline_kit.bench.sides import BenchSide, Work
-from pipeline_kit.types import Example
+from pipeline_kit.bench.sides import BenchSide, TextBatch
+from pipeline_kit.contract.types import Example
+from pipeline_kit.evaluate.likeness import compare_scores
 
 __all__ = ["Remembering", "difference"]
 
@@ -28,10 +28,10 @@ class Remembering(BenchSide):
         """Run `side` in its place; after `like` in a measurement."""
         self.name, self.device, self.cost = side.name, side.device, side.cost
         self.results: list[Any] = []
-        self.work = Work([])
+        self.work = TextBatch([])
         self._side, self._like = side, like
 
-    def study(self, examples: Sequence[Example]) -> Work:
+    def study(self, examples: Sequence[Example]) -> TextBatch:
         """Run and count, or only warm up."""
         if self._like is None:
             self.work = self._side.study(examples)
@@ -39,7 +39,7 @@ class Remembering(BenchSide):
             return self.work
         self._side.run(examples[:_WARM_UP])
         known = self._like.work
-        self.work = Work([{} for _ in known.results], known.tokens, sequences=known.sequences, pairs=known.pairs)
+        self.work = TextBatch([{} for _ in known.results], known.tokens, sequences=known.sequences, pairs=known.pairs)
         return self.work
 
     def run(self, examples: Sequence[Example]) -> object:
@@ -61,7 +61,7 @@ class Remembering(BenchSide):
 def difference(first: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:
     """Hold two sides' results against each other: as ``bench`` does, or as vectors where they are embeddings."""
     if not (first and isinstance(first[0], Mapping) and "embedding" in first[0]):
-        return compare(first, other)
+        return compare_scores(first, other)
     mine, theirs = (np.array([row["embedding"] for row in rows], dtype=np.float64) for rows in (first, other))
     lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
     cosines = (mine * theirs).sum(1) / np.maximum(lengths, 1e-12)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.atomic import atomic_writer
 from pipeline_kit.errors import PipelineKitError
+from pipeline_kit.files.atomic import atomic_writer
 
 __all__ = ["SCHEMA", "WORK", "Measurement", "finish", "flags", "tell", "work_folder"]
 
@@ -25,7 +25,7 @@ Measurement = dict[str, Any]
 
 
 def flags(doc: str | None, rounds: int = 3, folder: bool = False) -> argparse.ArgumentParser:
-    """Give a parser with the flags that all comparisons have; the first line of `doc` is the help.
+    """Return a parser with the flags that all comparisons have; the first line of `doc` is the help.
 
     :param folder: whether ``--output`` takes a folder for several results.
     """

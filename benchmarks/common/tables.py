@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline_kit.bench.numbers import paired_ratio
+from pipeline_kit.bench.machine import paired_ratio
 
 from .script import Measurement
 
@@ -15,7 +15,7 @@ COLUMNS = ("side", "tokens/s", "texts/s", "our float32 is", "of limit", "padding
 
 
 def rows_of(measurement: Measurement) -> tuple[Sequence[str], list[list[str]]]:
-    """Give a measurement's columns and its cells."""
+    """Return a measurement's columns and its cells."""
     if measurement["kind"] != "sides":
         return measurement["columns"], [[_cell(value) for value in row] for row in measurement["rows"]]
     report = measurement["report"]

@@ -14,7 +14,7 @@ QUICK_ROWS = {"short": 12, "mixed": 8, "long": 2}
 
 
 def read(name: str, rows: int | None = None, quick: bool = False) -> list[str]:
-    """Give the first texts of a file, ``short``, ``mixed`` or ``long``.
+    """Return the first texts of a file, ``short``, ``mixed`` or ``long``.
 
     :param rows: how many, None for `ROWS`.
     """
@@ -23,7 +23,7 @@ def read(name: str, rows: int | None = None, quick: bool = False) -> list[str]:
 
 
 def labelled(*names: str) -> list[tuple[str, str]]:
-    """Give the texts of whole files with their labels, each text once."""
+    """Return the texts of whole files with their labels, each text once."""
     found: dict[str, str] = {}
     for name in names:
         for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():

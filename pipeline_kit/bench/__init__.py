@@ -1,1 +1,1 @@
-"""Measuring pipelines: several take turns on the same texts, and every figure says what it was taken from."""
+"""Measures pipelines: sides take turns on the same texts."""

@@ -7,28 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline_kit.bench.compare import compare
-from pipeline_kit.bench.flops import Cost
-from pipeline_kit.bench.limit import MatrixLimit, matrix_limit
-from pipeline_kit.bench.machine import machine_facts
-from pipeline_kit.bench.memory import peak_of
-from pipeline_kit.bench.notes import notes_of
-from pipeline_kit.bench.numbers import paired_ratio, percentiles, quartiles, speeds
-from pipeline_kit.bench.rounds import Clock, Timing, alternate, latencies, warm_up
+from pipeline_kit.bench.limit import Cost, MatrixLimit, matrix_limit
+from pipeline_kit.bench.machine import BUSY, machine_facts, paired_ratio, percentiles, quartiles, speeds, spread
+from pipeline_kit.bench.rounds import Clock, Timing, alternate, latencies, peak_of, warm_up
 from pipeline_kit.bench.sides import BenchSide
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.types import Device, Example
-
-__all__ = ["LATENCY_SECONDS", "Plan", "measure", "steps_of"]
+from pipeline_kit.contract.types import Device, Example
+from pipeline_kit.evaluate.likeness import compare_scores
 
 LATENCY_SECONDS = 5.0
 LATENCY_TEXTS = 200
 
-Limits = Callable[[Device], MatrixLimit]
+MeasurementLimits = Callable[[Device], MatrixLimit]
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """What is measured.
 
     :param source: where the texts come from, for the report: a sample's name or ``given``.
@@ -45,17 +39,17 @@ class Plan:
 
 
 def steps_of(sides: int, repeats: int) -> int:
-    """Say how often `measure` calls its `step`: for each turn, for the limit and for the single texts."""
+    """Describe how often `measure` calls its `step`: for each turn, for the limit and for the single texts."""
     return sides * (1 + repeats) + 2
 
 
 def measure(
     sides: Sequence[BenchSide],
     examples: Sequence[Example],
-    plan: Plan,
+    plan: MeasurementPlan,
     step: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
-    limits: Limits = matrix_limit,
+    limits: MeasurementLimits = matrix_limit,
 ) -> dict[str, Any]:
     """Measure `sides` on `examples`; the first one is what the others are held against.
 
@@ -122,7 +116,7 @@ def _side(side: BenchSide, timing: Timing, limit: MatrixLimit, rows: int) -> dic
 
 
 def _share(cost: Cost | str, timing: Timing, limit: MatrixLimit) -> dict[str, Any]:
-    """Say which part of the machine's limit the side reached, with what it was computed from."""
+    """Describe which part of the machine's limit the side reached, with what it was computed from."""
     if isinstance(cost, str):
         return {"share": None, "unknown": cost, "gflops": None, "flops_per_token": None}
     work = timing.work
@@ -138,11 +132,11 @@ def _ratio(sides: Sequence[BenchSide], timings: Sequence[Timing], place: int) ->
         "first": sides[0].name,
         "other": sides[place].name,
         "first_is_faster_by": paired_ratio(first.seconds, other.seconds),
-        "results": compare(first.work.results, other.work.results),
+        "results": compare_scores(first.work.results, other.work.results),
     }
 
 
-def _limits(sides: Sequence[BenchSide], limits: Limits) -> dict[tuple[str, str, int], MatrixLimit]:
+def _limits(sides: Sequence[BenchSide], limits: MeasurementLimits) -> dict[tuple[str, str, int], MatrixLimit]:
     return {_key(side.device): limits(side.device) for side in sides}
 
 
@@ -163,3 +157,47 @@ def _characters(example: Example) -> int:
     values = [example] if isinstance(example, str) else list(example.values())
     texts = [text for value in values for text in (value if isinstance(value, list | tuple) else [value])]
     return sum(len(text) for text in texts if isinstance(text, str))
+
+
+_SHORT_SECONDS = 0.05
+_UNSTEADY = 0.10
+_FEW_ROUNDS = 3
+
+
+def notes_of(sides: Sequence[dict[str, Any]], load: float | None, left_out: int) -> list[str]:
+    """Name what makes figures doubtful.
+
+    :param sides: the reports of the sides.
+    :param load: the load for each processor before the measurement.
+    :param left_out: texts that were not measured because a side could not answer them.
+    """
+    notes = []
+    if load is not None and load > BUSY:
+        notes.append(f"the machine is busy (load {load:.2f} for each processor before the start): do not quote these")
+    if left_out:
+        notes.append(f"{left_out:,} texts failed and were left out; see why with: pipeline-kit run")
+    if len(sides[0]["seconds"]["rounds"]) < _FEW_ROUNDS:
+        notes.append("fewer than 3 rounds: the quartiles say little")
+    else:
+        wide = {side["name"]: spread(side["seconds"]["rounds"]) for side in sides}
+        worst = max(wide, key=lambda name: wide[name])
+        if wide[worst] > _UNSTEADY:
+            notes.append(f"the rounds of '{worst}' differ by {wide[worst]:.0%} (quartiles): measure again, or longer")
+    if min(side["seconds"]["median"] for side in sides) < _SHORT_SECONDS:
+        notes.append("a round took less than 0.05 s, mostly overhead: give more texts, or a larger --rows")
+    if len({side["tokens"] for side in sides}) > 1:
+        notes.append("the sides read different numbers of tokens: compare texts/s and the ratios, not tokens/s")
+    models = [side["pipeline"].get("model", {}) for side in sides]
+    packed = [None if model.get("int8_linears") else model.get("packed_linears") for model in models]
+    if len({count for count in packed if count is not None}) > 1:
+        counts = ", ".join("-" if count is None else str(count) for count in packed)
+        notes.append(
+            f"the sides packed different numbers of linear layers ({counts}), as measured when each was loaded; "
+            "model.linear=packed or eager settles it"
+        )
+    unknown = [side for side in sides if side["matrix_limit"]["unknown"] is not None]
+    reasons = dict.fromkeys(side["matrix_limit"]["unknown"] for side in unknown)
+    notes += [f"no share of the matrix product's limit: {reason}" for reason in reasons]
+    if any(side["pipeline"].get("model", {}).get("name") == "generate" for side in sides):
+        notes.append("tokens are those that were read, not those that were written")
+    return notes

@@ -10,11 +10,9 @@ from textwrap import shorten as cut
 from textwrap import wrap
 from typing import Any
 
-from pipeline_kit.atomic import atomic_writer
-from pipeline_kit.bench.numbers import counted
-from pipeline_kit.errors import UsageError, shorten
-
-__all__ = ["check_plot", "draw", "write_plot"]
+from pipeline_kit.bench.machine import counted
+from pipeline_kit.errors import UsageError, for_message
+from pipeline_kit.files.atomic import atomic_writer
 
 _INK, _SOFT, _FIRST, _OTHER = "#1f2933", "#6b7783", "#1f6feb", "#a9b4c0"
 _NAME, _LINES = 30, 3
@@ -27,9 +25,9 @@ def check_plot(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot {shorten(name)}: the plot is a PNG; name the file .png")
+        raise UsageError(f"--plot {for_message(name)}: the plot is a PNG; name the file .png")
     if not path.parent.is_dir():
-        raise UsageError(f"--plot {shorten(name)}: there is no folder {path.parent}")
+        raise UsageError(f"--plot {for_message(name)}: there is no folder {path.parent}")
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib, which is not installed: pip install 'pipeline-kit[plot]'")
     return path
@@ -41,12 +39,12 @@ def write_plot(report: Mapping[str, Any], path: Path) -> None:
     :raises OutputError: if it cannot be written.
     """
     picture = BytesIO()
-    draw(report).savefig(picture, dpi=160, format="png")
+    draw_plot(report).savefig(picture, dpi=160, format="png")
     with atomic_writer(path) as file:
         file.write(picture.getbuffer())
 
 
-def draw(report: Mapping[str, Any]) -> Any:
+def draw_plot(report: Mapping[str, Any]) -> Any:
     """Make the figure: tokens a second, whiskers from the lower to the upper quartile.
 
     Where the sides read different numbers of tokens it shows texts a second, which compare.
@@ -120,7 +118,7 @@ def _titles(figure: Any, report: Mapping[str, Any], height: float) -> None:
 
 
 def _ratio(ratios: list[dict[str, Any]], place: int) -> str:
-    """Say what part of the first's speed a side has; the first itself is what the others are held against."""
+    """Describe what part of the first's speed a side has; the first itself is what the others are held against."""
     if not place:
         return ""
     found = ratios[place - 1]["first_is_faster_by"]

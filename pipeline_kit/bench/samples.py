@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, Literal, get_args
 
+from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import UsageError
-from pipeline_kit.types import Example
-
-__all__ = ["LABELS", "SAMPLES", "SampleName", "sample_examples", "sample_rows"]
 
 SampleName = Literal["short", "mixed", "long"]
 SAMPLES: tuple[SampleName, ...] = get_args(SampleName)
@@ -31,7 +29,7 @@ _THEN = ("and nobody complained", "but it rained all day", "so we stayed longer"
 
 
 def sample_rows(name: SampleName) -> int:
-    """Say how many texts a sample has unless another number is asked for."""
+    """Describe how many texts a sample has unless another number is asked for."""
     return _ROWS[name]
 
 
@@ -40,7 +38,7 @@ def sample_examples(
 ) -> list[Example]:
     """Make `rows` examples for a task; the same arguments give the same examples.
 
-    :param takes: the task's fields, see :class:`~pipeline_kit.pipeline_config.TaskConfig`; a field that may be left
+    :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`; a field that may be left
         out is left out, unless no other is there.
     :param mask: put in the place of a word of each text, for a task that fills it.
     :param labels: whether the examples bring `LABELS` along.

@@ -7,23 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from pipeline_kit.bench.flops import Cost, network_cost
-from pipeline_kit.checkpoint import resolve_checkpoint
-from pipeline_kit.stats import RunStats
-from pipeline_kit.types import Device, Example, TokenBatch
+from pipeline_kit.bench.limit import Cost, network_cost
+from pipeline_kit.checkpoint.resolve import resolve_checkpoint
+from pipeline_kit.contract.types import Device, Example, RunStats, TokenBatch
 
 if TYPE_CHECKING:
-    from pipeline_kit.pipeline import Pipeline
-    from pipeline_kit.pipeline_config import PipelineConfig
-
-__all__ = ["BenchSide", "PipelineSide", "Work", "cost_of", "use_threads"]
+    from pipeline_kit.compose.schema import PipelineConfig
+    from pipeline_kit.runtime.pipeline import Pipeline
 
 
 @dataclass
-class Work:
+class TextBatch:
     """What one pass over the texts did.
 
-    :param results: a result or a :class:`~pipeline_kit.types.RowFailure` for each text, in order.
+    :param results: a result or a :class:`~pipeline_kit.contract.types.RowFailure` for each text, in order.
     :param tokens: tokens of the texts that the model read; `slots` counts padding too.
     :param sequences: rows of all batches: texts, their windows, their parts.
     :param pairs: the sum of the squares of their lengths.
@@ -59,7 +56,7 @@ class BenchSide(ABC):
     """What its network computes, or why that is not known."""
 
     @abstractmethod
-    def study(self, examples: Sequence[Example]) -> Work:
+    def study(self, examples: Sequence[Example]) -> TextBatch:
         """Run on all examples and count what was done: the warm-up, which is not timed.
 
         :raises StageError: if it cannot run on them.
@@ -91,9 +88,9 @@ class PipelineSide(BenchSide):
         self.device = pipeline.device
         self.cost = cost_of(config)
 
-    def study(self, examples: Sequence[Example]) -> Work:
+    def study(self, examples: Sequence[Example]) -> TextBatch:
         """Run once with an observer that counts."""
-        work, stats = Work([]), RunStats()
+        work, stats = TextBatch([]), RunStats()
 
         def observe(stage: str, given: Any, made: Any) -> None:
             del given
@@ -123,7 +120,7 @@ class PipelineSide(BenchSide):
 
 
 def cost_of(config: PipelineConfig) -> Cost | str:
-    """Give what the network of a config computes for its texts, or why that cannot be known."""
+    """Return what the network of a config computes for its texts, or why that cannot be known."""
     if config.model.name == "generate":
         return "a network that writes runs once for each token written"
     if config.model.name == "static":

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
+import glob
+import os
+import platform
 import signal
 import sys
 import traceback
@@ -9,17 +14,24 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, NoReturn
 
-from pipeline_kit.cli.parsing import Parser, parse
 from pipeline_kit.cli.signals import handled, received
-from pipeline_kit.cli.startup import use_utf8
-from pipeline_kit.cli.streams import discard_stdout, flush_out, hold_closed, print_out, results_apart, say, write_out
-from pipeline_kit.errors import PipelineKitError, UsageError, closest, shorten
-from pipeline_kit.isolate import no_exit
-from pipeline_kit.redaction import learn_environment
-
-__all__ = ["COMMANDS", "load_command", "main"]
+from pipeline_kit.cli.stdio import (
+    discard_stdout,
+    flush_out,
+    hold_closed,
+    print_out,
+    results_apart,
+    say,
+    use_utf8,
+    write_out,
+)
+from pipeline_kit.errors import PipelineKitError, UsageError, closest_match, for_message, learn_environment
+from pipeline_kit.runtime.calls import no_exit
+from pipeline_kit.version import __version__
 
 PROG = "pipeline-kit"
 
@@ -92,14 +104,14 @@ def _guarded(words: list[str], debug: bool) -> int:
         if debug:
             say(traceback.format_exc())
         else:
-            say(f"internal error: {type(error).__name__}: {shorten(str(error), 500)}")
+            say(f"internal error: {type(error).__name__}: {for_message(str(error), 500)}")
             say("(run again with --debug for the traceback, and please report it)")
         return 1
 
 
 def load_command(name: str) -> Any:
     """Import the module of a subcommand: it has ``configure(parser)`` and ``execute(args) -> int``."""
-    return import_module("pipeline_kit.cli." + name.strip("_").replace("-", "_"))
+    return import_module("pipeline_kit.cli.commands." + name.strip("_").replace("-", "_"))
 
 
 def _dispatch(words: list[str]) -> int:
@@ -114,8 +126,6 @@ def _dispatch(words: list[str]) -> int:
     if name == "help":
         name, rest = next(word for word in rest if word in COMMANDS), ["--help"]
     if name in ("-V", "--version"):
-        from pipeline_kit.cli.versions import version_line
-
         print_out(version_line())
         return 0
     if name not in COMMANDS and name not in _HIDDEN:
@@ -133,11 +143,11 @@ def _no_command(name: str) -> UsageError:
     names = ", ".join(COMMANDS)
     if name.startswith("-") or "=" in name:
         return UsageError(
-            f"'{shorten(name, 80)}': name a subcommand first, such as: {PROG} run {shorten(name, 80)} ..."
+            f"'{for_message(name, 80)}': name a subcommand first, such as: {PROG} run {for_message(name, 80)} ..."
         )
-    near = closest(name, list(COMMANDS))
-    hint = f" Did you mean '{near}'?" if near else f' To run on a text: {PROG} run --text "{shorten(name, 80)}"'
-    return UsageError(f"'{shorten(name, 80)}' is no subcommand.{hint}\n  subcommands: {names}")
+    near = closest_match(name, list(COMMANDS))
+    hint = f" Did you mean '{near}'?" if near else f' To run on a text: {PROG} run --text "{for_message(name, 80)}"'
+    return UsageError(f"'{for_message(name, 80)}' is no subcommand.{hint}\n  subcommands: {names}")
 
 
 def _help() -> str:
@@ -163,8 +173,131 @@ def _report(error: PipelineKitError, debug: bool) -> int:
 def _plain_warnings() -> Iterator[None]:
     """Show a library's warning as one line, not with the line of code it came from."""
     before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {shorten(str(message), 500)}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {for_message(str(message), 500)}\n"
     try:
         yield
     finally:
         warnings.formatwarning = before
+
+
+_DASHES = "\0--"  # argparse drops a value that is just "--"; no argument of a process can hold a NUL
+_PATHS = ("config", "config_dir", "html", "input", "output", "plot", "plugin", "save")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser without abbreviations whose errors are ours."""
+
+    def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
+        """Take the texts of the help."""
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(f"{message}; see: {self.prog} --help")
+
+    def print_help(self, file: object = None) -> None:
+        """Print the help as all output is printed."""
+        print_out(self.format_help(), flush=True)
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """Every flag and whether a value follows it."""
+        return {flag: action.nargs != 0 for flag, action in self._option_string_actions.items()}
+
+
+def parse(parser: Parser, argv: Sequence[str], words: str | None = None) -> argparse.Namespace:
+    """Parse `argv`; words that belong to no flag become ``args.words``.
+
+    :param words: what such words are, for messages; None if the command takes none.
+    :raises UsageError: for an unknown flag, with the closest one, or a word the command does not take.
+    """
+    flags = parser.flags
+    known, rest = _joined(argv, flags)
+    args, extra = parser.parse_known_args(known)
+    extra += rest
+    for name, value in vars(args).items():
+        setattr(args, name, plain := _plain(value))
+        if name in _PATHS and plain is not None:
+            _check_path(f"--{name.replace('_', '-')}", plain)
+    for word in extra:
+        if word.startswith("-") and word not in rest:
+            raise _unknown_flag(word.partition("=")[0], parser, flags)
+    if extra and words is None:
+        raise UsageError(f"{parser.prog} takes no '{for_message(extra[0], 80)}'; see: {parser.prog} --help")
+    args.words = extra
+    return args
+
+
+def _joined(argv: Sequence[str], flags: dict[str, bool]) -> tuple[list[str], list[str]]:
+    """Tie each long flag to its value with ``=``, and split off what follows ``--``."""
+    joined: list[str] = []
+    items = iter(argv)
+    for item in items:
+        if item == "--":
+            return joined, list(items)
+        if item.startswith("--") and flags.get(item):
+            value = next(items, None)
+            joined.append(item if value is None else f"{item}={_DASHES if value == '--' else value}")
+        elif item.startswith("--") and item.endswith("=--"):
+            joined.append(item.removesuffix("--") + _DASHES)
+        else:
+            joined.append(item)
+    return joined, []
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return "--" if value == _DASHES else value
+
+
+def _check_path(flag: str, value: str | Sequence[str]) -> None:
+    """See that `value` may be the name of a file, or several such names; whether there is one is found out later."""
+    for name in [value] if isinstance(value, str) else value:
+        try:
+            os.lstat(Path(name).expanduser())
+        except (RuntimeError, ValueError) as error:  # the home of nobody; NUL, or half of a character
+            raise UsageError(f"{flag} {for_message(name, 80)}: no file can have this name: {error}") from error
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG and not glob.has_magic(name):
+                raise UsageError(
+                    f"{flag} {for_message(name, 80)}: no file can have this name: it is too long"
+                ) from error
+
+
+def _unknown_flag(flag: str, parser: Parser, flags: dict[str, bool]) -> UsageError:
+    near = closest_match(flag, list(flags))
+    hint = f" Did you mean '{near}'?" if near else f" See: {parser.prog} --help"
+    return UsageError(f"unknown flag '{for_message(flag, 80)}'.{hint}")
+
+
+NAME = "pipeline-kit"
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, None if there is none."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def requirements() -> list[str]:
+    """Return what the package needs to run, as written in its metadata; nothing if it is not installed."""
+    try:
+        return [line for line in requires(NAME) or [] if "extra ==" not in line]
+    except PackageNotFoundError:
+        return []
+
+
+def version_line() -> str:
+    """Return the line that ``--version`` prints."""
+    parts = [f"python {platform.python_version()}"]
+    parts += [f"{name} {installed_version(name) or 'missing'}" for name in ("torch", "transformers", "hydra-core")]
+    return f"{NAME} {__version__} ({', '.join(parts)})"

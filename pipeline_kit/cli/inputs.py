@@ -8,24 +8,28 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, final
 
-from pipeline_kit.cli.streams import is_terminal
-from pipeline_kit.errors import InputError, UsageError, closest, shorten
-from pipeline_kit.records import FORMATS, Fields, Format, Record, read_records
-from pipeline_kit.records.files import same_throughout, stdin_bytes
-from pipeline_kit.records.formats import made_of_lines
-from pipeline_kit.records.json import parse_example
-from pipeline_kit.records.names import expand, parts_of
-from pipeline_kit.records.part import Part
-from pipeline_kit.records.read import is_pipe, known_rows, read_parts
-from pipeline_kit.records.unpack import Limits
-
-__all__ = ["Inputs", "add_file_flags", "add_input_flags"]
-
+from pipeline_kit.cli.stdio import is_terminal
+from pipeline_kit.errors import InputError, UsageError, closest_match, for_message
+from pipeline_kit.files.json_text import parse_example
+from pipeline_kit.files.read.columns import Columns, Fields
+from pipeline_kit.files.read.formats import FORMATS, Format, made_of_lines
+from pipeline_kit.files.read.opened import DecompressionLimits, same_throughout, stdin_bytes
+from pipeline_kit.files.read.parts import InputConfig, InputPart
+from pipeline_kit.files.read.paths import (
+    Record,
+    expand_patterns,
+    is_pipe,
+    known_rows,
+    parts_of,
+    read_parts,
+    read_records,
+)
+from pipeline_kit.files.read.source import PythonPart, Source
 
 _ORDER = "rows are taken from --text, then --json, then --input, then (if none) stdin"
 
@@ -68,7 +72,7 @@ class Inputs:
     format: Format | None
     columns: Mapping[str, str]
     _spooled: IO[bytes] | None = field(default=None, init=False)
-    _parts: dict[str, list[Part]] = field(default_factory=dict, init=False)
+    _parts: dict[str, list[InputPart]] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Inputs:
@@ -82,7 +86,7 @@ class Inputs:
                 examples.append(parse_example(text))
             except InputError as error:
                 raise UsageError(f"--json: {error}") from error
-        files = expand(args.input)
+        files = expand_patterns(args.input)
         if not examples and not files:
             if sys.stdin is None or is_terminal(sys.stdin):
                 raise UsageError(
@@ -107,17 +111,17 @@ class Inputs:
             yield
 
     def fields(self, takes: Sequence[str]) -> Fields:
-        """Give the fields of a task and where ``--fields`` takes them from.
+        """Return the fields of a task and where ``--fields`` takes them from.
 
-        :param takes: the task's fields, see :class:`~pipeline_kit.pipeline_config.TaskConfig`.
+        :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`.
         :raises UsageError: if ``--fields`` names a field that the task does not have.
         """
         known = Fields.of(takes)
         for name, column in self.columns.items():
             if name not in known.columns:
-                near = closest(name, list(known.columns))
+                near = closest_match(name, list(known.columns))
                 raise UsageError(
-                    f"--fields {shorten(f'{name}={column}', 80)}: the fields are {', '.join(known.columns)}"
+                    f"--fields {for_message(f'{name}={column}', 80)}: the fields are {', '.join(known.columns)}"
                     + (f". Did you mean '{near}'?" if near else "")
                 )
         return known.renamed(self.columns)
@@ -167,7 +171,7 @@ class Inputs:
         if name == "-" or is_pipe(name):
             return read_records(name, format=self.format, fields=fields)
         if name not in self._parts:  # kept, so that a file that changes between two readings is found out
-            self._parts[name] = parts_of([name], self.format, Limits())
+            self._parts[name] = parts_of([name], self.format, DecompressionLimits())
         return read_parts(self._parts[name], fields)
 
 
@@ -177,9 +181,9 @@ def _format(name: str | None) -> Format | None:
             return known
     if name is None:
         return None
-    near = closest(name, FORMATS)
+    near = closest_match(name, FORMATS)
     hint = f" Did you mean '{near}'?" if near else ""
-    raise UsageError(f"--input-format {shorten(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
+    raise UsageError(f"--input-format {for_message(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
@@ -187,6 +191,58 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     for pair in chain.from_iterable(item.split(",") for item in pairs):
         name, equals, column = pair.partition("=")
         if not equals or not column:
-            raise UsageError(f"--fields {shorten(pair, 80)}: write FIELD=COLUMN, such as text=review_body")
+            raise UsageError(f"--fields {for_message(pair, 80)}: write FIELD=COLUMN, such as text=review_body")
         mapping[name] = column
     return mapping
+
+
+@final
+class ChosenInput:
+    """The rows of ``--text``, ``--json`` and ``--input``, in this order, as ``input.*`` chooses them.
+
+    Files can be gone through more than once; stdin and pipes are copied for that.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        """Take what the flags say; nothing is opened yet."""
+        self._inputs = inputs
+        self._parts: dict[tuple[Format | None, DecompressionLimits], list[InputPart]] = {}
+
+    def format(self, options: InputConfig) -> Format | None:
+        """Return the format of every file, as the flag says or, without it, the option."""
+        return self._inputs.format or options.format
+
+    def source(self, options: InputConfig, takes: Sequence[str]) -> Source:
+        """Open the rows for one pipeline, and look for the columns.
+
+        :param takes: the fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`.
+        :raises UsageError: if ``--fields`` or ``input.fields`` names another field.
+        :raises InputError: if something cannot be read here, or lacks a column.
+        """
+        Columns.of(takes, options.fields, options.id, options.carry)  # names a field that the task does not have
+        self._inputs.fields(takes)
+        fields = Fields.of(takes).renamed({**options.fields, **self._inputs.columns})
+        columns = Columns(fields, options.id, tuple(options.carry))
+        source = Source(self._opened(options), replace(options, format=self.format(options)), columns)
+        source.check()
+        return source
+
+    def close(self) -> None:
+        """Remove the copies."""
+        for parts in self._parts.values():
+            for part in parts:
+                part.close()
+
+    def _opened(self, options: InputConfig) -> list[InputPart]:
+        key = (self.format(options), DecompressionLimits(options.max_decompressed_bytes, options.max_ratio))
+        if key not in self._parts:
+            if self._parts and "-" in self._inputs.files:
+                raise UsageError(
+                    "a sweep over input.format, input.max_ratio or input.max_decompressed_bytes would read stdin in "
+                    "several ways, and it can be read once; put it into a file"
+                )
+            examples: list[InputPart] = (
+                [PythonPart(self._inputs.examples, "arguments")] if self._inputs.examples else []
+            )
+            self._parts[key] = [*examples, *parts_of(self._inputs.files, *key)]
+        return self._parts[key]

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from pipeline_kit.errors import ConfigError, Fault, shorten
-from pipeline_kit.pipeline_config import POLICIES
-from pipeline_kit.redaction import HIDDEN, hidden, is_secret, redacted
-from pipeline_kit.registry import KINDS, Registry
-from pipeline_kit.yaml_scan import MAX_BYTES
-
-__all__ = ["GROUPS", "Preset", "presets"]
+from pipeline_kit.compose.schema import POLICIES
+from pipeline_kit.compose.yaml_scan import MAX_BYTES
+from pipeline_kit.contract.registry import KINDS, Registry
+from pipeline_kit.errors import HIDDEN, ConfigError, Fault, for_message, hidden, is_secret, redacted
 
 GROUPS = (*POLICIES, *KINDS)
 
@@ -58,7 +55,7 @@ class Preset:
         return None if found is None or found[1] == "_self_" else found[1]
 
     def listed(self, key: str) -> list[str]:
-        """Give the names in a one-line list of its YAML, such as ``takes: [text, "text_pair?"]``."""
+        """Return the names in a one-line list of its YAML, such as ``takes: [text, "text_pair?"]``."""
         found = re.search(rf"^ +{key}: *\[(.*)\]", self.text, flags=re.MULTILINE)
         return [name.strip().strip("\"'") for name in found[1].split(",")] if found else []
 
@@ -76,7 +73,7 @@ def presets(registry: Registry, config_dirs: Sequence[str], groups: Sequence[str
         trees.append((resources.files(package.removeprefix("pkg://")), owner))
     for folder in config_dirs:
         if not os.path.isdir(os.path.expanduser(folder)):
-            raise ConfigError([Fault(f"--config-dir {shorten(folder)}", "there is no such folder.")])
+            raise ConfigError([Fault(f"--config-dir {for_message(folder)}", "there is no such folder.")])
         trees.append((Path(os.path.expanduser(folder)), folder))
     for group in groups:
         for tree, owner in trees:
@@ -113,3 +110,13 @@ def _secrets(node: yaml.Node | None, path: str) -> Iterator[yaml.Node]:
             yield from _secrets(item, path)
     elif node is not None and redacted(node.value, path) != node.value:
         yield node
+
+
+def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    """Lay `rows` out in columns, two spaces apart; the last one is not padded."""
+    shown = [[for_message(cell) for cell in row] for row in rows]
+    if not shown:
+        return ""
+    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
+    return "\n".join(f"{indent}{line}".rstrip() for line in lines)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, final
 
-from pipeline_kit.cli.streams import is_terminal, say
-from pipeline_kit.errors import shorten
-from pipeline_kit.stats import RunStats
-from pipeline_kit.types import Device, RowFailure
+from pipeline_kit.cli.stdio import is_terminal, say
+from pipeline_kit.contract.types import Device, RowFailure, RunStats
+from pipeline_kit.errors import for_message
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Failures", "ProgressBar", "summary"]
+    from pipeline_kit.job.receipt import Receipt
 
 PATIENCE_SECONDS = 1.0
 MOST_SHOWN = 20
@@ -92,7 +92,7 @@ class Failures:
         """Tell of one more."""
         self.count += 1
         if self.count <= MOST_SHOWN:
-            say(f"row {failure.index} failed: {failure.stage}: {failure.error}: {shorten(failure.message)}")
+            say(f"row {failure.index} failed: {failure.stage}: {failure.error}: {for_message(failure.message)}")
 
     def close(self) -> None:
         """Tell how many were not told of."""
@@ -114,3 +114,105 @@ def summary(stats: RunStats, device: Device, seconds: float) -> str:
     threads = f", {device.threads} thread{'s' if device.threads != 1 else ''}" if device.kind == "cpu" else ""
     where = f"{device.name} {device.dtype}{threads}"
     return f"{', '.join(parts)} in {seconds:.2f} s ({speed}), padding {stats.padding_share:.1%}, {where}"
+
+
+LINE_SECONDS = 30.0
+BAR_SECONDS = 0.2
+
+Telling = Literal["person", "quiet", "json"]
+
+
+@final
+class JobProgress:
+    """Follows a job and tells of it."""
+
+    def __init__(self, count: Callable[[], int | None], telling: Telling) -> None:
+        """Ask `count` for the number of rows once it is worth knowing."""
+        self._count, self._telling = count, telling
+        self._total: int | None = None
+        self._before = 0
+        self._start = self._told = monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> JobProgress:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def resumed(self, rows: int) -> None:
+        """Tell what was done before."""
+        self._before = rows
+        if rows:
+            self._say(f"{rows:,} rows were done before", {"event": "resumed", "rows": rows})
+
+    def loaded(self, notes: Sequence[str]) -> None:
+        """Begin to count time once the model is there."""
+        for note in notes:
+            self._say(f"note: {note}", {"event": "note", "note": note})
+        self._total = self._count() if self._telling != "quiet" else None
+        self._start = self._told = monotonic()
+        if self._telling == "person" and is_terminal(sys.stderr):
+            self._bar = self._begin()
+
+    def advanced(self, stats: RunStats) -> None:
+        """Show how far the job is, not more often than is worth reading."""
+        now = monotonic()
+        if now - self._told < (BAR_SECONDS if self._bar is not None else LINE_SECONDS):
+            return
+        self._told = now
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._before + stats.rows, text=self._text(stats))
+        else:
+            self._say(self._line(stats), {"event": "progress", **self._numbers(stats)})
+
+    def shard(self, receipt: Receipt) -> None:
+        """Log a shard that is done."""
+        if self._telling == "json":
+            self._say("", {"event": "shard", "shard": receipt.shard, "rows": receipt.rows, "failed": receipt.dead})
+
+    def _numbers(self, stats: RunStats) -> dict[str, Any]:
+        seconds = max(monotonic() - self._start, 1e-9)
+        left = None if self._total is None else max(0, self._total - self._before - stats.rows)
+        return {
+            "rows": self._before + stats.rows,
+            "of": self._total,
+            "rows_per_second": round(stats.rows / seconds, 1),
+            "tokens_per_second": round(stats.tokens / seconds),
+            "seconds_left": None if left is None or not stats.rows else round(left * seconds / stats.rows),
+            "failed": stats.failed,
+            "truncated": stats.truncated_rows,
+        }
+
+    def _text(self, stats: RunStats) -> str:
+        found = self._numbers(stats)
+        parts = [f"{found['rows_per_second']:,.0f} rows/s", f"{found['tokens_per_second']:,} tokens/s"]
+        parts += [f"{found[name]:,} {name}" for name in ("failed", "truncated") if found[name]]
+        return ", ".join(parts)
+
+    def _line(self, stats: RunStats) -> str:
+        found = self._numbers(stats)
+        of = "" if found["of"] is None else f" of {found['of']:,}"
+        left = "" if found["seconds_left"] is None else f", {found['seconds_left']:,} s left"
+        return f"{found['rows']:,}{of} rows, {self._text(stats)}{left}"
+
+    def _say(self, text: str, content: dict[str, Any]) -> None:
+        if self._telling == "json":
+            say(json.dumps(content))
+        elif self._telling == "person":
+            say(text)
+
+    def _begin(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+        bar.start()
+        bar.add_task("rows", total=self._total, completed=self._before, text="")
+        return bar

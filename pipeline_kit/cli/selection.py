@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_kit.errors import UsageError, closest, shorten
+from pipeline_kit.cli.stdio import is_terminal, prepare_stdout, print_out, stdout
+from pipeline_kit.errors import UsageError, closest_match, for_message
+from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.files.json_text import json_line
 
 if TYPE_CHECKING:
-    from pipeline_kit.pipeline_config import PipelineConfig
-    from pipeline_kit.registry import Registry
-
-__all__ = ["OVERRIDES", "Selection", "add_selection_flags", "add_source_flags", "refuse_without_cfg", "subtree"]
+    from pipeline_kit.compose.schema import PipelineConfig
+    from pipeline_kit.contract.registry import Registry
 
 OVERRIDES = "override"
 
@@ -101,7 +103,7 @@ class Selection:
                 raise _stray(word)
         if args.cfg not in (None, "job"):
             raise UsageError(
-                f"--cfg {shorten(args.cfg, 40)}: only --cfg job works here; Hydra's own config is not used"
+                f"--cfg {for_message(args.cfg, 40)}: only --cfg job works here; Hydra's own config is not used"
             )
         return cls(tuple(args.words), tuple(folders), name or "config", tuple(args.plugin), args.multirun)
 
@@ -113,7 +115,7 @@ class Selection:
 
     def registry(self) -> Registry:
         """Load the built-in stages and the plugins the user named."""
-        from pipeline_kit.discovery import load_registry
+        from pipeline_kit.compose.plugins import load_registry
 
         return load_registry(self.plugins)
 
@@ -122,7 +124,7 @@ class Selection:
 
         :raises ConfigError: before anything runs, if any of them has a fault.
         """
-        from pipeline_kit import compose
+        from pipeline_kit.compose import compose
 
         jobs = [list(self.overrides)]
         if self.multirun:
@@ -147,16 +149,16 @@ def refuse_without_cfg(args: argparse.Namespace) -> None:
 
 
 def subtree(data: Any, key: str | None) -> Any:
-    """Give the part of a config under a dotted `key`.
+    """Return the part of a config under a dotted `key`.
 
     :raises UsageError: if there is none; names the closest.
     """
     for part in (key or "").split(".") if key not in (None, "", "_global_") else ():
         if not hasattr(data, "keys") or part not in data:
             known = list(data) if hasattr(data, "keys") else []
-            near = closest(part, known)
+            near = closest_match(part, known)
             hint = f" Did you mean '{near}'?" if near else f" There are: {', '.join(known) or 'none'}"
-            raise UsageError(f"--package {shorten(key, 80)}: the config has no '{shorten(part, 80)}'.{hint}")
+            raise UsageError(f"--package {for_message(key, 80)}: the config has no '{for_message(part, 80)}'.{hint}")
         data = data[part]
     return data
 
@@ -164,17 +166,41 @@ def subtree(data: Any, key: str | None) -> Any:
 def _config_file(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
-        raise UsageError(f"--config {shorten(name)}: give a YAML file that is there, a regular one")
+        raise UsageError(f"--config {for_message(name)}: give a YAML file that is there, a regular one")
     if path.suffix == ".yml":
-        raise UsageError(f"--config {shorten(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
+        raise UsageError(f"--config {for_message(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
     return path
 
 
 def _stray(word: str) -> UsageError:
-    shown = shorten(word, 80)
+    shown = for_message(word, 80)
     text = f"'{shown}' is neither a flag nor an override (key=value)."
     if word.endswith((".yaml", ".yml")):
         return UsageError(f"{text} Did you forget --config {shown}?")
     if word.endswith((".txt", ".csv", ".tsv", ".jsonl")):
         return UsageError(f"{text} Did you forget --input {shown}?")
     return UsageError(f'{text} Did you forget --text "{shown}"?')
+
+
+Show = Callable[[dict[str, Any]], object]
+
+
+def as_table(format: str | None) -> bool:
+    """Return whether ``--format`` asks for tables; by default a terminal does."""
+    return format == "table" or (format is None and is_terminal(stdout()))
+
+
+@contextmanager
+def report_writer(output: Path | None, format: str | None, tables: Callable[[], Show]) -> Iterator[Show]:
+    """Return what takes the report; a file that cannot be written is found out before anything is measured.
+
+    :param tables: gives what prints the tables, when they are wanted.
+    """
+    if output is not None:
+        with atomic_writer(output) as file:
+            yield lambda report: file.write(json_line(report) + "\n")
+    elif as_table(format):
+        yield tables()
+    else:
+        prepare_stdout()
+        yield lambda report: print_out(json_line(report))

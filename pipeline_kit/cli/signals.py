@@ -14,8 +14,6 @@ from types import FrameType
 
 from pipeline_kit.errors import Stopped
 
-__all__ = ["handled", "received", "stop", "stopping"]
-
 SECONDS_TO_HEAR = 0.5
 
 received: list[int] = []

@@ -1,1 +1,1 @@
-"""How good a pipeline is: its results held against the labels of a file."""
+"""Measures how good a pipeline is: reads labels, compares results with them, reports metrics."""

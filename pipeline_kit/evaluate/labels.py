@@ -7,10 +7,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_kit.errors import InputError, UsageError, closest, shorten
-from pipeline_kit.records.json import parse_json
-
-__all__ = ["Labels", "listed", "parse_labels_map", "text_of_label"]
+from pipeline_kit.errors import InputError, UsageError, closest_match, for_message
+from pipeline_kit.files.json_text import parse_json
 
 SHOWN = 12
 
@@ -45,12 +43,12 @@ class Labels:
             if self._find(target) is None:
                 near = _nearest(target, self.names)
                 raise UsageError(
-                    f"--labels-map {shorten(f'{value}={target}', 80)}: the {self._whose} labels are "
+                    f"--labels-map {for_message(f'{value}={target}', 80)}: the {self._whose} labels are "
                     f"{listed(self.names)}." + (f" Did you mean '{value}={near}'?" if near else "")
                 )
 
     def find(self, value: Any) -> int:
-        """Give the number of the label that `value` means.
+        """Return the number of the label that `value` means.
 
         :raises InputError: if it is none, with the labels there are and the closest one.
         """
@@ -60,16 +58,16 @@ class Labels:
         if found is None:
             near = _nearest(text, self.names)
             raise InputError(
-                f"the label '{shorten(text, 80)}' is none of the {self._whose}: {listed(self.names)}."
-                + (f" Did you mean '{shorten(near, 80)}'?" if near else "")
-                + f" To say what it stands for: --labels-map '{shorten(text, 40)}={shorten(near or 'NAME', 40)}'"
+                f"the label '{for_message(text, 80)}' is none of the {self._whose}: {listed(self.names)}."
+                + (f" Did you mean '{for_message(near, 80)}'?" if near else "")
+                + f" To map it: --labels-map '{for_message(text, 40)}={for_message(near or 'NAME', 40)}'"
             )
         self.by_number |= mapped is None and _folded(text) not in self._numbers
         return found
 
     @property
     def note(self) -> str | None:
-        """Say how numbers were read, if there were any."""
+        """Describe how numbers were read, if there were any."""
         if not self.by_number:
             return None
         pairs = [f"{number}={name}" for number, name in enumerate(self.names)]
@@ -83,7 +81,7 @@ class Labels:
 
 
 def text_of_label(value: Any) -> str:
-    """Give a label as a text: a string, a whole number, or true and false.
+    """Return a label as a text: a string, a whole number, or true and false.
 
     :raises InputError: if it is missing or something else.
     """
@@ -96,13 +94,13 @@ def text_of_label(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if not isinstance(value, str):
-        raise InputError(f"a label is a text or a whole number, not {shorten(json.dumps(value), 80)}")
+        raise InputError(f"a label is a text or a whole number, not {for_message(json.dumps(value), 80)}")
     return value.strip()
 
 
 def listed(names: Sequence[str]) -> str:
     """Name labels for a message, the first ones of many."""
-    shown = ", ".join(shorten(name, 60) for name in names[:SHOWN])
+    shown = ", ".join(for_message(name, 60) for name in names[:SHOWN])
     return f"{shown}, … ({len(names):,})" if len(names) > SHOWN else shown
 
 
@@ -116,8 +114,8 @@ def parse_labels_map(values: Sequence[str]) -> dict[str, str]:
         for value, target in _pairs(text):
             if found.setdefault(value, target) != target:
                 raise UsageError(
-                    f"--labels-map: '{shorten(value, 40)}' stands for '{shorten(found[value], 40)}' "
-                    f"and for '{shorten(target, 40)}'; give one"
+                    f"--labels-map: '{for_message(value, 40)}' stands for '{for_message(found[value], 40)}' "
+                    f"and for '{for_message(target, 40)}'; give one"
                 )
     return found
 
@@ -128,20 +126,20 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         try:
             return [(name, text_of_label(target)) for name, target in parse_json(text).items()]
         except InputError as error:
-            raise UsageError(f"--labels-map {shorten(text, 80)}: {error}; {form}") from error
+            raise UsageError(f"--labels-map {for_message(text, 80)}: {error}; {form}") from error
     pairs = []
     for pair in text.split(","):
         value, equals, target = (part.strip() for part in pair.partition("="))
         if not value or not equals or not target:
-            raise UsageError(f"--labels-map {shorten(pair, 80)}: {form}")
+            raise UsageError(f"--labels-map {for_message(pair, 80)}: {form}")
         pairs.append((value, target))
     return pairs
 
 
 def _nearest(text: str, names: Sequence[str]) -> str | None:
-    """Give the only name that `text` shortens, such as ``pos``, else the closest one."""
+    """Return the only name that `text` shortens, such as ``pos``, else the closest one."""
     begun = [name for name in names if name.casefold().startswith(text.casefold())]
-    return begun[0] if len(begun) == 1 else closest(text, names)
+    return begun[0] if len(begun) == 1 else closest_match(text, names)
 
 
 def _folded(text: str) -> str:

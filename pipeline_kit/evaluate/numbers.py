@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["CONFIDENCE", "mean", "precision_recall", "share", "wilson"]
-
 CONFIDENCE = 0.95
 
 
 def wilson(hits: int, count: int) -> list[float]:
-    """Give the 95 % confidence interval of the share ``hits / count`` by Wilson's score method.
+    """Return the 95 % confidence interval of the share ``hits / count`` by Wilson's score method.
 
     It stays within 0 to 1 and holds for few rows and for shares near 0 or 1, unlike the normal approximation.
     https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval#Wilson_score_interval
@@ -23,12 +21,12 @@ def wilson(hits: int, count: int) -> list[float]:
 
 
 def share(name: str, hits: int, count: int) -> dict[str, Any]:
-    """Give ``hits / count`` as `name`, and its interval."""
+    """Return ``hits / count`` as `name`, and its interval."""
     return {name: hits / count, f"{name}_interval": wilson(hits, count)}
 
 
 def precision_recall(hits: int, predicted: int, gold: int) -> dict[str, float]:
-    """Give ``precision``, ``recall`` and ``f1``, each 0 where it would be divided by 0."""
+    """Return ``precision``, ``recall`` and ``f1``, each 0 where it would be divided by 0."""
     precision = hits / predicted if predicted else 0.0
     recall = hits / gold if gold else 0.0
     f1 = 2 * hits / (predicted + gold) if predicted + gold else 0.0
@@ -36,6 +34,6 @@ def precision_recall(hits: int, predicted: int, gold: int) -> dict[str, float]:
 
 
 def mean(rows: Iterable[dict[str, float]], names: Sequence[str] = ("precision", "recall", "f1")) -> dict[str, float]:
-    """Give the unweighted means of `names` as ``macro_NAME``; there must be a row."""
+    """Return the unweighted means of `names` as ``macro_NAME``; there must be a row."""
     listed = list(rows)
     return {f"macro_{name}": sum(row[name] for row in listed) / len(listed) for name in names}

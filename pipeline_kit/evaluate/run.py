@@ -4,23 +4,85 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from time import perf_counter
 from typing import Any, Protocol
 
-from pipeline_kit.evaluate.base import Evaluator, Verdict
-from pipeline_kit.evaluate.rows import Labelled, in_row, read_gold
-from pipeline_kit.stats import RunStats
-from pipeline_kit.types import Example, Result, RowFailure
+from pipeline_kit.contract.evaluator import Evaluator, Verdict
+from pipeline_kit.contract.types import Example, Result, RowFailure, RunStats
+from pipeline_kit.errors import InputError, UsageError
+from pipeline_kit.files.read.source import SourceRow
 
-__all__ = ["Counts", "Outcomes", "Watcher", "report", "run"]
+GOLD = "label"
+"""The field with the label."""
 
 
-class Outcomes(Protocol):
-    """The one thing of a :class:`~pipeline_kit.pipeline.Pipeline` that is needed here."""
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A row.
+
+    :param index: its place among all rows, from 0.
+    :param id: where it stands, such as ``reviews.csv:17``, which counts lines from 1.
+    :param gold: the label as the file has it.
+    """
+
+    index: int
+    id: str
+    example: dict[str, Any]
+    gold: Any
+
+
+def labelled(rows: Iterable[SourceRow]) -> Iterator[Labelled | RowFailure]:
+    """Part each row into example and label; a row that cannot be read stays a failure in its place."""
+    for row in rows:
+        if isinstance(row.example, RowFailure):
+            yield row.example
+        elif isinstance(row.example, str):
+            problem = f"{row.id}: is a text alone; a labelled row has the fields of its task and '{GOLD}'"
+            yield RowFailure(row.index, "input", "InputError", problem)
+        else:
+            example = {name: value for name, value in row.example.items() if name != GOLD}
+            yield Labelled(row.index, row.id, example, row.example[GOLD])
+
+
+def read_gold(evaluator: Evaluator, row: Labelled) -> Any:
+    """Understand the label of `row`.
+
+    :raises InputError: naming the row.
+    """
+    with in_row(row):
+        return evaluator.read(row.gold, row.example)
+
+
+@contextmanager
+def in_row(row: Labelled) -> Iterator[None]:
+    """Say in an InputError of the body which row it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{row.id}: {error}") from error
+
+
+def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> int:
+    """Read all labels before a model is loaded; give the number of rows.
+
+    :raises InputError: at the first label that is none.
+    """
+    count = 0
+    for row in rows:
+        count += 1
+        if isinstance(row, Labelled):
+            read_gold(evaluator, row)
+    return count
+
+
+class RunOutcomes(Protocol):
+    """The one thing of a :class:`~pipeline_kit.runtime.pipeline.Pipeline` that is needed here."""
 
     def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result | RowFailure]:
-        """Give a result or a failure for each example, in order."""
+        """Return a result or a failure for each example, in order."""
         ...
 
 
@@ -36,18 +98,21 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Watcher:
+class EvaluationWatcher:
     """Who is told of each row."""
 
     judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None
     failed: Callable[[RowFailure], None] = lambda failure: None
 
 
-_NOBODY = Watcher()
+_NOBODY = EvaluationWatcher()
 
 
 def run(
-    pipeline: Outcomes, rows: Iterable[Labelled | RowFailure], evaluator: Evaluator, watcher: Watcher = _NOBODY
+    pipeline: RunOutcomes,
+    rows: Iterable[Labelled | RowFailure],
+    evaluator: Evaluator,
+    watcher: EvaluationWatcher = _NOBODY,
 ) -> Counts:
     """Judge every row that gives a result. No more rows are held than the pipeline holds.
 
@@ -94,7 +159,7 @@ def run(
 
 
 def report(counts: Counts, evaluator: Evaluator) -> dict[str, Any]:
-    """Give counts, metrics and notes as JSON values; no metrics if no row gave a result."""
+    """Return counts, metrics and notes as JSON values; no metrics if no row gave a result."""
     evaluated = counts.rows - counts.failed
     notes: tuple[str, ...] = ("no row gave a result, so there is nothing to measure",)
     values: dict[str, Any] = {}
@@ -113,3 +178,16 @@ def report(counts: Counts, evaluator: Evaluator) -> dict[str, Any]:
         "metrics": values,
         "notes": list(notes),
     }
+
+
+def require_libraries() -> None:
+    """See, before anything is loaded, that they are there.
+
+    :raises UsageError: saying what to install.
+    """
+    missing = [name for module, name in (("sklearn", "scikit-learn"), ("scipy", "scipy")) if find_spec(module) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise UsageError(
+            f"evaluate needs {' and '.join(missing)}, which {verb} not installed: pip install 'pipeline-kit[evaluate]'"
+        )

@@ -1,3 +1,1 @@
-"""See what happens inside a pipeline: one text, stage by stage."""
-
-from __future__ import annotations
+"""Shows what happens inside a pipeline: a recording first, views of it after."""

@@ -12,8 +12,6 @@ import numpy as np
 
 from pipeline_kit.explain.trace import RowTrace, SequenceTrace, Token, Trace
 
-__all__ = ["NOISE", "TokenPair", "apart", "padding_of", "result_differences", "token_pairs"]
-
 Array = np.ndarray[Any, Any]
 
 
@@ -54,7 +52,7 @@ def token_pairs(first: SequenceTrace | None, second: SequenceTrace | None) -> li
 
 
 def apart(first: Any, second: Any) -> bool:
-    """Tell whether two values differ, numbers by more than `NOISE`, absolutely or as a part of the larger."""
+    """Return whether two values differ, numbers by more than `NOISE`, absolutely or as a part of the larger."""
     if isinstance(first, bool) or isinstance(second, bool):
         return first is not second
     if isinstance(first, float | int) and isinstance(second, float | int):
@@ -81,7 +79,7 @@ def padding_of(trace: Trace, row: int, sequence: int) -> str:
 
 
 def result_differences(first: RowTrace, second: RowTrace) -> list[tuple[str, Any, Any]]:
-    """Give the keys of two results with the values of both; None where one lacks the key."""
+    """Return the keys of two results with the values of both; None where one lacks the key."""
     left, right = _told(first), _told(second)
     return [(key, left.get(key), right.get(key)) for key in dict.fromkeys([*left, *right])]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from pipeline_kit.explain.html_text import number
-
-__all__ = ["SHADES", "Bar", "Bars", "Cell", "Heat", "HeatRow", "Spark", "bars", "heat", "shade", "spark"]
 
 SHADES = 8
 DENSE = 24
@@ -41,7 +38,7 @@ class Bars:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class HeatCell:
     """A number as written; its shade among its row's and among all of the map, -1 if it is not finite."""
 
     value: str
@@ -54,7 +51,7 @@ class HeatRow:
     """A row of a heat map with its least and largest number."""
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: tuple[HeatCell, ...]
     low: str
     high: str
 
@@ -100,13 +97,13 @@ def bars(labels: Sequence[str], values: Sequence[float]) -> Bars:
 
 def _bar(label: str, value: float, low: float, span: float, best: bool) -> Bar:
     if not math.isfinite(value):
-        return Bar(label, number(float(value)), 0, 0)
+        return Bar(label, html_number(float(value)), 0, 0)
     start, end = sorted((100 * -low / span, 100 * (value - low) / span))
-    return Bar(label, number(float(value)), round(start, 2), round(end - start, 2), best, value < 0)
+    return Bar(label, html_number(float(value)), round(start, 2), round(end - start, 2), best, value < 0)
 
 
 def shade(value: float, low: float, high: float) -> int:
-    """Give the shade of `value` between `low` and `high`, 0 to 7; -1 if it is not finite."""
+    """Return the shade of `value` between `low` and `high`, 0 to 7; -1 if it is not finite."""
     if not math.isfinite(value):
         return -1
     return min(SHADES - 1, int(SHADES * (value - low) / (high - low))) if high > low else 0
@@ -125,9 +122,9 @@ def heat(title: str, what: str, names: Sequence[str], columns: Sequence[str], va
     for name, line in zip(names, values, strict=True):
         least, most = _limits(line)
         cells = tuple(
-            Cell(number(value), shade(value, least, most), shade(value, low, high)) for value in line.tolist()
+            HeatCell(html_number(value), shade(value, least, most), shade(value, low, high)) for value in line.tolist()
         )
-        rows.append(HeatRow(name, cells, number(least), number(most)))
+        rows.append(HeatRow(name, cells, html_number(least), html_number(most)))
     return Heat(title, tuple(columns), tuple(rows), len(columns) > DENSE, what)
 
 
@@ -146,3 +143,81 @@ def spark(values: Array) -> Spark:
     lines = [f"M{place + 0.5:g} {zero:.1f}V{40 * (high - value) / span:.1f}" for place, value in enumerate(kept)]
     note = f"every {step}th number" if step > 1 else ""
     return Spark("".join(lines), len(kept), round(zero, 1), note)
+
+
+_KEPT = "\t\n\r"
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in _KEPT} | {0x7F: 0x2421}
+_LONE = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+_LISTED = 8
+_LONGEST = 80
+
+
+def clean(page: str) -> str:
+    """Return `page` without what no UTF-8 file can hold (halves of surrogate pairs) and without control characters.
+
+    Controls become their pictures, ``U+0000`` is ``U+2400``; a half of a pair becomes ``U+FFFD``.
+    """
+    return page.translate(_PICTURES | _LONE)
+
+
+def visible(token: str) -> str:
+    """Spell a token so that it is seen: spaces and invisible characters by sign or number; a very long one is cut."""
+    if not token:
+        return "(empty)"
+    sign = "".join(_sign(char) for char in token[:_LONGEST])
+    return sign if len(token) <= _LONGEST else f"{sign}… ({len(token)} characters)"
+
+
+def _sign(char: str) -> str:
+    if char == " ":
+        return "\N{OPEN BOX}"
+    return f"U+{ord(char):04X}" if unicodedata.category(char) in _UNSEEN else char
+
+
+def invisible(text: str) -> str:
+    """Name the characters of `text` that cannot be seen, with their places; '' if there are none.
+
+    Line ends and tabs are left out: they show.
+    """
+    found = [
+        f"U+{ord(char):04X} at {place}"
+        for place, char in enumerate(text)
+        if char not in _KEPT and unicodedata.category(char) in _UNSEEN
+    ]
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return ", ".join(found[:_LISTED]) + more
+
+
+def excerpt(text: str, width: int = 60) -> str:
+    """Return the beginning of `text` in one line of at most `width` characters."""
+    line = " ".join(text[: 4 * width].split())
+    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1].rstrip() + "…"
+
+
+def example_text(example: str | Mapping[str, Any]) -> str:
+    """Return an example in one line: its text, or its first field's."""
+    if isinstance(example, str):
+        return example
+    return " · ".join(value if isinstance(value, str) else str(value) for value in example.values())
+
+
+def html_number(value: Any, digits: int = 4) -> str:
+    """Write a number with so many digits that count; whole ones as they are, other things as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(value) >= 10_000 else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return str(value)
+    text = f"{value:.{digits}g}"
+    return text.replace("-", "\N{MINUS SIGN}", 1) if value < 0 else text
+
+
+def seconds(value: float) -> str:
+    """Write a duration in the unit that suits it."""
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} µs"

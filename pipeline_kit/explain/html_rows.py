@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline_kit.explain.html_attention import AttentionView, Room, attention_view
-from pipeline_kit.explain.html_attribution import AttributionView, attribution_view
-from pipeline_kit.explain.html_batches import columns_of, spelled
-from pipeline_kit.explain.html_charts import Heat, heat
-from pipeline_kit.explain.html_text import example_text, excerpt, invisible
-from pipeline_kit.explain.html_values import ResultView, TensorView, result_view, tensor_view
-from pipeline_kit.explain.trace import BatchTrace, RowTrace, SequenceTrace, Trace
-from pipeline_kit.panels import Panel
-from pipeline_kit.types import RowFailure
-
-__all__ = ["RowView", "SequenceView", "TokenView", "fitting", "row_view", "shown_sequences"]
+from pipeline_kit.contract.stages import Panel
+from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.explain.html_attention import AttentionView, TokenBudget, attention_view, columns_of, spelled
+from pipeline_kit.explain.html_charts import (
+    Bars,
+    Heat,
+    Spark,
+    bars,
+    example_text,
+    excerpt,
+    heat,
+    html_number,
+    invisible,
+    spark,
+)
+from pipeline_kit.explain.trace import Attribution, BatchTrace, RowTrace, SequenceTrace, Trace
 
 Array = np.ndarray[Any, Any]
 
@@ -84,7 +91,7 @@ def shown_sequences(row: RowTrace, most: int) -> int:
     return fitting([len(sequence.tokens) for sequence in row.sequences], most)
 
 
-def row_view(trace: Trace, place: int, marks: Mapping[int, Mapping[int, str]], room: Room, most: int) -> RowView:
+def row_view(trace: Trace, place: int, marks: Mapping[int, Mapping[int, str]], room: TokenBudget, most: int) -> RowView:
     """Draw the example at `place`.
 
     :param marks: by sequence and token, how the token differs from another trace's.
@@ -109,7 +116,7 @@ def row_view(trace: Trace, place: int, marks: Mapping[int, Mapping[int, str]], r
     )
 
 
-def _sequence(trace: Trace, row: RowTrace, number: int, marks: Mapping[int, str], room: Room) -> SequenceView:
+def _sequence(trace: Trace, row: RowTrace, number: int, marks: Mapping[int, str], room: TokenBudget) -> SequenceView:
     sequence = row.sequences[number]
     at, line = row.places[number] if number < len(row.places) else (-1, -1)
     batch = trace.batches[at] if 0 <= at < len(trace.batches) else None
@@ -193,9 +200,223 @@ def _norms(batch: BatchTrace, line: int, names: Sequence[str]) -> Heat | None:
     return heat("hidden-state norms", "norm", rows, names, values)
 
 
-def _attention(batch: BatchTrace, line: int, names: Sequence[str], room: Room) -> AttentionView | None:
+def _attention(batch: BatchTrace, line: int, names: Sequence[str], room: TokenBudget) -> AttentionView | None:
     maps = {name: values[line] for name, values in batch.attentions.items() if values.ndim == 4}
     if not maps:
         return None
     columns = columns_of(batch, line)
     return attention_view(maps, columns if len(columns) == len(names) else None, names, room)
+
+
+MOST = 24
+"""So many tokens have a bar: those that moved the result most, in the order of the text."""
+
+_SHADES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ShadedToken:
+    """A token with its score and shade (``p1`` to ``p4``, ``n1`` to ``n4`` or ''), or the text between two."""
+
+    text: str
+    score: str
+    shade: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttributionView:
+    """One attribution of one sequence; each of `texts` is a text in pieces."""
+
+    method: str
+    target: str
+    sequence: int
+    error: str
+    note: str
+    bars: Bars
+    left_out: int
+    texts: tuple[tuple[ShadedToken, ...], ...]
+
+
+def attribution_view(found: Attribution, sequence: SequenceTrace) -> AttributionView:
+    """Draw `found`, which is of `sequence`."""
+    scores = [float(score) for score in found.scores.tolist()]
+    names = spelled(sequence)
+    order = sorted(range(min(len(scores), len(names))), key=lambda place: -_size(scores[place]))
+    shown = sorted(order[:MOST])
+    error = (
+        "the method promises no sum"
+        if found.completeness_error is None
+        else html_number(float(found.completeness_error))
+    )
+    return AttributionView(
+        method=found.method,
+        target=found.target,
+        sequence=found.sequence,
+        error=error,
+        note=found.note,
+        bars=bars([names[place] for place in shown], [scores[place] for place in shown]),
+        left_out=len(order) - len(shown),
+        texts=tuple(_pieces(sequence, scores, which) for which in range(len(sequence.source))),
+    )
+
+
+def _size(score: float) -> float:
+    return abs(score) if math.isfinite(score) else 0.0
+
+
+def _pieces(sequence: SequenceTrace, scores: list[float], which: int) -> tuple[ShadedToken, ...]:
+    """Cut one of the texts where its tokens begin and end; tokens that overlap lose what was shown before."""
+    text, at, pieces = sequence.source[which], 0, []
+    most = max(map(_size, scores), default=0.0) or 1.0
+    for token, score in zip(sequence.tokens, scores, strict=False):
+        if token.start is None or token.end is None or token.special or (token.sequence or 0) != which:
+            continue
+        start, end = max(at, token.start), min(token.end, len(text))
+        if end <= start:
+            continue
+        if start > at:
+            pieces.append(ShadedToken(text[at:start], "", ""))
+        pieces.append(ShadedToken(text[start:end], html_number(score), _shade(score, most)))
+        at = end
+    if at < len(text):
+        pieces.append(ShadedToken(text[at:], "", ""))
+    return tuple(pieces)
+
+
+def _shade(score: float, most: float) -> str:
+    level = math.ceil(_SHADES * _size(score) / most - 0.2)
+    return f"{'n' if score < 0 else 'p'}{min(_SHADES, level)}" if level > 0 else ""
+
+
+FEW = 64
+"""As many numbers of a vector are drawn as bars, each with its label."""
+
+_UNNAMED = 16
+
+_LABELS = 40
+_LISTED = 48
+_ROWS = 50
+_JSON = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """One tensor of one sequence, without padding: one of the four pictures, or only `summary`."""
+
+    name: str
+    origin: str
+    shape: str
+    dtype: str
+    summary: str
+    bars: Bars | None = None
+    heat: Heat | None = None
+    spark: Spark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueTable:
+    """A list of records in a result."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultView:
+    """A result: what is single, what is a table, what is a vector, and all of it as JSON, cut if long."""
+
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[ValueTable, ...]
+    vectors: tuple[tuple[str, Spark, int], ...]
+    json: str
+    cut: int
+
+
+def tensor_view(
+    name: str, origin: str, values: Array, labels: Sequence[str], tokens: Sequence[str], per_token: bool
+) -> TensorView:
+    """Choose the picture for one sequence's tensor.
+
+    :param origin: who gave it, ``model`` or ``reduced on the device``.
+    :param values: without batch dimension and padding.
+    :param tokens: as they are shown; one for each place of a `per_token` tensor.
+    """
+    shape = "[" + ", ".join(map(str, values.shape)) + "]"
+    whole = values.dtype.kind in "iub"
+    base = TensorView(name, origin, shape, str(values.dtype), _summary(values, whole))
+    flat = values.reshape(-1)
+    if not flat.size:
+        return base
+    if per_token and values.ndim in (1, 2) and len(values) == len(tokens):
+        rows = values[None] if values.ndim == 1 else values.T
+        names = _names(rows.shape[0], labels) if values.ndim == 2 else [name]
+        few = len(rows) <= (_LABELS if values.ndim == 1 or len(rows) == len(labels) else _UNNAMED)
+        return _with(base, heat=heat(name, name, names, tokens, rows)) if few else base
+    if whole or (values.ndim > 1 and max(values.shape) != flat.size):
+        return base
+    if flat.size <= (FEW if flat.size == len(labels) else _UNNAMED):
+        return _with(base, bars=bars(_names(flat.size, labels), flat.astype(np.float64).tolist()))
+    return _with(base, spark=spark(flat))
+
+
+def _with(
+    view: TensorView, bars: Bars | None = None, heat: Heat | None = None, spark: Spark | None = None
+) -> TensorView:
+    return TensorView(view.name, view.origin, view.shape, view.dtype, view.summary, bars, heat, spark)
+
+
+def _names(count: int, labels: Sequence[str]) -> list[str]:
+    return list(labels) if len(labels) == count else [str(place) for place in range(count)]
+
+
+def _summary(values: Array, whole: bool) -> str:
+    if not values.size:
+        return "empty"
+    if whole:
+        flat = values.reshape(-1)
+        more = f" … {flat.size - _LISTED} more" if flat.size > _LISTED else ""
+        return " ".join(map(str, flat[:_LISTED].tolist())) + more
+    wide = np.asarray(values, dtype=np.float64)
+    bad = int(np.count_nonzero(~np.isfinite(wide)))
+    note = f", {bad} not finite" if bad else ""
+    finite = wide[np.isfinite(wide)]
+    if not finite.size:
+        return "no number is finite"
+    least, most, mean = (html_number(float(value)) for value in (finite.min(), finite.max(), finite.mean()))
+    return f"{least} to {most}, mean {mean}{note}"
+
+
+def result_view(result: Mapping[str, Any]) -> ResultView:
+    """Sort what a result holds into facts, tables and vectors."""
+    facts: list[tuple[str, str]] = []
+    tables: list[ValueTable] = []
+    vectors: list[tuple[str, Spark, int]] = []
+    for key, value in result.items():
+        if not isinstance(value, list | tuple | Mapping):
+            facts.append((key, html_number(value, 6)))
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            tables.append(_table(key, value))
+        elif isinstance(value, list | tuple) and len(value) > FEW and all(isinstance(item, float) for item in value):
+            vectors.append((key, spark(np.array(value)), len(value)))
+        else:
+            facts.append((key, _short(value)))
+    text = json.dumps(result, ensure_ascii=False, indent=2, default=str)
+    return ResultView(tuple(facts), tuple(tables), tuple(vectors), text[:_JSON], max(0, len(text) - _JSON))
+
+
+def _table(name: str, records: Sequence[Mapping[str, Any]]) -> ValueTable:
+    columns = tuple(dict.fromkeys(str(key) for record in records for key in record))
+    rows = tuple(tuple(_short(record.get(column, "")) for column in columns) for record in records[:_ROWS])
+    return ValueTable(name, columns, rows, max(0, len(records) - _ROWS))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple) and value and all(isinstance(item, float | int) for item in value):
+        more = f", … {len(value) - 8} more" if len(value) > 8 else ""
+        return "[" + ", ".join(html_number(item) for item in value[:8]) + more + "]"
+    if isinstance(value, list | tuple | Mapping):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        return text if len(text) <= 300 else text[:299] + "…"
+    return html_number(value)

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
-from pipeline_kit.checkpoint_json import read_json
-from pipeline_kit.errors import CheckpointError, ExampleError
-from pipeline_kit.explain.arrays import to_numpy
-from pipeline_kit.explain.layers import attention_arrays, layer_of
+from pipeline_kit.checkpoint.json import read_json
+from pipeline_kit.contract.stages import Model, Panel, Seen
+from pipeline_kit.contract.types import (
+    Checkpoint,
+    Encoding,
+    Example,
+    ModelOutput,
+    Result,
+    RowFailure,
+    RowOutput,
+    RunStats,
+    Side,
+    TokenBatch,
+)
+from pipeline_kit.errors import CheckpointError, ExampleError, for_message
 from pipeline_kit.explain.sequences import show_encodings
-from pipeline_kit.explain.stages import stage_traces
-from pipeline_kit.explain.trace import BatchTrace, RowTrace, Trace
-from pipeline_kit.explain.watching import Recorder, SeenBatch, WatchedModel, attempt
-from pipeline_kit.outputs import split_rows
-from pipeline_kit.panels import Panel, Seen
-from pipeline_kit.stats import RunStats
-from pipeline_kit.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowFailure, RowOutput
+from pipeline_kit.explain.trace import BatchTrace, RowTrace, StageTrace, Trace, Value
+from pipeline_kit.explain.values import (
+    attention_arrays,
+    batch_values,
+    describe_value,
+    layer_of,
+    options_of,
+    output_values,
+    stage_source,
+    to_numpy,
+)
+from pipeline_kit.runtime.calls import is_interruption
+from pipeline_kit.runtime.chunks import ChunkEncodings
+from pipeline_kit.runtime.padding import split_rows
 
 if TYPE_CHECKING:
-    from pipeline_kit.pipeline import Pipeline
+    from pipeline_kit.runtime.pipeline import Pipeline
 
-__all__ = ["explain"]
-
-Place = tuple[int, int]
+RowPlace = tuple[int, int]
 MOST_PARTS = 3
 """For how many parts of an example, such as the pairs of fifty labels, the tokenizer is asked about its work."""
 
@@ -85,14 +102,14 @@ class _Account:
         """Find out whose each encoding is, and which batch it was in."""
         self._parts, self._encodings = self.seen.parts(), self.seen.encodings()
         # Encodings are told apart by what they are, not by what is in them: two texts may be the same.
-        self._owners: dict[int, Place] = {
+        self._owners: dict[int, RowPlace] = {
             id(encoding): (row, place)
             for row, encodings in enumerate(self._encodings)
             for place, encoding in enumerate(encodings)
         }
-        self._places: dict[Place, Place] = {}
-        self._raw: dict[Place, RowOutput] = {}
-        self._reduced: dict[Place, RowOutput] = {}
+        self._places: dict[RowPlace, RowPlace] = {}
+        self._raw: dict[RowPlace, RowOutput] = {}
+        self._reduced: dict[RowPlace, RowOutput] = {}
 
     def batch(self, number: int, found: SeenBatch, attentions: bool) -> BatchTrace:
         """Describe one batch; remembers what it gave for each of its rows."""
@@ -103,7 +120,7 @@ class _Account:
         self._reduced.update(zip(owners, split_rows(reduced, batch), strict=True))
         model, maps = self.pipeline.model, {}
         if attentions:
-            asked = attempt(
+            asked = or_note(
                 self.notes, "asking for attention", lambda: attention_arrays(model, batch, found.layers), ({}, "")
             )
             maps, note = asked
@@ -119,7 +136,7 @@ class _Account:
             per_token=output.per_token | reduced.per_token,
             layers=tuple(layer_of(name, states, batch) for name, states in found.layers),
             attentions=maps,
-            panels=attempt(self.notes, "the model's panels", lambda: tuple(model.panels(batch, output)), ()),
+            panels=or_note(self.notes, "the model's panels", lambda: tuple(model.panels(batch, output)), ()),
             seconds=found.seconds,
         )
 
@@ -131,9 +148,9 @@ class _Account:
             return RowTrace(example, (), (), result, failure)
         shown = show_encodings(self.pipeline.tokenizer, self._parts[place], encodings)
         self.notes += [shown.note] if shown.note else []
-        panels = {"tokenizer": attempt(self.notes, "the tokenizer's panels", lambda: self._spelling(place), ())}
+        panels = {"tokenizer": or_note(self.notes, "the tokenizer's panels", lambda: self._spelling(place), ())}
         if result is not None:
-            panels["postprocessor"] = attempt(
+            panels["postprocessor"] = or_note(
                 self.notes, "the postprocessor's panels", lambda: self._arithmetic(place, example, result), ()
             )
         places = tuple(self._places.get((place, number), (-1, -1)) for number in range(len(encodings)))
@@ -177,7 +194,7 @@ def _silent(pipeline: Pipeline) -> str:
 
 
 def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give the label names of the pipeline's checkpoint; none where it has no folder."""
+    """Return the label names of the pipeline's checkpoint; none where it has no folder."""
     told = description.get("checkpoint")
     path = told.get("path") if isinstance(told, Mapping) else None
     if not isinstance(path, str):
@@ -187,3 +204,143 @@ def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:
     except CheckpointError:
         return ()
     return Checkpoint(Path(path), path, config).labels if isinstance(config, Mapping) else ()
+
+
+def stage_traces(
+    pipeline: Pipeline, seen: Recorder, examples: Sequence[Example], outcomes: Sequence[Any], stats: RunStats
+) -> tuple[StageTrace, ...]:
+    """Describe tokenizer, padding, model and postprocessor; of several batches the first one's values are shown."""
+    parts = [part for parts in seen.parts() for part in parts]
+    encodings = [encoding for found in seen.encodings() for encoding in found]
+    results: list[Result] = [outcome for outcome in outcomes if not isinstance(outcome, RowFailure)]
+    batch: tuple[Value, ...] = ()
+    output: tuple[Value, ...] = ()
+    reduced: tuple[Value, ...] = ()
+    if seen.batches:
+        first = seen.batches[0]
+        batch, output = batch_values(first.batch), output_values(first.output)
+        reduced = output_values(first.reduced or first.output)
+    texts, ids = describe_value("texts", parts), _encodings(encodings)
+    return (
+        _stage(pipeline, "tokenizer", pipeline.tokenizer, stats, (texts,), ids),
+        _stage(pipeline, "padding", pipeline.padding, stats, ids[:1], batch),
+        _stage(pipeline, "model", pipeline.model, stats, batch, output),
+        _stage(
+            pipeline,
+            "postprocessor",
+            pipeline.postprocessor,
+            stats,
+            (describe_value("examples", examples), *ids[:1], *reduced),
+            (describe_value("results", results),),
+        ),
+    )
+
+
+def _stage(
+    pipeline: Pipeline, kind: str, stage: Any, stats: RunStats, given: tuple[Value, ...], gave: tuple[Value, ...]
+) -> StageTrace:
+    node = pipeline.description.get(kind)
+    name = node.get("name") if isinstance(node, Mapping) else None
+    if name is None:
+        name = getattr(stage, "name", None) or type(stage).__name__
+    options = options_of(pipeline.description, kind)
+    return StageTrace(kind, str(name), stage_source(stage), options, given, gave, stats.seconds.get(kind, 0.0))
+
+
+def _encodings(encodings: Sequence[Encoding]) -> tuple[Value, ...]:
+    """Describe all encodings, then the fields that the first one has."""
+    found = [describe_value("encodings", encodings)]
+    if encodings:
+        first = encodings[0]
+        fields = ("input_ids", "token_type_ids", "special_tokens_mask", "offsets", "word_ids", "sequence_ids")
+        found += [describe_value(name, getattr(first, name)) for name in fields if getattr(first, name) is not None]
+    return tuple(found)
+
+
+def or_note(notes: list[str], what: str, call: Any, otherwise: Any) -> Any:
+    """Return what `call` gives; where a stage's account of itself fails, note that and give `otherwise`."""
+    try:
+        return call()
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        notes.append(f"{what} failed: {type(error).__name__}: {for_message(str(error))}")
+        return otherwise
+
+
+@final
+class WatchedModel(Model):
+    """Another model, called as ever; notes what its layers give, and how long it takes."""
+
+    def __init__(self, model: Model, notes: list[str]) -> None:
+        """Watch `model`; what goes wrong with watching is added to `notes`."""
+        self._model, self._notes = model, notes
+        self.layers: Sequence[tuple[str, Any]] = ()
+        self.seconds = 0.0
+
+    @property
+    def supported_sides(self) -> frozenset[Side]:
+        """Those of the model."""
+        return self._model.supported_sides
+
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the model; what its layers gave is then in `layers`, the time it took in `seconds`."""
+        with ExitStack() as stack:
+            seen = or_note(self._notes, "watching the model", lambda: stack.enter_context(self._model.watched()), ())
+            start = perf_counter()
+            output = self._model.forward(batch)
+            self.seconds = perf_counter() - start
+        self.layers = tuple(seen)
+        return output
+
+
+@dataclass
+class SeenBatch:
+    """One batch that ran."""
+
+    encodings: Sequence[Encoding]
+    batch: TokenBatch
+    output: ModelOutput
+    layers: Sequence[tuple[str, Any]]
+    seconds: float
+    reduced: ModelOutput | None = None
+
+
+@final
+@dataclass
+class Recorder:
+    """Keeps what a pipeline's observer is told.
+
+    :ivar chunks: for each chunk its examples' parts, as the pipeline has them, and their encodings.
+    :ivar batches: those that ran, in the order in which they did.
+    """
+
+    model: WatchedModel
+    chunks: list[tuple[Sequence[Any], ChunkEncodings]] = field(default_factory=list)
+    batches: list[SeenBatch] = field(default_factory=list)
+    _padded: Sequence[Encoding] = ()
+
+    def observe(self, stage: str, given: Any, gave: Any) -> None:
+        """See :class:`pipeline_kit.runtime.pipeline.Pipeline`."""
+        if stage == "tokenizer":
+            self.chunks.append((given, gave))
+        elif stage == "padding":
+            self._padded = given
+        elif stage == "model":
+            self.batches.append(SeenBatch(self._padded, given, gave, self.model.layers, self.model.seconds))
+        elif stage == "reduce":
+            self.batches[-1].reduced = gave
+
+    def parts(self) -> list[Sequence[Example]]:
+        """Return for each example what was encoded for it; nothing where it could not be read."""
+        found: list[Sequence[Example]] = []
+        for given, _ in self.chunks:
+            for item in given:
+                parts = isinstance(item, Sequence) and not isinstance(item, str)
+                single = isinstance(item, str | Mapping)
+                found.append(tuple(item) if parts else (item,) if single else ())
+        return found
+
+    def encodings(self) -> list[Sequence[Encoding]]:
+        """Return each example's encodings; nothing where there are none."""
+        return [item if isinstance(item, list) else () for _, encoded in self.chunks for item in encoded]

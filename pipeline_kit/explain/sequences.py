@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline_kit.errors import ExampleError, shorten
+from pipeline_kit.contract.fields import text_and_pair
+from pipeline_kit.contract.stages import Tokenizer
+from pipeline_kit.contract.types import Encoding, Example
+from pipeline_kit.errors import ExampleError, for_message
 from pipeline_kit.explain.trace import SequenceTrace, Token
-from pipeline_kit.fields import text_and_pair
-from pipeline_kit.stages import Tokenizer
-from pipeline_kit.types import Encoding, Example
-
-__all__ = ["FullEncoder", "Shown", "show_encodings"]
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Mn", "Zl", "Zp", "Zs"})
 """Unicode categories of characters that a tokenizer may drop without a token."""
@@ -70,7 +68,7 @@ def _encode_again(tokenizer: FullEncoder, parts: Sequence[Example]) -> list[Enco
     try:
         return tokenizer.encode_fully(parts)
     except Exception as error:
-        return f"the tokenizer failed when asked for the places of its tokens: {shorten(str(error))}"
+        return f"the tokenizer failed when asked for the places of its tokens: {for_message(str(error))}"
 
 
 def _ids(encoding: Encoding) -> tuple[list[int], list[int] | None]:
@@ -83,7 +81,7 @@ def _source(parts: Sequence[Example], encoding: Encoding) -> tuple[str, ...]:
     try:
         text, pair = text_and_pair(example)
     except ExampleError:  # a tokenizer of another kind may take other fields
-        return (shorten(example, 1000),)
+        return (for_message(example, 1000),)
     return (text,) if pair is None else (text, pair)
 
 
@@ -128,7 +126,7 @@ def _at(values: Sequence[Any] | None, place: int) -> Any:
 
 
 def _decoded(tokenizer: Tokenizer, id: int) -> str:
-    """Give the text of an id; special tokens have none when decoded, so they go by their number."""
+    """Return the text of an id; special tokens have none when decoded, so they go by their number."""
     try:
         return tokenizer.decode([id]) or f"#{id}"
     except Exception:
@@ -136,7 +134,7 @@ def _decoded(tokenizer: Tokenizer, id: int) -> str:
 
 
 def _cut(source: tuple[str, ...], tokens: Sequence[Token]) -> str | None:
-    """Give the text that no token stands for any more, None if offsets do not tell."""
+    """Return the text that no token stands for any more, None if offsets do not tell."""
     found = []
     for number, text in enumerate(source):
         own = [token for token in tokens if token.sequence == number]

@@ -1,22 +1,22 @@
 """What was seen inside a pipeline: plain data, from which every view is drawn.
 
-Letters in shapes are those of :mod:`pipeline_kit.types`. Arrays are numpy's, on the CPU.
+Letters in shapes are those of :mod:`pipeline_kit.contract.types`. Arrays are numpy's, on the CPU.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from html import escape
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from pipeline_kit.panels import Panel
-from pipeline_kit.types import Example, Result, RowFailure, Side
-
-__all__ = ["Attribution", "BatchTrace", "Layer", "RowTrace", "SequenceTrace", "StageTrace", "Token", "Trace", "Value"]
+from pipeline_kit.contract.stages import Panel
+from pipeline_kit.contract.types import Example, Result, RowFailure, Side
+from pipeline_kit.errors import for_message
 
 Array = np.ndarray[Any, Any]
 
@@ -193,16 +193,16 @@ class Trace:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON values; see :func:`pipeline_kit.explain.plain.to_json`."""
-        found: dict[str, Any] = _view("plain").to_json(self)
+        """Return all of it as JSON values; see :func:`pipeline_kit.explain.trace.to_json`."""
+        found: dict[str, Any] = to_json(self)
         return found
 
     def _repr_html_(self) -> str:
-        """Give what a notebook shows: the page of ``pipeline-kit explain --html``, else the terminal's view."""
+        """Return what a notebook shows: the page of ``pipeline-kit explain --html``, else the terminal's view."""
         try:
             page: str = _view("html").to_html(self)
         except ImportError:
-            return f"<pre>{escape(_view('text').to_text(self))}</pre>"
+            return f"<pre>{escape(_view('terminal').to_text(self))}</pre>"
         # In a frame of its own, so that neither the page's style nor its script touches the notebook.
         frame = 'style="width: 100%; height: 50em; border: 0" sandbox="allow-scripts"'
         return f'<iframe title="pipeline-kit explain" {frame} srcdoc="{escape(page)}"></iframe>'
@@ -211,3 +211,49 @@ class Trace:
 def _view(name: str) -> Any:
     """Import a view on first use: each of them imports this module."""
     return import_module(f"pipeline_kit.explain.{name}")
+
+
+def to_json(trace: Trace, *, most: int | None = None) -> dict[str, Any]:
+    """Return `trace` with the names of its fields as keys, arrays as nested lists.
+
+    What JSON has no number for is a string: ``NaN``, ``Infinity``, ``-Infinity``.
+
+    :param most: of an array with more numbers than this, only shape, dtype, least, largest and mean are given;
+        None: all are given whole.
+    """
+    found: dict[str, Any] = _plain(trace, most)
+    return found
+
+
+def _plain(value: Any, most: int | None) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, np.ndarray):
+        return _array(value, most)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return _number(float(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name), most) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, most) for key, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(map(str, value))
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_plain(item, most) for item in value]
+    return for_message(str(value), 1000)
+
+
+def _array(array: np.ndarray[Any, Any], most: int | None) -> Any:
+    if most is None or array.size <= most:
+        return array.tolist() if np.isfinite(array).all() else _plain(array.tolist(), most)
+    numbers = {"least": array.min(), "largest": array.max(), "mean": array.mean(dtype=np.float64)}
+    shown = {name: _plain(number, most) for name, number in numbers.items()}
+    return {"shape": list(array.shape), "dtype": str(array.dtype), **shown}
+
+
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

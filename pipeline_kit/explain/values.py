@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_kit.errors import shorten
-from pipeline_kit.explain.arrays import to_numpy
-from pipeline_kit.explain.trace import Value
-from pipeline_kit.types import Encoding, ModelOutput, TokenBatch
-
-__all__ = ["batch_values", "describe", "options_of", "output_values", "source_of"]
+from pipeline_kit.contract.stages import Model
+from pipeline_kit.contract.types import Encoding, ModelOutput, TokenBatch
+from pipeline_kit.errors import for_message
+from pipeline_kit.explain.trace import Layer, Value
 
 _SHOWN = 6
 """Numbers of a tensor that are shown."""
 
 
-def describe(name: str, value: Any) -> Value:
+def describe_value(name: str, value: Any) -> Value:
     """Say of what type and shape a value is, and what is in it."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         dtype = str(value.dtype).removeprefix("torch.")
@@ -39,31 +37,31 @@ def describe(name: str, value: Any) -> Value:
 
 def batch_values(batch: TokenBatch) -> tuple[Value, ...]:
     """Describe a padded batch field by field."""
-    found = [describe("input_ids", batch.input_ids), describe("attention_mask", batch.attention_mask)]
+    found = [describe_value("input_ids", batch.input_ids), describe_value("attention_mask", batch.attention_mask)]
     if batch.token_type_ids is not None:
-        found.append(describe("token_type_ids", batch.token_type_ids))
+        found.append(describe_value("token_type_ids", batch.token_type_ids))
     found.append(Value("padding", "str", (), "", f"on the {batch.side}" if batch.padded else "none"))
     return tuple(found)
 
 
 def output_values(output: ModelOutput) -> tuple[Value, ...]:
     """Describe the tensors a model gave."""
-    return tuple(describe(name, tensor) for name, tensor in output.tensors.items())
+    return tuple(describe_value(name, tensor) for name, tensor in output.tensors.items())
 
 
 def options_of(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Give the options of a stage, as far as the pipeline's description has them."""
+    """Return the options of a stage, as far as the pipeline's description has them."""
     options = config.get("options")
     found = options.get(kind) if isinstance(options, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
-def source_of(stage: object) -> str:
+def stage_source(stage: object) -> str:
     """Name the distribution, or the file, that a stage's class comes from."""
     module = type(stage).__module__
     top = module.partition(".")[0]
     if top == __name__.partition(".")[0]:
-        from pipeline_kit import __version__
+        from pipeline_kit.version import __version__
 
         return f"pipeline-kit {__version__}"
     found = _distributions().get(top)
@@ -84,10 +82,10 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, Mapping):
-        return shorten("{" + ", ".join(f"{key}: {_word(item)}" for key, item in value.items()) + "}", 120)
+        return for_message("{" + ", ".join(f"{key}: {_word(item)}" for key, item in value.items()) + "}", 120)
     if isinstance(value, list | tuple):
-        return f"list of {len(value)}" if len(value) > 3 else shorten("[" + ", ".join(map(_word, value)) + "]", 120)
-    return shorten(f"'{value}'" if isinstance(value, str) else str(value), 80)
+        return f"list of {len(value)}" if len(value) > 3 else for_message("[" + ", ".join(map(_word, value)) + "]", 120)
+    return for_message(f"'{value}'" if isinstance(value, str) else str(value), 80)
 
 
 def _numbers(value: Any) -> str:
@@ -96,3 +94,66 @@ def _numbers(value: Any) -> str:
     shown = " ".join(f"{item:.4f}" if isinstance(item, float) else str(item) for item in flat)
     size = int(np.prod(value.shape)) if len(value.shape) else 1
     return shown + (" …" if size > len(flat) else "")
+
+
+def to_numpy(tensor: Any) -> np.ndarray[Any, Any]:
+    """Copy a tensor to the CPU; floats as float32, which holds every value of the shorter ones."""
+    found: np.ndarray[Any, Any] = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
+    return found.copy()
+
+
+SeenLayers = Sequence[tuple[str, Any]]
+
+
+def layer_of(name: str, states: Any, batch: TokenBatch) -> Layer:
+    """Describe the hidden states of one layer.
+
+    :param states: a tensor ``[B, T, H]``; of a search with n beams ``[B * n, T, H]``, where only the first beam of
+        each row is kept, since all of them are the same in the pass that is watched.
+    """
+    import torch
+
+    rows, width = batch.input_ids.shape
+    if states.shape[0] > rows and states.shape[0] % rows == 0:
+        states = states[:: states.shape[0] // rows]
+    norms = torch.linalg.vector_norm(states.float(), dim=-1)
+    if norms.dim() == 2 and norms.shape[1] > width:  # a network that fills its rows up itself
+        norms = norms[:, :width]
+    return Layer(name, tuple(states.shape), str(states.dtype).removeprefix("torch."), to_numpy(norms))
+
+
+def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
+    """Ask `model` for the attention of `batch`, by a run of its own, and compare that run to the one that counts.
+
+    :param ran: the hidden states of the run that gave the result.
+    :returns: the maps, and a note that says how far the two runs' hidden states are apart.
+    """
+    with model.watched() as again:
+        maps: Mapping[str, Any] = model.attentions(batch)
+    if not maps:
+        return {}, "the model tells nothing of its attention"
+    found = {name: to_numpy(weights) for name, weights in maps.items()}
+    difference = _difference(ran, again, batch)
+    if difference is None:
+        return found, "attention comes from a second run, which could not be compared with the one that gave the result"
+    return found, (
+        "attention comes from a second run; its hidden states differ by "
+        f"{difference:.1e} at the most from those that gave the result"
+    )
+
+
+def _difference(ran: SeenLayers, again: SeenLayers, batch: TokenBatch) -> float | None:
+    """Return the largest difference of two runs' hidden states, padding left out; None if they cannot be compared."""
+    if not ran or [name for name, _ in ran] != [name for name, _ in again]:
+        return None
+    largest = 0.0
+    rows = batch.input_ids.shape[0]
+    for (_, first), (_, second) in zip(ran, again, strict=True):
+        first, second = (states[:: max(1, states.shape[0] // rows)] for states in (first, second))
+        if first.shape != second.shape:
+            return None
+        apart = (first.float() - second.float()).abs()
+        if apart.shape[:2] == batch.attention_mask.shape:
+            apart = apart[batch.attention_mask.bool()]
+        largest = max(largest, float(apart.max()))
+    return largest

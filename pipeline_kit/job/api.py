@@ -6,20 +6,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from pipeline_kit.atomic import refuse_overlap
-from pipeline_kit.build import build
-from pipeline_kit.compose import compose
-from pipeline_kit.discovery import load_registry
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.compose.plugins import load_registry
+from pipeline_kit.contract.types import RunStats
 from pipeline_kit.errors import UsageError
-from pipeline_kit.job.again import retry_job
+from pipeline_kit.files.atomic import refuse_overlap
+from pipeline_kit.files.read.paths import expand_patterns
+from pipeline_kit.files.read.source import Source
 from pipeline_kit.job.receipt import Receipt
-from pipeline_kit.job.run import Job, JobSummary, carry_out
-from pipeline_kit.job.watcher import Watcher
-from pipeline_kit.records import Source
-from pipeline_kit.records.names import expand
-from pipeline_kit.stats import RunStats
-
-__all__ = ["run_job"]
+from pipeline_kit.job.retry import retry_job
+from pipeline_kit.job.run import Job, JobSummary, run_to_end
+from pipeline_kit.job.watcher import JobWatcher
 
 
 def run_job(
@@ -32,7 +30,7 @@ def run_job(
     config_dir: str | Path | Sequence[str | Path] = (),
     config_name: str = "config",
     plugins: Sequence[str] = (),
-    watcher: Watcher | None = None,
+    watcher: JobWatcher | None = None,
 ) -> JobSummary:
     """Run a job into the folder `output`, or take it up where it stands.
 
@@ -55,15 +53,15 @@ def run_job(
     folders = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir)
     config = compose(overrides, registry=load_registry(plugins), config_dir=folders, config_name=config_name)
     names = [str(name) for name in ([files] if isinstance(files, str | Path) else files or ())]
-    refuse_overlap([("output", Path(output))], expand(names))
+    refuse_overlap([("output", Path(output))], expand_patterns(names))
     takes = config.task.takes
     with Source.open(names, config.input, takes) if rows is None else Source.of(rows, config.input, takes) as source:
         job = Job(config, source, Path(output), build, restart, plugins)
-        return (retry_job if retry else carry_out)(job, watcher or _Silent())
+        return (retry_job if retry else run_to_end)(job, watcher or _Silent())
 
 
 @final
-class _Silent(Watcher):
+class _Silent(JobWatcher):
     """Says nothing."""
 
     def resumed(self, rows: int) -> None:

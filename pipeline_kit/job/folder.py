@@ -19,17 +19,18 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from pipeline_kit.atomic import is_temporary, remove_leftovers
-from pipeline_kit.errors import OutputError
-from pipeline_kit.job.litter import is_litter
+from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.errors import OutputError, for_message
+from pipeline_kit.files.atomic import is_temporary, remove_leftovers
+from pipeline_kit.files.json_text import json_line
 from pipeline_kit.job.receipt import shard_of
-from pipeline_kit.job.stored import changed
-
-__all__ = ["JobFolder"]
+from pipeline_kit.job.sealed import changed
 
 _NUMBER = re.compile(r"part-(\d{5,18})\.", re.ASCII)
 _FIRST = ("_lock", "_dead", "_receipts")
@@ -87,15 +88,15 @@ class JobFolder:
         return self.path / "_lock"
 
     def shard(self, number: int, suffix: str) -> Path:
-        """Give the path of a file of a shard."""
+        """Return the path of a file of a shard."""
         return self.path / f"part-{number:05d}{suffix}"
 
     def dead(self, number: int, again: str = "") -> Path:
-        """Give the path of the rows of a shard that failed; `again`: and failed when they were run once more."""
+        """Return the path of the rows of a shard that failed; `again`: and failed when they were run once more."""
         return self.path / "_dead" / f"part-{number:05d}{again}.jsonl"
 
     def receipt(self, number: int) -> Path:
-        """Give the path of what makes a shard a part of the job."""
+        """Return the path of what makes a shard a part of the job."""
         return self.path / "_receipts" / f"part-{number:05d}.json"
 
     def begun(self, number: int) -> Path:
@@ -147,3 +148,54 @@ class JobFolder:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be made: {error.strerror or error}") from error
         return self
+
+
+LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One row that failed.
+
+    :param id: the row's id, as in the output.
+    :param index: its number in the whole input.
+    :param failure: the stage, the error's class and its message.
+    """
+
+    id: str
+    index: int
+    failure: RowFailure
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What is written: the text itself is not, it stands in the input."""
+        message = for_message(self.failure.message, LONGEST)
+        return {
+            "id": self.id,
+            "index": self.index,
+            "stage": self.failure.stage,
+            "error": for_message(self.failure.error, 80),
+            "message": message,
+        }
+
+
+def lines(letters: Sequence[DeadLetter]) -> bytes:
+    """Return the dead letters as lines of JSON, in the rows' order."""
+    return "".join(json_line(letter.content) + "\n" for letter in letters).encode()
+
+
+_LITTER = (
+    # macOS: the Finder's view, data beside files on other file systems, indexes, what was thrown away
+    *(".ds_store", "._*", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd", ".apdisk"),
+    # Windows: thumbnails, the look of a folder, what was thrown away
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    # Linux: files that were removed while open on a network or FUSE, desktops, what fsck found
+    *(".nfs*", ".fuse_hidden*", ".directory", ".trash-*", "lost+found"),
+    # programs: locks and copies of editors and offices, notebooks, network storage, folders kept in git
+    *(".~lock.*#", "~$*", "*~", ".#*", ".*.sw[a-z]", "*.swp", ".ipynb_checkpoints", "@eadir", ".gitkeep", ".keep"),
+)
+
+
+def is_litter(name: str) -> bool:
+    """Return whether `name` is well known as one that nobody put into a folder on purpose."""
+    return any(fnmatchcase(name.lower(), pattern) for pattern in _LITTER)

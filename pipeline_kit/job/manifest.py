@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.errors import OutputError, UsageError
-from pipeline_kit.job.identity import differences
-from pipeline_kit.job.stored import are_numbers, changed, read_sealed, write_sealed
-
-__all__ = ["Manifest", "read_manifest", "write_manifest"]
+from pipeline_kit.checkpoint.resolve import fingerprint, resolve_checkpoint
+from pipeline_kit.compose.schema import PipelineConfig
+from pipeline_kit.contract.registry import KINDS
+from pipeline_kit.errors import OutputError, UsageError, for_message, redacted
+from pipeline_kit.job.sealed import are_numbers, changed, read_sealed, sha256, write_sealed
+from pipeline_kit.version import __version__
 
 LAYOUT = 1
 MOST_SHOWN = 8
@@ -24,7 +26,7 @@ MOST_SHOWN = 8
 class Manifest:
     """What a job is.
 
-    :param identity: see :func:`pipeline_kit.job.identity.identity_of`.
+    :param identity: see :func:`pipeline_kit.job.manifest.identity_of`.
     :param settled: options that fix what the first load decided by measuring, see `Model.settled`.
     :param schema: what all shards agree on, from the first one; None before it, or if there is nothing.
     :param resolved: what every 'auto' and null of the config became, at the first load.
@@ -110,3 +112,59 @@ def _broken(path: Path) -> OutputError:
         f"{path}: is not as this version of pipeline-kit wrote it, so it cannot be told what the job is; add --restart "
         "to begin anew (the folder is renamed, nothing is deleted)"
     )
+
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+WITHOUT_EFFECT = ("job", "runner")
+"""Groups of options that change no result."""
+
+
+def identity_of(config: PipelineConfig, source: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe a job as JSON values: config, versions, checkpoint, plugins, input.
+
+    :param source: what :meth:`pipeline_kit.files.read.source.Source.identity` gives.
+    :raises CheckpointError: if the checkpoint cannot be read.
+    """
+    checkpoint = resolve_checkpoint(config.checkpoint)
+    return {
+        "config": redacted({key: value for key, value in config.data.items() if key not in WITHOUT_EFFECT}),
+        "versions": {"pipeline-kit": __version__, **{name: _version(name) for name in LIBRARIES}},
+        "checkpoint": {"revision": checkpoint.revision, "files": fingerprint(checkpoint)},
+        "plugins": dict(sorted(_plugins(config))),
+        "input": list(source),
+    }
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Name each place where two descriptions differ, with both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*before, *now}):
+            yield from differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from differences(old, new, f"{path}[{place}]")
+    elif before != now:
+        yield f"{path}: {_shown(before)} before, {_shown(now)} now"
+
+
+def _plugins(config: PipelineConfig) -> Iterator[tuple[str, str]]:
+    for kind in KINDS:
+        source = getattr(config, kind).spec.source
+        if source == "pipeline-kit":
+            continue
+        path = Path(source)
+        if path.is_file():
+            yield source, f"sha256 {sha256(path)}"
+        else:
+            yield source, _version(source.split()[0]) or source
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else for_message(value if isinstance(value, str) else repr(value), 80)

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.job.stored import are_numbers, changed, digest_of, is_count, read_sealed, write_sealed
-
-__all__ = ["Receipt", "read_receipt", "shard_of", "write_receipt"]
+from pipeline_kit.job.sealed import are_numbers, changed, digest_of, is_count, read_sealed, write_sealed
 
 _FILE = re.compile(
     r"(?:part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.(?:jsonl|csv|parquet|npy|safetensors)"

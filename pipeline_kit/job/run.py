@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline_kit.job.crew import Crew
+from pipeline_kit.compose.schema import PipelineConfig
+from pipeline_kit.contract.types import RunStats
+from pipeline_kit.files.read.source import Source
+from pipeline_kit.files.write.formats import shard_format
+from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.folder import JobFolder
-from pipeline_kit.job.identity import identity_of
-from pipeline_kit.job.in_process import InProcess
-from pipeline_kit.job.keeper import Keeper
-from pipeline_kit.job.libraries import settle_libraries
-from pipeline_kit.job.lock import locked
-from pipeline_kit.job.maker import Host, Maker, Plan
-from pipeline_kit.job.manifest import Manifest, read_manifest, write_manifest
-from pipeline_kit.job.stored import changed
-from pipeline_kit.job.watcher import Watcher
-from pipeline_kit.pipeline import Pipeline
-from pipeline_kit.pipeline_config import PipelineConfig
-from pipeline_kit.records import Source
-from pipeline_kit.sinks import Layout, shard_format
-from pipeline_kit.stats import RunStats
-
-__all__ = ["Job", "JobSummary", "Watcher", "carry_out", "check_schema", "maker_of", "plan_of"]
+from pipeline_kit.job.ledger import JobLedger
+from pipeline_kit.job.manifest import Manifest, identity_of, read_manifest, write_manifest
+from pipeline_kit.job.sealed import changed, locked
+from pipeline_kit.job.shard import InProcessRunner, JobPlan, ShardHost, ShardRunner
+from pipeline_kit.job.watcher import JobWatcher
+from pipeline_kit.job.workers import WorkerPool
+from pipeline_kit.runtime.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -72,14 +68,14 @@ class Job:
         return Layout.of(self.config.task.gives, self.config.postprocessor.name, carry=carry, kinds=dict(options.types))
 
 
-def carry_out(job: Job, watcher: Watcher) -> JobSummary:
+def run_to_end(job: Job, watcher: JobWatcher) -> JobSummary:
     """Run `job` from where it stands to its end.
 
     :raises UsageError: if the folder holds a job of which something differs; names what.
     :raises OutputError: if the folder cannot be used, is in use, or the disk takes no more.
     :raises JobError: if more rows failed than may, or a worker ended.
     """
-    settle_libraries()
+    limit_library_caches()
     plan = plan_of(job)
     job.source.check()
     if job.restart and job.path.exists():
@@ -96,7 +92,7 @@ def carry_out(job: Job, watcher: Watcher) -> JobSummary:
         else:
             manifest.check_same(identity, folder.path)
             check_schema(plan, manifest, folder)
-        keeper = Keeper(folder, manifest, job.config.job, watcher)
+        keeper = JobLedger(folder, manifest, job.config.job, watcher)
         watcher.resumed(keeper.reused)
         if not keeper.complete:
             keeper.begin()
@@ -107,16 +103,16 @@ def carry_out(job: Job, watcher: Watcher) -> JobSummary:
     return JobSummary(**keeper.counts(), reused=keeper.reused, stats=keeper.stats, seconds=keeper.seconds)
 
 
-def plan_of(job: Job) -> Plan:
+def plan_of(job: Job) -> JobPlan:
     """Settle the columns and the format of a job's shards.
 
     :raises UsageError: if the output's options contradict each other.
     """
     layout = job.layout
-    return Plan(job.config, layout, shard_format(job.config.output, layout), job.plugins)
+    return JobPlan(job.config, layout, shard_format(job.config.output, layout), job.plugins)
 
 
-def check_schema(plan: Plan, manifest: Manifest, folder: JobFolder) -> None:
+def check_schema(plan: JobPlan, manifest: Manifest, folder: JobFolder) -> None:
     """See that what the shards agreed on before is something that shards can be written by.
 
     :raises OutputError: if it is not.
@@ -128,9 +124,30 @@ def check_schema(plan: Plan, manifest: Manifest, folder: JobFolder) -> None:
         raise changed(folder.manifest, "the columns that it names cannot be written") from error
 
 
-def maker_of(job: Job, plan: Plan, host: Host) -> Maker:
+def maker_of(job: Job, plan: JobPlan, host: ShardHost) -> ShardRunner:
     """Choose where shards are made: here, unless there are workers, or one that must be ended when a stage hangs."""
     runner = job.config.runner
     if runner.workers > 1 or runner.batch_timeout is not None:
-        return Crew(plan, host)
-    return InProcess(plan, host, job.build)
+        return WorkerPool(plan, host)
+    return InProcessRunner(plan, host, job.build)
+
+
+_SETTINGS = {
+    # Intel's MKL multiplies layers that are not packed. STRICT makes it add in one order on any number of threads, so
+    # that workers write the bytes of one process; see "Conditional Numerical Reproducibility" in its developer guide.
+    "MKL_CBWR": "AUTO,STRICT",
+    # oneDNN, and torch's layer over it, keep what they compile for each size of a batch, 1,024 at the most: some
+    # hundred MB after a million rows. A job meets sizes in no order, so few of them serve as well: measured, 64 cost
+    # no time in batches. (One text at a time they do, which is why nothing is set outside of jobs.)
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
+}
+
+
+def limit_library_caches() -> None:
+    """Set the environment variables that the libraries read once, before anything is computed.
+
+    What a user has set is left alone; so is a process in which torch has computed before.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)

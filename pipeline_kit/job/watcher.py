@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from pipeline_kit.contract.types import RunStats
 from pipeline_kit.job.receipt import Receipt
-from pipeline_kit.stats import RunStats
-
-__all__ = ["Watcher"]
 
 
-class Watcher(Protocol):
+class JobWatcher(Protocol):
     """Is told how a job goes on."""
 
     def resumed(self, rows: int) -> None:

@@ -6,26 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline_kit.testing.checkpoints import tiny_checkpoint
-    from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig, register
     from pipeline_kit.testing.model_suite import ModelConformance
     from pipeline_kit.testing.postprocessor_suite import PostprocessorConformance
-    from pipeline_kit.testing.tiny import tiny_pipeline, tiny_stage_context
-    from pipeline_kit.testing.tiny_model import TinyModel
+    from pipeline_kit.testing.register import TinyModelConfig, WordTokenizerConfig, register
+    from pipeline_kit.testing.stages import TinyModel, WordTokenizer, tiny_pipeline, tiny_stage_context
     from pipeline_kit.testing.tokenizer_suite import TokenizerConformance
-    from pipeline_kit.testing.words import WordTokenizer
 
 _HOMES = {
     "ModelConformance": "model_suite",
     "PostprocessorConformance": "postprocessor_suite",
-    "TinyModel": "tiny_model",
-    "TinyModelConfig": "kit",
+    "TinyModel": "stages",
+    "TinyModelConfig": "register",
     "TokenizerConformance": "tokenizer_suite",
-    "WordTokenizer": "words",
-    "WordTokenizerConfig": "kit",
-    "register": "kit",
+    "WordTokenizer": "stages",
+    "WordTokenizerConfig": "register",
+    "register": "register",
     "tiny_checkpoint": "checkpoints",
-    "tiny_pipeline": "tiny",
-    "tiny_stage_context": "tiny",
+    "tiny_pipeline": "stages",
+    "tiny_stage_context": "stages",
 }
 
 __all__ = [

@@ -1,29 +1,36 @@
 """The suite for models that run exported graphs: when they export, what they refuse, what they leave alone.
 
 It is for pytest, with two fixtures of the plugin: ``make_context``, a
-:class:`~pipeline_kit.testing.graphs.GraphContexts`, and one that sets ``XDG_CACHE_HOME`` for every test.
+:class:`~pipeline_kit.testing.graph_suite.GraphContexts`, and one that sets ``XDG_CACHE_HOME`` for every test.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
+from pipeline_kit.builtin.models.hf.stage import HfModel
+from pipeline_kit.builtin.models.options import HfModelConfig
+from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
+from pipeline_kit.contract.stages import Model, StageContext
+from pipeline_kit.contract.types import Device, Encoding, Example
 from pipeline_kit.errors import CheckpointError, ConfigError
-from pipeline_kit.padding import PaddingPolicy, collate
-from pipeline_kit.stages import Model, StageContext
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
-from pipeline_kit.testing.graphs import GraphContexts, start_python
-from pipeline_kit.types import Encoding
-
-__all__ = ["GraphModelSuite"]
+from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
+from pipeline_kit.testing.checkpoints import ARCHITECTURES, tiny_checkpoint
 
 _PROGRAM = """
 import json, sys
@@ -66,12 +73,12 @@ class GraphModelSuite:
 
     @pytest.fixture
     def no_exports(self, monkeypatch: pytest.MonkeyPatch) -> Any:
-        """Give a function after which an export fails."""
+        """Return a function after which an export fails."""
 
         def fails(*_: Any) -> None:
             raise AssertionError("exported again")
 
-        return lambda: monkeypatch.setattr("pipeline_kit.exported.export.export", fails)
+        return lambda: monkeypatch.setattr("pipeline_kit.graphs.graphs.export", fails)
 
     def test_an_export_is_used_again(self, make_context: GraphContexts, no_exports: Any) -> None:
         """The second model exports nothing."""
@@ -96,7 +103,7 @@ class GraphModelSuite:
             def newer(name: str, changed: str = package) -> str:
                 return "99" if name == changed else version(name)
 
-            monkeypatch.setattr("pipeline_kit.exported.needs.version", newer)
+            monkeypatch.setattr("pipeline_kit.graphs.cache.version", newer)
             with pytest.raises(AssertionError, match="exported again"):
                 self.build(context, cache_dir=str(tmp_path))
 
@@ -162,7 +169,7 @@ class GraphModelSuite:
                 raise PackageNotFoundError(name)
             return version(name)
 
-        monkeypatch.setattr("pipeline_kit.exported.needs.version", without)
+        monkeypatch.setattr("pipeline_kit.graphs.cache.version", without)
         with pytest.raises(ConfigError, match=f"model={self.stage}: needs {', '.join(gone)}, which are not") as caught:
             self.build(make_context("bert"))
         assert f"run: pip install {' '.join(gone)}" in str(caught.value)
@@ -203,3 +210,97 @@ class GraphModelSuite:
         with start("tokenizer=tokenizers_json") as warm:
             out, err = warm.communicate()
         assert (out, err) == (f"{score}\n", ""), f"a warm start loads none of {self.absent}"
+
+
+GRAPH_HEADS = (
+    "sequence-classification",
+    "base",
+    "token-classification",
+    "question-answering",
+    "masked-lm",
+    "multiple-choice",
+)
+"""The heads of ``model=hf``, the most used one first."""
+
+GRAPH_CASES: tuple[tuple[str, str], ...] = (
+    *((name, GRAPH_HEADS[0]) for name in ("albert", "bart", "bert", "deberta-v2", "distilbert", "electra", "gpt2")),
+    *((name, GRAPH_HEADS[0]) for name in ("llama", "modernbert", "mpnet", "t5", "xlm-roberta", "xlnet")),
+    ("bert", "base"),
+    ("t5", "base"),
+    ("roberta", "token-classification"),
+    ("distilbert", "question-answering"),
+    ("roberta", "question-answering"),
+    ("modernbert", "masked-lm"),
+    ("xlm-roberta", "masked-lm"),
+    ("bert", "multiple-choice"),
+    ("distilbert", "multiple-choice"),
+)
+"""Architectures and heads that differ in what their graphs take and give."""
+
+GRAPH_TEXTS: tuple[Example, ...] = (
+    "good",
+    "bad and very dull day again",
+    "ok",
+    {"text": "good one", "text_pair": "bad"},
+    "a b c d e f g h i j k l m",
+    "good " * 90,
+)
+"""Texts of many lengths, one of them cut, and a pair."""
+
+_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
+
+
+class GraphContexts:
+    """Makes contexts for tiny checkpoints of one layer; the same arguments give the same one."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write the checkpoints below `folder`."""
+        self._folder = folder
+        self._made: dict[Any, StageContext] = {}
+
+    def __call__(self, architecture: str, head: str = GRAPH_HEADS[0], **options: Any) -> StageContext:
+        """Return the context, with a tokenizer.
+
+        :param options: for :func:`~pipeline_kit.testing.tiny_checkpoint`.
+        :raises ValueError: if transformers has no such head of this architecture.
+        """
+        key = (architecture, head, *options.items())
+        if key not in self._made:
+            one_layer = {name: 1 for name in _LAYERS if name in ARCHITECTURES[architecture].sizes}
+            folder = Path(mkdtemp(dir=self._folder))
+            tiny_checkpoint(folder, architecture, head=head, **{**one_layer, **options})
+            context = StageContext(resolve_checkpoint(CheckpointConfig(path=str(folder))), Device(), head)
+            self._made[key] = replace(context, tokenizer=HfTokenizer(HfTokenizerConfig(), context))
+        return self._made[key]
+
+
+def assert_answers_of_hf(
+    stage: Model, context: StageContext, tolerance: float, texts: Sequence[Example] = GRAPH_TEXTS
+) -> None:
+    """Compare `stage` with ``model=hf``: the texts together, padded on each side that it supports, and each alone."""
+    theirs = HfModel(HfModelConfig(), context)
+    tokenizer = context.tokenizer
+    assert tokenizer is not None
+    assert stage.supported_sides == theirs.supported_sides
+    encodings = tokenizer.encode(texts)
+    together = [(side, encodings) for side in sorted(theirs.supported_sides)]
+    for side, some in [*together, *(("right", [encoding]) for encoding in encodings)]:
+        batch = collate(some, PaddingPolicy("longest", side, tokenizer.pad_token_id or 0), "cpu")
+        found, expected = stage.forward(batch), theirs.forward(batch)
+        assert set(found.tensors) == set(expected.tensors)
+        assert found.per_token == expected.per_token
+        for mine, other in zip(split_rows(found, batch), split_rows(expected, batch), strict=True):
+            for name, value in other.items():
+                np.testing.assert_allclose(mine[name], value, rtol=0, atol=tolerance)
+
+
+def start_python(program: str, *arguments: str, cache: Path) -> subprocess.Popen[str]:
+    """Start a process that sees the modules of this one and keeps its graphs below `cache`."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

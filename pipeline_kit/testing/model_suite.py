@@ -8,19 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from pipeline_kit.outputs import split_rows
-from pipeline_kit.padding import PaddingPolicy, collate
-from pipeline_kit.registry import Kind
-from pipeline_kit.stages import Model
-from pipeline_kit.testing.compare import assert_same
-from pipeline_kit.testing.conformance import StageConformance, cuda_or_skip
-from pipeline_kit.types import Encoding, ModelOutput, RowOutput, Side, TokenBatch
-
-__all__ = ["ModelConformance"]
+from pipeline_kit.contract.registry import Kind
+from pipeline_kit.contract.stages import Model
+from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput, Side, TokenBatch
+from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
+from pipeline_kit.testing.suite import StageConformance, cuda_or_skip
+from pipeline_kit.testing.tokenizer_suite import assert_same
 
 
 class ModelConformance(StageConformance):
-    """Checks a model against the contract of :class:`pipeline_kit.stages.Model`.
+    """Checks a model against the contract of :class:`pipeline_kit.contract.stages.Model`.
 
     The suite makes rows of random ids below the checkpoint's ``vocab_size`` (97 if it names none); override
     :meth:`encodings` for a model that takes only certain ones.
@@ -35,7 +32,7 @@ class ModelConformance(StageConformance):
     cuda_tolerance: ClassVar[float] = 1e-3
 
     def encodings(self, lengths: Sequence[int]) -> list[Encoding]:
-        """Give a row of each of these lengths; the same ones for the same lengths, no two alike."""
+        """Return a row of each of these lengths; the same ones for the same lengths, no two alike."""
         config = self.context().checkpoint.config
         padding, size = config.get("pad_token_id") or 0, config.get("vocab_size", 97)
         ids = [i for i in range(min(3, size - 1), size) if i != padding]
@@ -168,7 +165,7 @@ class ModelConformance(StageConformance):
         assert_same(found, expected, self.cuda_tolerance, "rows on a GPU and on the CPU")
 
     def _one_length(self) -> list[Encoding]:
-        """Give rows that need no padding."""
+        """Return rows that need no padding."""
         return self.encodings([9, 9, 9])
 
     def _alone(self, stage: Model, encodings: Sequence[Encoding]) -> list[RowOutput]:

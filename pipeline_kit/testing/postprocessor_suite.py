@@ -10,26 +10,21 @@ from typing import Any, ClassVar
 
 import torch
 
-from pipeline_kit.errors import ExampleError, shorten
-from pipeline_kit.outputs import split_rows
-from pipeline_kit.padding import PaddingPolicy, collate
-from pipeline_kit.registry import Kind
-from pipeline_kit.stages import ENCODING_FIELDS, Postprocessor, StageContext
-from pipeline_kit.testing.compare import assert_same
-from pipeline_kit.testing.conformance import HARD_TEXTS, StageConformance, cuda_or_skip
-from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig
-from pipeline_kit.testing.tiny import tiny_stage_context
-from pipeline_kit.testing.tiny_model import TinyModel
-from pipeline_kit.testing.words import WordTokenizer
-from pipeline_kit.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
-
-__all__ = ["PostprocessorConformance"]
+from pipeline_kit.contract.registry import Kind
+from pipeline_kit.contract.stages import ENCODING_FIELDS, Postprocessor, StageContext
+from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
+from pipeline_kit.errors import ExampleError, for_message
+from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
+from pipeline_kit.testing.register import TinyModelConfig, WordTokenizerConfig
+from pipeline_kit.testing.stages import TinyModel, WordTokenizer, tiny_stage_context
+from pipeline_kit.testing.suite import HARD_TEXTS, StageConformance, cuda_or_skip
+from pipeline_kit.testing.tokenizer_suite import assert_same
 
 LONG = "A text of twenty words or a few more, so that it falls into several windows of the tiny tokenizer here."
 
 
 class PostprocessorConformance(StageConformance):
-    """Checks a postprocessor against the contract of :class:`pipeline_kit.stages.Postprocessor`.
+    """Checks a postprocessor against the contract of :class:`pipeline_kit.contract.stages.Postprocessor`.
 
     ::
 
@@ -51,15 +46,15 @@ class PostprocessorConformance(StageConformance):
     cuda_tolerance: ClassVar[float] = 1e-3
 
     def context(self, device: Device | None = None) -> StageContext:
-        """Give what the stage is built with."""
+        """Return what the stage is built with."""
         return tiny_stage_context(device=device, head=self.head)
 
     def example(self, text: str) -> Example:
-        """Give an example that holds `text`."""
+        """Return an example that holds `text`."""
         return text
 
     def encode(self, examples: Sequence[Example]) -> list[list[Encoding]]:
-        """Give the encodings of what ``prepare`` makes of each example, all fields filled."""
+        """Return the encodings of what ``prepare`` makes of each example, all fields filled."""
         stage = self.build()
         tokenizer = WordTokenizer(WordTokenizerConfig(max_length=16, overflow="window", overlap=4))
         return [
@@ -72,7 +67,7 @@ class PostprocessorConformance(StageConformance):
         ]
 
     def forward(self, batch: TokenBatch, device: Device | None = None) -> ModelOutput:
-        """Give the model's output."""
+        """Return the model's output."""
         return TinyModel(TinyModelConfig(), self.context(device)).forward(batch)
 
     def outputs(
@@ -224,5 +219,5 @@ def _assert_json(results: Sequence[Any]) -> None:
         try:
             text = json.dumps(result, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise AssertionError(f"a result is not made of JSON values ({error}): {shorten(result)}") from error
-        assert json.loads(text) == result, f"a result changes on its way through JSON: {shorten(result)}"
+            raise AssertionError(f"a result is not made of JSON values ({error}): {for_message(result)}") from error
+        assert json.loads(text) == result, f"a result changes on its way through JSON: {for_message(result)}"

@@ -1,1 +1,1 @@
-"""Choosing the fastest config whose answers stay close enough to float32, by trying them on the user's texts."""
+"""Chooses the fastest config whose results stay close to those of float32."""

@@ -7,16 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.atomic import atomic_writer
-from pipeline_kit.compose import compose, options, to_yaml
-from pipeline_kit.discovery import load_registry
-from pipeline_kit.errors import ConfigError, OutputError, UsageError, shorten
-from pipeline_kit.pipeline_config import POLICIES, PipelineConfig
-from pipeline_kit.redaction import HIDDEN, redacted
-from pipeline_kit.registry import KINDS
-from pipeline_kit.tune.candidates import written
-
-__all__ = ["check_target", "preset_text", "secrets_of", "write_preset"]
+from pipeline_kit.compose.compose import compose, options
+from pipeline_kit.compose.hydra import to_yaml
+from pipeline_kit.compose.plugins import load_registry
+from pipeline_kit.compose.schema import POLICIES, PipelineConfig
+from pipeline_kit.contract.registry import KINDS
+from pipeline_kit.errors import HIDDEN, ConfigError, OutputError, UsageError, for_message, redacted
+from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.tune.space import written
 
 _PROBE = {"defaults": ["config", "_self_"]}
 # A task chooses stages, so it comes first: what it chose need not be written.
@@ -46,7 +44,7 @@ def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequenc
     for group, node in wanted.items():
         if again.get(group) != node:
             raise OutputError(f"this config cannot be written as a preset: '{group}' comes out as another one")
-    lines = "".join(f"# {shorten(line, 400)}\n" for line in comment)
+    lines = "".join(f"# {for_message(line, 400)}\n" for line in comment)
     return lines + to_yaml(data)
 
 
@@ -64,18 +62,18 @@ def check_target(path: Path, force: bool, plugins: Sequence[str] = ()) -> None:
     """
     if path.suffix != ".yaml" or path.stem == "config":
         why = "config.yaml is the packaged config's name" if path.stem == "config" else "a config is a .yaml file"
-        raise UsageError(f"--save {shorten(str(path))}: {why}; name it tuned.yaml, say")
+        raise UsageError(f"--save {for_message(str(path))}: {why}; name it tuned.yaml, say")
     if not path.parent.is_dir():
-        raise OutputError(f"--save {shorten(str(path))}: there is no folder '{shorten(str(path.parent))}'")
+        raise OutputError(f"--save {for_message(str(path))}: there is no folder '{for_message(str(path.parent))}'")
     if path.is_dir() or (path.exists() and not force):
         raise UsageError(
-            f"--save {shorten(str(path))}: is there already; give --force to overwrite it, or another name"
+            f"--save {for_message(str(path))}: is there already; give --force to overwrite it, or another name"
         )
     _composed(_PROBE, plugins, path.stem)
     try:
         compose(registry=load_registry(plugins), config_dir=[path.parent])
     except ConfigError as error:
-        hint = UsageError(f"--save {shorten(str(path))}: no config of this folder can be used: {error}")
+        hint = UsageError(f"--save {for_message(str(path))}: no config of this folder can be used: {error}")
         raise hint from error
 
 
@@ -88,7 +86,7 @@ def write_preset(path: Path, text: str, force: bool) -> None:
     with atomic_writer(path) as file:
         file.write(text)
         if path.exists() and not force:
-            raise UsageError(f"--save {shorten(str(path))}: is there by now; give --force to overwrite it")
+            raise UsageError(f"--save {for_message(str(path))}: is there by now; give --force to overwrite it")
 
 
 def _composed(
@@ -121,7 +119,7 @@ def _without_secrets(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what `after` has otherwise than `before`, mappings inside one another."""
+    """Return what `after` has otherwise than `before`, mappings inside one another."""
     found: dict[str, Any] = {}
     for key, value in after.items():
         old = before.get(key)

@@ -6,16 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_kit.bench.machine import BUSY
-from pipeline_kit.bench.numbers import counted, speeds
-from pipeline_kit.pipeline_config import PipelineConfig
-from pipeline_kit.redaction import without_secrets
-from pipeline_kit.tune.candidates import changes
+from pipeline_kit.bench.machine import BUSY, counted, speeds
+from pipeline_kit.compose.schema import PipelineConfig
+from pipeline_kit.contract.types import Example
+from pipeline_kit.errors import without_secrets
 from pipeline_kit.tune.search import Search
+from pipeline_kit.tune.space import changes
 from pipeline_kit.tune.trial import MARGIN, Trial, best_of
-from pipeline_kit.types import Example
-
-__all__ = ["preset_comment", "report_of"]
 
 FEW_TEXTS = 20
 _SHORT_SECONDS = 0.05

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hints
 
-from pipeline_kit.builtin.models.configs import GenerationHead
-from pipeline_kit.compose import compose, options
-from pipeline_kit.config import defaults
-from pipeline_kit.device import available_cpus, emulated
-from pipeline_kit.errors import ConfigError
-from pipeline_kit.pipeline_config import PipelineConfig
-from pipeline_kit.registry import BUILTIN, Registry, StageSpec
-from pipeline_kit.tune.candidates import Candidate, candidate_of, reason_of
-from pipeline_kit.types import Device
-
-__all__ = ["Space"]
+from pipeline_kit.builtin.models.options import GenerationHead
+from pipeline_kit.compose.compose import compose, options
+from pipeline_kit.compose.schema import PipelineConfig, parse_config
+from pipeline_kit.contract.options import defaults
+from pipeline_kit.contract.registry import BUILTIN, KINDS, Registry, StageSpec
+from pipeline_kit.contract.types import Device
+from pipeline_kit.errors import ConfigError, for_message
+from pipeline_kit.runtime.device import available_cpus, emulated
 
 BUDGETS_CPU = (256, 512, 1024, 2048, 4096)
 BUDGETS_GPU = tuple(16 * budget for budget in BUDGETS_CPU)
@@ -28,7 +28,7 @@ _CARRIED = ("head", "cache_dir")
 
 
 @final
-class Space:
+class SearchSpace:
     """Candidates around a user's config.
 
     :ivar own: that config.
@@ -61,7 +61,7 @@ class Space:
         self.reference = self._built_in({})
 
     def engines(self) -> list[Candidate]:
-        """Give the engines to try, each config once, the user's and the reference left out."""
+        """Return the engines to try, each config once, the user's and the reference left out."""
         found: dict[str, Candidate] = {}
         known = {self.own.key, self.reference.key}
         for candidate in (*self._built_ins(), *self._of_plugins(), *self._presets()):
@@ -71,7 +71,7 @@ class Space:
         return list(found.values())
 
     def budgets(self, leader: Candidate, now: int | None) -> list[Candidate]:
-        """Give `leader` with other budgets than the one it has `now`."""
+        """Return `leader` with other budgets than the one it has `now`."""
         assert leader.config is not None
         before = leader.config.data["batching"]
         if leader.config.batching.name != "token_budget":  # its max_rows was a batch size, not a limit
@@ -80,7 +80,7 @@ class Space:
         return [self._varied(leader, "batching", {**before, "max_tokens": b}) for b in budgets if b != now]
 
     def threads(self, leader: Candidate, now: int) -> list[Candidate]:
-        """Give `leader` with other numbers of threads than the one it has `now`."""
+        """Return `leader` with other numbers of threads than the one it has `now`."""
         assert leader.config is not None
         if self._device.kind != "cpu":
             return []
@@ -126,7 +126,7 @@ class Space:
                 yield self._engine(_label(spec.name, settings), {**self._start(spec), **settings})
 
     def _presets(self) -> Iterator[Candidate]:
-        """Give the presets of models that plugins and the user's folders bring."""
+        """Yield the presets of models that plugins and the user's folders bring."""
         stages = {spec.name for spec in self._registry.specs("model")}
         for name, source in options(self._registry, self._folders)["model"].items():
             if name in stages or source == BUILTIN:
@@ -151,7 +151,7 @@ class Space:
         return candidate_of(shown, self._config, {"model": node, "device": device}, self._registry)
 
     def _start(self, spec: StageSpec) -> dict[str, Any]:
-        """Give the options that a stage is tried with, its precision apart."""
+        """Return the options that a stage is tried with, its precision apart."""
         own = self._config.data["model"]
         # The options of hf are what is tuned; those of another stage may say what is to be computed.
         if own["name"] == spec.name and spec.name != "hf":
@@ -170,3 +170,77 @@ def _choices(spec: StageSpec, name: str) -> list[Any]:
     kind = get_type_hints(spec.config).get(name)
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     return [value for one in kinds if get_origin(one) is Literal for value in get_args(one) if isinstance(value, str)]
+
+
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A config under a name.
+
+    :param engine: what the model runs on, for people: ``model=hf model.quantization=int8``.
+    :param config: None if there is none, see `problem`.
+    :param problem: why it cannot be tried.
+    """
+
+    engine: str
+    config: PipelineConfig | None = None
+    problem: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for two candidates whose configs are equal."""
+        return json.dumps(None if self.config is None else self.config.data, sort_keys=True, default=repr)
+
+
+def candidate_of(
+    engine: str, base: PipelineConfig, nodes: Mapping[str, Mapping[str, Any]], registry: Registry
+) -> Candidate:
+    """Put `nodes`, whole groups such as ``model``, in the place of those of `base`, and check the result."""
+    try:
+        return Candidate(engine, parse_config({**base.data, **nodes}, registry, []))
+    except ConfigError as error:
+        return Candidate(engine, problem=reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why something cannot be tried."""
+    faults = getattr(error, "faults", None)
+    if faults:
+        text = "; ".join(f"{fault.key}: {fault.problem}" if fault.key else fault.problem for fault in faults)
+    elif type(error).__module__.startswith("pipeline_kit"):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return for_message(" ".join(text.split()), 300)
+
+
+def changes(own: PipelineConfig, other: PipelineConfig) -> list[str]:
+    """Write what `other` has and `own` has not as overrides; of another stage, what is not its default."""
+    found = []
+    for group, node in other.data.items():
+        before = own.data.get(group, {})
+        if group in KINDS and node["name"] != before.get("name"):
+            found.append(f"{group}={node['name']}")
+            before = {"name": node["name"], **defaults(getattr(other, group).spec.config)}
+        found += _leaves(group, before, node)
+    return found
+
+
+def _leaves(path: str, before: Any, after: Any) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [item for key in after for item in _leaves(f"{path}.{key}", before.get(key), after[key])]
+    return [] if before == after else [f"{path.removesuffix('.name')}={written(after)}"]
+
+
+def written(value: Any) -> str:
+    """Write a value in Hydra's grammar."""
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {written(item)}' for key, item in value.items())}}}"
+    return json.dumps(value)

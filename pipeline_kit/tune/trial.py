@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from pipeline_kit.bench.numbers import paired_ratio
-from pipeline_kit.tune.agreement import Quality
-from pipeline_kit.tune.candidates import Candidate
-
-__all__ = ["MARGIN", "Floors", "Trial", "best_of"]
+from pipeline_kit.bench.machine import paired_ratio
+from pipeline_kit.evaluate.likeness import Quality
+from pipeline_kit.tune.space import Candidate
 
 MARGIN = 0.03
 """How much faster a winner has to be: two equal pipelines differ by about as much."""
@@ -20,7 +18,7 @@ _EXACT = 1e-5
 
 
 @dataclass(frozen=True)
-class Floors:
+class AccuracyLimits:
     """How far answers may be from the reference's.
 
     :param tolerance: the largest difference of a number; None: any, unless there is nothing else to go by.
@@ -38,7 +36,7 @@ class Floors:
         return _DEFAULT_TOLERANCE if self.tolerance is None and not self.varied else self.tolerance
 
     def why_not(self, quality: Quality) -> str | None:
-        """Say which floor results are under; None if they are good enough."""
+        """Describe which floor results are under; None if they are good enough."""
         if quality.not_finite:
             return f"{quality.not_finite} numbers are not finite"
         if quality.agreement < self.min_agreement:

@@ -22,8 +22,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
-from pipeline_kit.testing.tiny_translator import tiny_translator
+from pipeline_kit.testing.checkpoints import tiny_checkpoint, tiny_translator
 
 TEXTS = (
     "I love this movie.",

@@ -58,7 +58,7 @@ def trim(tokenizer: Tokenizer, texts: Iterable[list[int]], size: int, general: i
 
 
 def renumber(state: dict[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
-    """Give every place of a stored tokenizer that holds an id the new one."""
+    """Return every place of a stored tokenizer that holds an id the new one."""
     state["model"]["vocab"] = vocabulary
     for token in state["added_tokens"]:
         token["id"] = vocabulary[token["content"]]

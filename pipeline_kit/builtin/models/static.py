@@ -10,13 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn.functional import embedding, embedding_bag, linear
 
-from pipeline_kit.builtin.models.configs import StaticModelConfig
-from pipeline_kit.builtin.models.heads import check_head_name, few
-from pipeline_kit.errors import CheckpointError, shorten
-from pipeline_kit.stages import Model, StageContext
-from pipeline_kit.types import Checkpoint, ModelOutput, Side, TokenBatch
-
-__all__ = ["StaticModel"]
+from pipeline_kit.builtin.models.hf.heads import check_head_name, few
+from pipeline_kit.builtin.models.options import StaticModelConfig
+from pipeline_kit.contract.stages import Model, StageContext
+from pipeline_kit.contract.types import Checkpoint, ModelOutput, Side, TokenBatch
+from pipeline_kit.errors import CheckpointError, for_message
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 EMBEDDINGS, HEAD, BIAS = "embeddings.weight", "classifier.weight", "classifier.bias"
@@ -67,7 +65,7 @@ class StaticModel(Model):
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch) -> ModelOutput:
-        """Give ``logits [B, L]``, or ``last_hidden_state [B, T, H]`` for ``base``, in the device's dtype."""
+        """Return ``logits [B, L]``, or ``last_hidden_state [B, T, H]`` for ``base``, in the device's dtype."""
         table = self._weights[EMBEDDINGS]
         if self._seen is not None:
             self._seen.append(("embeddings", embedding(batch.input_ids, table)))
@@ -84,7 +82,7 @@ class StaticModel(Model):
 
     @contextmanager
     def watched(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
-        """See :class:`~pipeline_kit.stages.Model`; the vectors of the tokens, which are its only layer."""
+        """See :class:`~pipeline_kit.contract.stages.Model`; the vectors of the tokens, which are its only layer."""
         before, self._seen = self._seen, []
         try:
             yield self._seen
@@ -93,11 +91,11 @@ class StaticModel(Model):
 
 
 def _load(checkpoint: Checkpoint, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
-    name = shorten(checkpoint.name)
+    name = for_message(checkpoint.name)
     kind = checkpoint.config.get("model_type")
     if kind != "static":
         raise CheckpointError(
-            f"the checkpoint '{name}' has model_type {shorten(repr(kind), 80)}, not 'static'; use model=hf with it"
+            f"the checkpoint '{name}' has model_type {for_message(repr(kind), 80)}, not 'static'; use model=hf with it"
         )
     path = checkpoint.path / "model.safetensors"
     try:
@@ -105,7 +103,7 @@ def _load(checkpoint: Checkpoint, names: Sequence[str]) -> Mapping[str, torch.Te
             present = set(file.keys())
             weights = {key: file.get_tensor(key) for key in names if key in present}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"'{path}' cannot be read as safetensors: {shorten(str(error), 300)}") from error
+        raise CheckpointError(f"'{path}' cannot be read as safetensors: {for_message(str(error), 300)}") from error
     missing = [key for key in names if key not in weights]
     if missing:
         head = " It has no classification head; use task=sentence-embedding." * (EMBEDDINGS in weights)
@@ -127,7 +125,7 @@ def _check_shapes(checkpoint: Checkpoint, weights: Mapping[str, torch.Tensor]) -
     for name, weight in weights.items():
         if tuple(weight.shape) != expected[name] or not weight.is_floating_point():
             raise CheckpointError(
-                f"the checkpoint '{shorten(checkpoint.name)}': the weight {name} is {list(weight.shape)} of "
+                f"the checkpoint '{for_message(checkpoint.name)}': the weight {name} is {list(weight.shape)} of "
                 f"{str(weight.dtype).removeprefix('torch.')}; expected floats of {list(expected[name])}, "
                 f"for {labels} labels and vectors of {wide}"
             )

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline_kit.builtin.config_json import check_language
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.errors import ExampleError, shorten
-
-__all__ = ["Rendered", "render"]
+from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.errors import ConfigError, ExampleError, Fault, for_message
 
 
 class Rendered(str):
@@ -36,7 +36,7 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
     """
     if not getattr(loaded, "chat_template", None):
         raise ExampleError(
-            f"the checkpoint '{shorten(checkpoint)}' has no chat template, so it was not trained on conversations; "
+            f"the checkpoint '{for_message(checkpoint)}' has no chat template, so it was not trained on conversations; "
             "give the field 'text' instead of 'messages'"
         )
     from pipeline_kit.builtin.tokenizers.chat_limits import LimitError, limited
@@ -51,12 +51,33 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
                 continue_final_message=begun,
             )
     except LimitError as error:
-        raise ExampleError(f"the chat template of '{shorten(checkpoint)}' was ended: {error}") from error
+        raise ExampleError(f"the chat template of '{for_message(checkpoint)}' was ended: {error}") from error
     except Exception as error:  # whatever a template does wrong, it does so with these messages
         raise ExampleError(
-            f"the chat template of '{shorten(checkpoint)}' does not take these messages: "
-            f"{type(error).__name__}: {shorten(str(error), 300)}"
+            f"the chat template of '{for_message(checkpoint)}' does not take these messages: "
+            f"{type(error).__name__}: {for_message(str(error), 300)}"
         ) from error
     if not isinstance(text, str):
-        raise ExampleError(f"the chat template of '{shorten(checkpoint)}' gave {type(text).__name__}, not a text")
+        raise ExampleError(f"the chat template of '{for_message(checkpoint)}' gave {type(text).__name__}, not a text")
     return Rendered(text)
+
+
+def frame_source(loaded: Any, known: Mapping[str, int], context: StageContext) -> None:
+    """Make `loaded`, one of transformers' tokenizers, frame texts as ``task.src_lang`` asks.
+
+    :param known: the languages it has tokens for; without any nothing is done.
+    :raises ConfigError: if the task is to translate and the language is missing or unknown, or if its class does
+        not know how texts are framed.
+    """
+    if not known or (context.src_lang is None and context.task != "translation"):
+        return
+    check_language("task.src_lang", context.src_lang, known, context)
+    if not hasattr(loaded, "set_src_lang_special_tokens"):
+        raise ConfigError([unframed(type(loaded).__name__)])
+    loaded.src_lang = context.src_lang
+
+
+def unframed(name: str) -> Fault:
+    """Say that the tokenizer cannot put a language to a text."""
+    hint = "use tokenizer=hf, and a tokenizer_class in tokenizer_config.json that does, such as NllbTokenizer"
+    return Fault("task.src_lang", f"{name} does not know where in a text the token of its language stands.", hint=hint)

@@ -22,8 +22,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils as _transformers
 
-__all__ = ["LimitError", "compiled", "limited"]
-
 STEPS = 250_000
 """Far more than templates of chat models need, which is about 50 for a message."""
 CHARACTERS = 32

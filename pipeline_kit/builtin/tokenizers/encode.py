@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from tokenizers import Encoding as Encoded
 from tokenizers import Tokenizer
 
 from pipeline_kit.builtin.tokenizers.chat import Rendered
-from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
-from pipeline_kit.builtin.tokenizers.limits import check_options, settle_overflow
-from pipeline_kit.builtin.tokenizers.looks import Looks, View, looks, view
-from pipeline_kit.builtin.tokenizers.pairs import Row, encode_rows
-from pipeline_kit.builtin.tokenizers.spans import Layout, Span, layout, truncated, window_parts, windows
+from pipeline_kit.builtin.tokenizers.limits import (
+    CharacterLimits,
+    TextSlice,
+    check_options,
+    looks,
+    settle_overflow,
+    view,
+)
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.spans import SpanLayout, TokenSpan, layout, truncated, window_parts, windows
+from pipeline_kit.contract.fields import text_and_pair
+from pipeline_kit.contract.stages import ENCODING_FIELDS, StageContext, Truncation
+from pipeline_kit.contract.types import Encoding, Example
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.fields import text_and_pair
-from pipeline_kit.stages import ENCODING_FIELDS, StageContext, Truncation
-from pipeline_kit.types import Encoding, Example
-
-__all__ = ["Encoder", "encode", "encode_fully", "make_encoder"]
 
 Texts = tuple[str, ...]
-Views = tuple[View, ...]
+Views = tuple[TextSlice, ...]
 
 # The fields that encode_batch_fast fills; it leaves offsets, tokens and word ids empty.
 _FAST_FIELDS = frozenset({"special_tokens_mask", "sequence_ids"})
@@ -49,7 +54,7 @@ class Encoder:
     token_types: bool
     left: bool
     fields: tuple[str, ...]
-    looks: Looks | None
+    looks: CharacterLimits | None
     fast: bool
     truncation: Truncation
     pair: tuple[str, str]
@@ -87,7 +92,7 @@ def make_encoder(
 
 
 def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
-    """Encode `examples` as :meth:`pipeline_kit.stages.Tokenizer.encode` says.
+    """Encode `examples` as :meth:`pipeline_kit.contract.stages.Tokenizer.encode` says.
 
     :raises ExampleError: for the first example that cannot be encoded.
     """
@@ -139,7 +144,7 @@ def _check_characters(encoder: Encoder, texts: Texts) -> None:
 
 
 def _framed(texts: Texts) -> bool:
-    """Tell whether a row has its special tokens already, as a rendered conversation has."""
+    """Return whether a row has its special tokens already, as a rendered conversation has."""
     return isinstance(texts[0], Rendered)
 
 
@@ -170,7 +175,7 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: R
         raise ExampleError("the text gives no tokens")
     spans = _spans(encoder, views, encoded)
     kept = sum([end - begin for begin, end in spans[0]])
-    parts: Sequence[Span | None] = [None]
+    parts: Sequence[TokenSpan | None] = [None]
     if len(spans) > 1:
         assert max_length is not None, "without a limit nothing is split"
         where = layout(encoded.sequence_ids, len(views))
@@ -208,7 +213,7 @@ def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Row) ->
     return views, encoded
 
 
-def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[Span]]:
+def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[TokenSpan]]:
     """Decide which tokens stay, for each encoding that the row gives.
 
     :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
@@ -222,14 +227,14 @@ def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[Span]]:
             f"the text has {more}{count} tokens; at most {max_length} fit. Set tokenizer.overflow to "
             "truncate or window to take longer ones"
         )
-    where: Layout = layout(encoded.sequence_ids, len(views))
+    where: SpanLayout = layout(encoded.sequence_ids, len(views))
     if encoder.options.overflow == "window":
         return windows(where, max_length, encoder.options.overlap, encoder.truncation, encoder.pair)
     return [truncated(where, max_length, encoder.left, encoder.truncation, encoder.pair)]
 
 
 def _encoding(encoder: Encoder, place: int, encoded: Row) -> Encoding:
-    """Give a whole encoding; the path of nearly every row, so it does nothing more."""
+    """Return a whole encoding; the path of nearly every row, so it does nothing more."""
     types = encoded.type_ids if encoder.token_types else None
     if not encoder.fields:
         return Encoding(encoded.ids, types, example=place)
@@ -238,7 +243,7 @@ def _encoding(encoder: Encoder, place: int, encoded: Row) -> Encoding:
 
 
 def _fields(encoder: Encoder, views: Views, encoded: Row) -> dict[str, Any]:
-    """Give the fields of an encoding besides its ids, offsets as places in the source texts."""
+    """Return the fields of an encoding besides its ids, offsets as places in the source texts."""
     found: dict[str, Any] = {name: getattr(encoded, name) for name in encoder.fields}
     if encoder.token_types:
         found["token_type_ids"] = encoded.type_ids
@@ -250,9 +255,113 @@ def _fields(encoder: Encoder, views: Views, encoded: Row) -> dict[str, Any]:
     return found
 
 
-def _cut_all(fields: dict[str, Any], spans: Sequence[Span]) -> dict[str, Any]:
+def _cut_all(fields: dict[str, Any], spans: Sequence[TokenSpan]) -> dict[str, Any]:
     return {name: _cut(values, spans) for name, values in fields.items()}
 
 
-def _cut(values: Sequence[Any], spans: Sequence[Span]) -> list[Any]:
+def _cut(values: Sequence[Any], spans: Sequence[TokenSpan]) -> list[Any]:
     return list(chain.from_iterable([values[begin:end] for begin, end in spans]))
+
+
+WORTH = 100
+"""Characters of a text that are worth sharing; with fewer, putting pairs together costs about what tokenizing does."""
+
+_FILLER = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a pair gives that was put together; the attributes are those of ``tokenizers.Encoding``.
+
+    The ones that nobody asked for are empty.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    sequence_ids: list[int | None]
+    special_tokens_mask: Sequence[int] = ()
+    offsets: Sequence[tuple[int, int]] = ()
+    tokens: Sequence[str] = ()
+    word_ids: Sequence[int | None] = ()
+
+    def __len__(self) -> int:
+        """Count the tokens."""
+        return len(self.ids)
+
+
+Row = Encoded | Joined
+
+
+def encode_rows(
+    call: Callable[[Sequence[Texts]], list[Encoded]], rows: Sequence[Texts], fields: Sequence[str]
+) -> list[Row]:
+    """Encode `rows`, each a text or a pair, so that a long text of several pairs is tokenized once.
+
+    :param call: encodes texts and pairs plainly, in one batch.
+    :param fields: the attributes that are read besides ids, segment ids and sequence ids.
+    :returns: for each row what `call` gives for it.
+    """
+    shared = _shared(rows)
+    if not shared:
+        return [*call(rows)]
+    light = [_light(texts, *shared[place]) if place in shared else texts for place, texts in enumerate(rows)]
+    found: list[Row] = [*call(light)]
+    names = ("ids", "type_ids", "sequence_ids", *(name for name in fields if name != "sequence_ids"))
+    donors: dict[tuple[int, int], dict[str, Any]] = {}
+    again: list[int] = []
+    for place, (text, owner) in shared.items():
+        frame = _lists(found[place], names)
+        if text not in frame["sequence_ids"]:  # a vocabulary without the letter, or a word that swallows it
+            again.append(place)
+            continue
+        if (text, owner) not in donors:
+            donors[text, owner] = _part(_lists(found[owner], names), text)
+        found[place] = _join(frame, donors[text, owner], text)
+    for place, encoded in zip(again, call([rows[place] for place in again]) if again else [], strict=True):
+        found[place] = encoded
+    return found
+
+
+def _shared(rows: Sequence[Texts]) -> dict[int, tuple[int, int]]:
+    """Describe which rows take over a text: by row which of its texts (0 or 1) and the row that has it first."""
+    if len(rows) < 2:
+        return {}
+    counts = Counter([(i, text) for row in rows if len(row) == 2 for i, text in enumerate(row) if len(text) >= WORTH])
+    if not counts or counts.most_common(1)[0][1] < 2:
+        return {}
+    owners: dict[tuple[int, str], int] = {}
+    found: dict[int, tuple[int, int]] = {}
+    for place, row in enumerate(rows):
+        common = [(len(text), i) for i, text in enumerate(row) if len(row) == 2 and counts[i, text] > 1]
+        if common:
+            text = max(common)[1]
+            owner = owners.setdefault((text, row[text]), place)
+            if owner != place:
+                found[place] = (text, owner)
+    return found
+
+
+def _light(texts: Texts, text: int, owner: int) -> Texts:
+    del owner
+    return (_FILLER, texts[1]) if text == 0 else (texts[0], _FILLER)
+
+
+def _lists(encoded: Row, names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: getattr(encoded, name) for name in names}
+
+
+def _part(whole: dict[str, list[Any]], text: int) -> dict[str, list[Any]]:
+    """Cut the tokens of one text out of a pair; none if it has none."""
+    begin, end = _where(whole["sequence_ids"], text)
+    return {name: values[begin:end] for name, values in whole.items()}
+
+
+def _join(frame: dict[str, list[Any]], part: dict[str, list[Any]], text: int) -> Joined:
+    begin, end = _where(frame["sequence_ids"], text)
+    return Joined(**{name: [*values[:begin], *part[name], *values[end:]] for name, values in frame.items()})
+
+
+def _where(sequence_ids: Sequence[int | None], text: int) -> tuple[int, int]:
+    count = sequence_ids.count(text)
+    begin = sequence_ids.index(text) if count else 0
+    return begin, begin + count

@@ -8,22 +8,22 @@ from typing import Any, final
 
 from tokenizers import Tokenizer as Backend
 
-from pipeline_kit.builtin.languages import languages_of
+from pipeline_kit.builtin.config_json import languages_of
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.builtin.tokenizers.chat import render
-from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.chat import frame_source, render
 from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
-from pipeline_kit.builtin.tokenizers.guard import no_tokenizer, prepare
-from pipeline_kit.builtin.tokenizers.languages import frame_source
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
-from pipeline_kit.builtin.tokenizers.text_panels import text_panels
-from pipeline_kit.builtin.tokenizers.traits import takes_token_types, usable_pad_id
-from pipeline_kit.errors import CheckpointError, shorten
-from pipeline_kit.panels import Panel
-from pipeline_kit.stages import StageContext, Tokenizer
-from pipeline_kit.types import Checkpoint, Encoding, Example, Side
-
-__all__ = ["HfTokenizer"]
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.panels import tokenizer_panels
+from pipeline_kit.builtin.tokenizers.tokenizer_files import (
+    no_tokenizer,
+    sanitize_backend,
+    takes_token_types,
+    usable_pad_id,
+)
+from pipeline_kit.contract.stages import Panel, StageContext, Tokenizer
+from pipeline_kit.contract.types import Checkpoint, Encoding, Example, Side
+from pipeline_kit.errors import CheckpointError, for_message
 
 _WHOLE = "tokenizer.json"
 
@@ -41,7 +41,7 @@ class HfTokenizer(Tokenizer):
         checkpoint = context.checkpoint
         loaded = _load(checkpoint)
         backend: Backend = loaded.backend_tokenizer
-        prepare(backend, checkpoint)
+        sanitize_backend(backend, checkpoint)
         self._languages = languages_of(backend)
         frame_source(loaded, self._languages, context)
         self._loaded, self._checkpoint = loaded, checkpoint.name
@@ -59,21 +59,21 @@ class HfTokenizer(Tokenizer):
 
     @property
     def pad_token_id(self) -> int | None:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._pad_token_id
 
     @property
     def padding_side(self) -> Side:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._padding_side
 
     @property
     def max_length(self) -> int | None:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._encoder.max_length
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return encode(self._encoder, examples)
 
     def encode_fully(self, examples: Sequence[Example]) -> list[Encoding]:
@@ -81,22 +81,22 @@ class HfTokenizer(Tokenizer):
         return encode_fully(self._encoder, examples)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
     @property
     def languages(self) -> Mapping[str, int]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._languages
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
-        """See :class:`~pipeline_kit.stages.Tokenizer`; by the checkpoint's chat template."""
+        """See :class:`Tokenizer`; by the checkpoint's chat template."""
         return render(self._loaded, self._checkpoint, messages)
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
+        """See :class:`Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
         del encodings
-        return text_panels(self._encoder, example, self._languages)
+        return tokenizer_panels(self._encoder, example, self._languages)
 
 
 def _holds(path: Path) -> bool:
@@ -124,7 +124,7 @@ def _load(checkpoint: Checkpoint) -> Any:
             raise no_tokenizer(checkpoint, _WHOLE) from error
         raise CheckpointError(
             f"transformers cannot load a tokenizer from '{checkpoint.path}': {type(error).__name__}: "
-            f"{shorten(str(error), 500)}"
+            f"{for_message(str(error), 500)}"
         ) from error
     if not isinstance(getattr(loaded, "backend_tokenizer", None), Backend):
         raise CheckpointError(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline_kit.contract.stages import PAIR, Truncation
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.stages import PAIR, Truncation
 
-__all__ = ["OVERLAP", "Layout", "Span", "layout", "longest_first", "truncated", "window_parts", "windows"]
-
-Span = tuple[int, int]
+TokenSpan = tuple[int, int]
 """Begin and end of a run of tokens that stay."""
 
 OVERLAP = 128
@@ -18,7 +16,7 @@ OVERLAP = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SpanLayout:
     """Where the texts of an untruncated encoding stand among the special tokens.
 
     :param total: tokens of the encoding.
@@ -36,20 +34,20 @@ class Layout:
         return self.total - sum(self.counts)
 
 
-def layout(sequence_ids: Sequence[int | None], texts: int) -> Layout:
+def layout(sequence_ids: Sequence[int | None], texts: int) -> SpanLayout:
     """Find the texts of an encoding by its sequence ids."""
     counts = tuple(sequence_ids.count(text) for text in range(texts))
     starts = tuple(sequence_ids.index(text) if count else 0 for text, count in enumerate(counts))
-    return Layout(len(sequence_ids), starts, counts)
+    return SpanLayout(len(sequence_ids), starts, counts)
 
 
 def truncated(
-    where: Layout,
+    where: SpanLayout,
     max_length: int,
     left: bool,
     truncation: Truncation = "longest_first",
     names: tuple[str, str] = PAIR,
-) -> list[Span]:
+) -> list[TokenSpan]:
     """Cut to `max_length`, by the strategies of transformers; ``longest_first`` is its ``truncation=True``.
 
     :param left: cut at the beginning of each text instead of its end.
@@ -67,7 +65,7 @@ def truncated(
         if rest < 1:
             raise ExampleError(_no_room(cut, where, max_length, names))
         kept = (rest, where.counts[1]) if cut == 0 else (where.counts[0], rest)
-    gone: list[Span] = []
+    gone: list[TokenSpan] = []
     for start, count, keep in zip(where.starts, where.counts, kept, strict=True):
         gone.append((start, start + count - keep) if left else (start + keep, start + count))
     return _without(where.total, gone)
@@ -88,12 +86,12 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def windows(
-    where: Layout,
+    where: SpanLayout,
     max_length: int,
     overlap: int | None,
     truncation: Truncation = "longest_first",
     names: tuple[str, str] = PAIR,
-) -> list[list[Span]]:
+) -> list[list[TokenSpan]]:
     """Split the text that `truncation` would cut, keeping the other whole in each window.
 
     :returns: for each of :func:`window_parts` the spans that stay.
@@ -105,13 +103,13 @@ def windows(
 
 
 def window_parts(
-    where: Layout,
+    where: SpanLayout,
     max_length: int,
     overlap: int | None,
     truncation: Truncation = "longest_first",
     names: tuple[str, str] = PAIR,
-) -> tuple[int, list[Span]]:
-    """Say which text is split, and what each window holds of it.
+) -> tuple[int, list[TokenSpan]]:
+    """Describe which text is split, and what each window holds of it.
 
     ``longest_first`` splits the longer text, the second of two equal ones.
 
@@ -137,7 +135,7 @@ def window_parts(
             f"{names[text]}; they need more than overlap, {overlap}. Shorten the one, raise tokenizer.max_length, "
             "or lower tokenizer.overlap"
         )
-    found: list[Span] = []
+    found: list[TokenSpan] = []
     begin = 0
     while True:
         end = min(begin + room, count)
@@ -147,7 +145,7 @@ def window_parts(
         begin += room - overlap
 
 
-def _no_room(cut: int, where: Layout, max_length: int, names: tuple[str, str]) -> str:
+def _no_room(cut: int, where: SpanLayout, max_length: int, names: tuple[str, str]) -> str:
     """Say that the text which is to stay whole takes all the room; `cut` is the other one."""
     return (
         f"{names[1 - cut]} has {where.counts[1 - cut]} tokens and may not be cut; with {where.specials} special "
@@ -156,16 +154,16 @@ def _no_room(cut: int, where: Layout, max_length: int, names: tuple[str, str]) -
     )
 
 
-def _room(where: Layout, max_length: int) -> int:
+def _room(where: SpanLayout, max_length: int) -> int:
     room = max_length - where.specials
     if room < 1:
         raise ExampleError(f"{where.specials} special tokens leave no room for text in max_length {max_length}")
     return room
 
 
-def _without(total: int, gone: Sequence[Span]) -> list[Span]:
-    """Give what is left of `total` tokens when the ranges in `gone` are taken out."""
-    kept: list[Span] = []
+def _without(total: int, gone: Sequence[TokenSpan]) -> list[TokenSpan]:
+    """Return what is left of `total` tokens when the ranges in `gone` are taken out."""
+    kept: list[TokenSpan] = []
     begin = 0
     for start, end in sorted(span for span in gone if span[0] < span[1]):
         if begin < start:

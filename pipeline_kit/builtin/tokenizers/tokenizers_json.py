@@ -8,20 +8,17 @@ from typing import Any, final
 
 from tokenizers import Tokenizer as Backend
 
-from pipeline_kit.builtin.languages import languages_of
-from pipeline_kit.builtin.tokenizers import traits
-from pipeline_kit.builtin.tokenizers.configs import TokenizersJsonConfig
+from pipeline_kit.builtin.config_json import languages_of
+from pipeline_kit.builtin.tokenizers import tokenizer_files
+from pipeline_kit.builtin.tokenizers.chat import unframed
 from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
-from pipeline_kit.builtin.tokenizers.guard import no_tokenizer, prepare
-from pipeline_kit.builtin.tokenizers.languages import unframed
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
-from pipeline_kit.builtin.tokenizers.text_panels import text_panels
-from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest, shorten
-from pipeline_kit.panels import Panel
-from pipeline_kit.stages import StageContext, Tokenizer
-from pipeline_kit.types import Checkpoint, Encoding, Example, Side
-
-__all__ = ["TokenizersJson"]
+from pipeline_kit.builtin.tokenizers.options import TokenizersJsonConfig
+from pipeline_kit.builtin.tokenizers.panels import tokenizer_panels
+from pipeline_kit.builtin.tokenizers.tokenizer_files import no_tokenizer, sanitize_backend
+from pipeline_kit.contract.stages import Panel, StageContext, Tokenizer
+from pipeline_kit.contract.types import Checkpoint, Encoding, Example, Side
+from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest_match, for_message
 
 
 @final
@@ -38,11 +35,11 @@ class TokenizersJson(Tokenizer):
         own, names = checkpoint.config, checkpoint.tokenizer_config
         self._backend = _load(_inside(checkpoint.path, config.file), checkpoint)
         padding, truncation = self._backend.padding, self._backend.truncation
-        prepare(self._backend, checkpoint)
+        sanitize_backend(self._backend, checkpoint)
         self._languages = languages_of(self._backend)
         if self._languages and context.task == "translation":
             raise ConfigError([unframed("tokenizer=tokenizers_json")])
-        self._padding_side = traits.side(names, "padding_side", padding)
+        self._padding_side = tokenizer_files.side(names, "padding_side", padding)
         self._pad_token_id = _pad_id(self._backend, config, checkpoint, padding)
         self._encoder = make_encoder(
             self._backend,
@@ -54,27 +51,27 @@ class TokenizersJson(Tokenizer):
                 names.get("model_max_length", names.get("max_len")),
                 context.reserved,
             ),
-            token_types=traits.takes_token_types(own, traits.names_token_types(own, names)),
-            left=traits.side(names, "truncation_side", truncation) == "left",
+            token_types=tokenizer_files.takes_token_types(own, tokenizer_files.names_token_types(own, names)),
+            left=tokenizer_files.side(names, "truncation_side", truncation) == "left",
         )
 
     @property
     def pad_token_id(self) -> int | None:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._pad_token_id
 
     @property
     def padding_side(self) -> Side:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._padding_side
 
     @property
     def max_length(self) -> int | None:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._encoder.max_length
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return encode(self._encoder, examples)
 
     def encode_fully(self, examples: Sequence[Example]) -> list[Encoding]:
@@ -82,30 +79,30 @@ class TokenizersJson(Tokenizer):
         return encode_fully(self._encoder, examples)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
     @property
     def languages(self) -> Mapping[str, int]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`Tokenizer`."""
         return self._languages
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
-        """See :class:`~pipeline_kit.stages.Tokenizer`; templates are run by transformers, which this does not load."""
+        """See :class:`Tokenizer`; templates are run by transformers, which this does not load."""
         del messages
         raise ExampleError("tokenizer=tokenizers_json writes no conversations; use tokenizer=hf")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
+        """See :class:`Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
         del encodings
-        return text_panels(self._encoder, example, self._languages)
+        return tokenizer_panels(self._encoder, example, self._languages)
 
 
 def _inside(folder: Path, name: str) -> Path:
     """Join a file's name to the folder; a link in a hub cache may point elsewhere, the name may not."""
     for flavour in (PurePosixPath(name), PureWindowsPath(name)):
         if flavour.is_absolute() or flavour.drive or flavour.root or ".." in flavour.parts:
-            problem = f"'{shorten(name)}' leaves the checkpoint's folder."
+            problem = f"'{for_message(name)}' leaves the checkpoint's folder."
             hint = "name a file inside it, such as tokenizer.json"
             raise ConfigError([Fault("tokenizer.file", problem, hint=hint)])
     return folder / name
@@ -119,7 +116,9 @@ def _load(path: Path, checkpoint: Checkpoint) -> Backend:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic in native code, set off by a broken file, is no Exception
-        raise CheckpointError(f"'{path}' is no tokenizer.json that can be read: {shorten(str(error), 500)}") from error
+        raise CheckpointError(
+            f"'{path}' is no tokenizer.json that can be read: {for_message(str(error), 500)}"
+        ) from error
 
 
 def _pad_id(
@@ -132,11 +131,11 @@ def _pad_id(
     if config.pad_token is not None:
         found: int | None = backend.token_to_id(config.pad_token)
         if found is None:
-            problem = f"'{shorten(config.pad_token, 80)}' is not a token of '{checkpoint.name}'."
+            problem = f"'{for_message(config.pad_token, 80)}' is not a token of '{checkpoint.name}'."
             known = tuple(token.content for token in backend.get_added_tokens_decoder().values())
-            fault = Fault("tokenizer.pad_token", problem, known[:20], closest(config.pad_token, known))
+            fault = Fault("tokenizer.pad_token", problem, known[:20], closest_match(config.pad_token, known))
             raise ConfigError([fault])
         return found
-    token = traits.pad_token(checkpoint.path, checkpoint.tokenizer_config, stored)
+    token = tokenizer_files.pad_token(checkpoint.path, checkpoint.tokenizer_config, stored)
     named = None if token is None else backend.token_to_id(token)
-    return traits.usable_pad_id(backend, named, checkpoint.config)
+    return tokenizer_files.usable_pad_id(backend, named, checkpoint.config)

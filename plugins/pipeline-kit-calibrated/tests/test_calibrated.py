@@ -13,13 +13,13 @@ from pk_calibrated import CalibratedConfig
 from pk_calibrated.stage import Calibrated
 
 from pipeline_kit.builtin import register as register_builtin
-from pipeline_kit.builtin.postprocessors.classification import Classification
-from pipeline_kit.builtin.postprocessors.configs import ClassificationConfig
-from pipeline_kit.compose import compose
+from pipeline_kit.builtin.tasks.classification.stage import Classification
+from pipeline_kit.builtin.tasks.options import ClassificationConfig
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import ConfigError, StageError
-from pipeline_kit.registry import Registry
 from pipeline_kit.testing import PostprocessorConformance, tiny_pipeline, tiny_stage_context
-from pipeline_kit.types import Encoding
 
 TEXTS = ["I love this.", "I hate it", "ok", "a longer text than the others, that is all"]
 KEYS = ["label", "score", "best", "abstained", "margin", "entropy"]

@@ -12,13 +12,13 @@ from pk_clean import CleanConfig, register
 from pk_clean.stage import CleanTokenizer
 
 from pipeline_kit import Registry
-from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
-from pipeline_kit.checkpoint import CheckpointConfig, resolve_checkpoint
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
+from pipeline_kit.contract.stages import ENCODING_FIELDS, StageContext
+from pipeline_kit.contract.types import Device, Example
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.stages import ENCODING_FIELDS, StageContext
 from pipeline_kit.testing import TokenizerConformance, tiny_checkpoint
-from pipeline_kit.types import Device, Example
 
 TWEET = "@bob said: <b>good</b> &amp; bad https://example.com/a again"
 
@@ -143,7 +143,7 @@ def test_registering() -> None:
 
 def test_the_preset_composes() -> None:
     from pipeline_kit.builtin import register as register_builtin
-    from pipeline_kit.compose import compose
+    from pipeline_kit.compose.compose import compose
 
     registry = Registry()
     register_builtin(registry)

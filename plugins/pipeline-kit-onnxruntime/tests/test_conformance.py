@@ -10,10 +10,10 @@ import pk_onnxruntime
 import pytest
 from pk_onnxruntime.stage import TOLERANCES
 
-from pipeline_kit.stages import StageContext
+from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.contract.types import Device
 from pipeline_kit.testing import ModelConformance
-from pipeline_kit.testing.graphs import GraphContexts
-from pipeline_kit.types import Device
+from pipeline_kit.testing.graph_suite import GraphContexts
 
 pytest_plugins = ("onnx_fixtures",)
 

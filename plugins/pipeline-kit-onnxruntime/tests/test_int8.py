@@ -12,7 +12,7 @@ from pk_onnxruntime.quantize import needs_reduced_range
 from pk_onnxruntime.stage import OnnxRuntimeModel
 
 import pipeline_kit as pk
-from pipeline_kit.testing.graphs import GraphContexts, assert_answers_of_hf
+from pipeline_kit.testing.graph_suite import GraphContexts, assert_answers_of_hf
 
 pytest_plugins = ("onnx_fixtures",)
 

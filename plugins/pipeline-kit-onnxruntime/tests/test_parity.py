@@ -13,7 +13,7 @@ from pk_onnxruntime import OnnxRuntimeConfig
 from pk_onnxruntime.stage import OnnxRuntimeModel
 
 from pipeline_kit.errors import CheckpointError
-from pipeline_kit.testing.graphs import GRAPH_CASES, GRAPH_HEADS, GraphContexts, assert_answers_of_hf
+from pipeline_kit.testing.graph_suite import GRAPH_CASES, GRAPH_HEADS, GraphContexts, assert_answers_of_hf
 
 pytest_plugins = ("onnx_fixtures",)
 

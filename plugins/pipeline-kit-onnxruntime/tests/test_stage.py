@@ -12,12 +12,11 @@ from pk_onnxruntime import OnnxRuntimeConfig
 from pk_onnxruntime.stage import OnnxRuntimeModel
 
 from pipeline_kit.builtin import register as register_builtin
-from pipeline_kit.compose import compose
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError, DeviceError
-from pipeline_kit.registry import Registry
-from pipeline_kit.testing.graph_suite import GraphModelSuite
-from pipeline_kit.testing.graphs import GraphContexts
-from pipeline_kit.types import Device
+from pipeline_kit.testing.graph_suite import GraphContexts, GraphModelSuite
 
 pytest_plugins = ("onnx_fixtures",)
 

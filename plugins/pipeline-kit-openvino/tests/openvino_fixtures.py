@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_kit.testing.graphs import GraphContexts
+from pipeline_kit.testing.graph_suite import GraphContexts
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +25,5 @@ def use_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def make_context(tmp_path_factory: pytest.TempPathFactory) -> GraphContexts:
-    """Give contexts for tiny checkpoints."""
+    """Return contexts for tiny checkpoints."""
     return GraphContexts(tmp_path_factory.mktemp("models"))

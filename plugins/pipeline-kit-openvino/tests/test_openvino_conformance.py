@@ -11,10 +11,10 @@ import pytest
 from pk_openvino.probe import has_bfloat16
 from pk_openvino.stage import TOLERANCES
 
-from pipeline_kit.stages import StageContext
+from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.contract.types import Device
 from pipeline_kit.testing import ModelConformance
-from pipeline_kit.testing.graphs import GraphContexts
-from pipeline_kit.types import Device
+from pipeline_kit.testing.graph_suite import GraphContexts
 
 pytest_plugins = ("openvino_fixtures",)
 

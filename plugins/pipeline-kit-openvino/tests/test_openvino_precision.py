@@ -17,10 +17,10 @@ from pk_openvino.runtime import openvino
 from pk_openvino.stage import OpenVinoModel
 
 import pipeline_kit as pk
-from pipeline_kit.exported.facts import feed
-from pipeline_kit.padding import PaddingPolicy, collate
-from pipeline_kit.testing.graphs import GraphContexts, assert_answers_of_hf
-from pipeline_kit.types import Device, Encoding
+from pipeline_kit.contract.types import Device, Encoding
+from pipeline_kit.graphs.format import graph_inputs
+from pipeline_kit.runtime.padding import PaddingPolicy, collate
+from pipeline_kit.testing.graph_suite import GraphContexts, assert_answers_of_hf
 
 pytest_plugins = ("openvino_fixtures",)
 
@@ -97,7 +97,7 @@ def test_int8_is_in_the_products_and_not_in_the_weights_alone(make_context: Grap
     stage = OpenVinoModel(OpenVinoConfig(precision="int8"), context)
     batch = collate([Encoding([5, 6, 7], token_type_ids=[0, 0, 0])], PaddingPolicy("longest", "right", 0), "cpu")
     whole = Compiled(Path(stage.details["graph"]) / MODEL, Device(), group=0)
-    widened = whole(feed(batch, stage._facts.head, stage._facts.takes), ["logits"])
+    widened = whole(graph_inputs(batch, stage._facts.head, stage._facts.takes), ["logits"])
     assert float((stage.forward(batch)["logits"] - widened["logits"]).abs().max()) > 1e-4
 
 

@@ -16,13 +16,12 @@ from pk_openvino.probe import has_bfloat16, has_int8
 from pk_openvino.stage import OpenVinoModel
 
 from pipeline_kit.builtin import register as register_builtin
-from pipeline_kit.compose import compose
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.types import Device, Encoding
 from pipeline_kit.errors import CheckpointError, ConfigError, DeviceError
-from pipeline_kit.padding import PaddingPolicy, collate
-from pipeline_kit.registry import Registry
-from pipeline_kit.testing.graph_suite import GraphModelSuite
-from pipeline_kit.testing.graphs import GraphContexts
-from pipeline_kit.types import Device, Encoding
+from pipeline_kit.runtime.padding import PaddingPolicy, collate
+from pipeline_kit.testing.graph_suite import GraphContexts, GraphModelSuite
 
 pytest_plugins = ("openvino_fixtures",)
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipeline_kit import PipelineKitError, load
-from pipeline_kit.errors import InputError, UsageError, closest, shorten
-from pipeline_kit.records import Fields, read_records
-from pipeline_kit.types import RowFailure
+from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.errors import InputError, UsageError, closest_match, for_message
+from pipeline_kit.files.read.columns import Fields
+from pipeline_kit.files.read.paths import read_records
 
 from .measures import HIGHEST, LOWEST, calibration_error, fit_temperature, loss
 
@@ -54,7 +55,9 @@ def fit(file: str | Path, overrides: Sequence[str] = (), plugins: Sequence[str] 
     """
     for override in overrides:
         if override.startswith("postprocessor"):
-            raise UsageError(f"'{shorten(override, 80)}': leave the postprocessor out; logits are what is fitted on")
+            raise UsageError(
+                f"'{for_message(override, 80)}': leave the postprocessor out; logits are what is fitted on"
+            )
     pipe = load(*overrides, "postprocessor=logits", plugins=plugins)
     examples, names = _read(file)
     rows = list(pipe.stream(examples))
@@ -86,9 +89,9 @@ def _index(name: object, labels: Sequence[str], row: int) -> int:
         return labels.index(str(name))
     if not isinstance(name, bool) and str(name).isdecimal() and int(str(name)) < len(labels):
         return int(str(name))
-    near = closest(name, labels)
+    near = closest_match(name, labels)
     hint = f" Did you mean '{near}'?" if near else ""
-    raise InputError(f"row {row}: '{shorten(name, 80)}' is no label of the checkpoint: {', '.join(labels)}.{hint}")
+    raise InputError(f"row {row}: '{for_message(name, 80)}' is no label of the checkpoint: {', '.join(labels)}.{hint}")
 
 
 def _report(logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], temperature: float) -> None:

@@ -16,19 +16,19 @@ LOWEST, HIGHEST = 0.01, 100.0
 
 
 def log_softmax(logits: np.ndarray[Any, Any], temperature: float) -> Floats:
-    """Give the logarithms of the probabilities ``[N, L]``, float64, of logits ``[N, L]``."""
+    """Return the logarithms of the probabilities ``[N, L]``, float64, of logits ``[N, L]``."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 
 
 def loss(logits: np.ndarray[Any, Any], truth: Ints, temperature: float) -> float:
-    """Give the mean negative log likelihood, in nats, of the true labels ``[N]``."""
+    """Return the mean negative log likelihood, in nats, of the true labels ``[N]``."""
     return float(-log_softmax(logits, temperature)[np.arange(len(truth)), truth].mean())
 
 
 def fit_temperature(logits: np.ndarray[Any, Any], truth: Ints) -> float:
-    """Give the temperature that minimises :func:`loss`, between `LOWEST` and `HIGHEST`.
+    """Return the temperature that minimises :func:`loss`, between `LOWEST` and `HIGHEST`.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599. The loss is convex in ``1 / temperature``, so its
     only minimum is where the slope changes sign, and halving the interval finds it.
@@ -37,7 +37,7 @@ def fit_temperature(logits: np.ndarray[Any, Any], truth: Ints) -> float:
     correct = values[np.arange(len(truth)), truth]
 
     def falling(temperature: float) -> bool:
-        """Tell whether the loss still falls as the temperature rises."""
+        """Return whether the loss still falls as the temperature rises."""
         expected = (np.exp(log_softmax(values, temperature)) * values).sum(axis=1)
         return bool(np.mean(expected - correct) > 0)
 
@@ -49,7 +49,7 @@ def fit_temperature(logits: np.ndarray[Any, Any], truth: Ints) -> float:
 
 
 def calibration_error(logits: np.ndarray[Any, Any], truth: Ints, temperature: float, bins: int = 15) -> float:
-    """Give the expected calibration error: how far confidence is from accuracy, 0 to 1.
+    """Return the expected calibration error: how far confidence is from accuracy, 0 to 1.
 
     Rows are sorted into `bins` of equal width by the score of their best label; the error is the mean,
     weighted by rows, of the differences between a bin's mean score and its accuracy.

@@ -7,11 +7,11 @@ from typing import final
 
 import numpy as np
 
-from pipeline_kit.builtin.postprocessors.classification import score_function
-from pipeline_kit.builtin.postprocessors.merge import check_labels, floats, merge_windows
+from pipeline_kit.builtin.tasks.classification.stage import score_function
+from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_windows
+from pipeline_kit.contract.stages import Postprocessor, StageContext
+from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 from pipeline_kit.errors import ConfigError, Fault
-from pipeline_kit.stages import Postprocessor, StageContext
-from pipeline_kit.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 
 from . import CalibratedConfig
 from .measures import log_softmax
@@ -48,7 +48,7 @@ class Calibrated(Postprocessor):
             raise ConfigError([Fault("postprocessor.abstain_label", what, hint="choose another, such as UNSURE")])
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
-        """Give ``logits [B, L]``, float32, and drop the rest."""
+        """Return ``logits [B, L]``, float32, and drop the rest."""
         del batch
         return ModelOutput({"logits": floats(output, "logits", 2, "[B, L]")})
 
@@ -58,7 +58,7 @@ class Calibrated(Postprocessor):
         encodings: Sequence[Sequence[Encoding]],
         outputs: Sequence[Sequence[RowOutput]],
     ) -> list[Result]:
-        """Give each example's label.
+        """Return each example's label.
 
         :raises StageError: if the model's width is not the number of labels.
         :raises ExampleError: if a logit is not finite.

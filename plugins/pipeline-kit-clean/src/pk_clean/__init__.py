@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline_kit import Registry, option
-from pipeline_kit.builtin.tokenizers.configs import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
 
 __all__ = ["CleanConfig", "register"]
 

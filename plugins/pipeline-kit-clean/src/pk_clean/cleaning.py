@@ -34,7 +34,7 @@ _LONGEST_CLUSTER = 64
 
 
 def steps(config: CleanConfig) -> list[Step]:
-    """Give the steps that `config` asks for, in their order."""
+    """Return the steps that `config` asks for, in their order."""
     found: list[Step] = [tags, entities] if config.html else []
     if config.unicode is not None:
         found.append(partial(normal_form, config.unicode))
@@ -97,7 +97,7 @@ def normal_form(form: Form, text: str) -> Iterator[Edit]:
 
 
 def _address(url: str) -> int:
-    """Give the length of an address without the punctuation that follows it; a bracket opened in it stays."""
+    """Return the length of an address without the punctuation that follows it; a bracket opened in it stays."""
     found = url.rstrip(_AFTER_URL)
     if "(" in found and url[len(found) :].startswith(")"):
         return len(found) + 1
@@ -106,7 +106,7 @@ def _address(url: str) -> int:
 
 @lru_cache(maxsize=4096)
 def _begins_cluster(form: Form, character: str) -> bool:
-    """Tell whether no earlier character can join or change places with this one."""
+    """Return whether no earlier character can join or change places with this one."""
     first = unicodedata.normalize("NFD" if form == "NFC" else "NFKD", character)[0]
     # Marks join the letter before them, and so do the vowels and finals of Korean syllables.
     return not (unicodedata.category(first).startswith("M") or "\u1160" <= first <= "\u11ff")

@@ -48,7 +48,7 @@ def apply(text: str, edits: Iterable[Edit]) -> tuple[str, Way | None]:
 
 
 def trace(ways: Sequence[Way], spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Give the places in the oldest text that `spans` of the newest one come from.
+    """Return the places in the oldest text that `spans` of the newest one come from.
 
     A span that begins or ends inside a replacement takes in the whole piece that was replaced. Pieces
     that were deleted beside a span are not part of it.

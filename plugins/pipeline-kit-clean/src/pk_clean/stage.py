@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
-from pipeline_kit.builtin.tokenizers.limits import settle_overflow
-from pipeline_kit.builtin.tokenizers.looks import looks, view
+from pipeline_kit.builtin.tokenizers.limits import looks, settle_overflow, view
+from pipeline_kit.contract.fields import text_and_pair
+from pipeline_kit.contract.stages import StageContext, Tokenizer
+from pipeline_kit.contract.types import Encoding, Example, Side
 from pipeline_kit.errors import ExampleError
-from pipeline_kit.fields import text_and_pair
-from pipeline_kit.stages import StageContext, Tokenizer
-from pipeline_kit.types import Encoding, Example, Side
 
 from . import CleanConfig
 from .cleaning import clean, steps
@@ -55,27 +54,27 @@ class CleanTokenizer(Tokenizer):
 
     @property
     def pad_token_id(self) -> int | None:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
         return self._inner.pad_token_id
 
     @property
     def padding_side(self) -> Side:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
         return self._inner.padding_side
 
     @property
     def max_length(self) -> int | None:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
         return self._inner.max_length
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
         rows = [self._cleaned(example) for example in examples]
         encodings = self._inner.encode([_example(row) for row in rows])
         return [_to_source(encoding, rows[encoding.example]) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See :class:`~pipeline_kit.stages.Tokenizer`."""
+        """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
         return self._inner.decode(ids)
 
     def _cleaned(self, example: Example) -> list[_Cleaned]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from pipeline_kit.exported.format import GraphFormat
-from pipeline_kit.types import Device
+from pipeline_kit.contract.types import Device
+from pipeline_kit.graphs.format import GraphFormat
 
 from .session import Session
 
@@ -24,7 +24,7 @@ class Onnx(GraphFormat):
     name: ClassVar[str] = "ONNX"
 
     def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        """Give an ``onnx_ir`` model through ``transformers.exporters``."""
+        """Return an ``onnx_ir`` model through ``transformers.exporters``."""
         from onnx_ir.passes.common import RemoveUnusedNodesPass
         from transformers.exporters import OnnxConfig
         from transformers.exporters.exporter_onnx import OnnxExporter
@@ -42,5 +42,5 @@ class Onnx(GraphFormat):
         onnx_ir.save(program, str(folder / MODEL), external_data=f"{MODEL}.data")
 
     def load(self, folder: Path, device: Device) -> Session:
-        """Give a session."""
+        """Return a session."""
         return Session(folder / MODEL, device)

@@ -6,9 +6,9 @@ import platform
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline_kit.errors import CheckpointError, shorten
-from pipeline_kit.exported.silence import silence
-from pipeline_kit.types import Checkpoint
+from pipeline_kit.contract.types import Checkpoint
+from pipeline_kit.errors import CheckpointError, for_message
+from pipeline_kit.graphs.cache import silence
 
 __all__ = ["needs_reduced_range", "quantize"]
 
@@ -30,14 +30,14 @@ def quantize(checkpoint: Checkpoint, source: Path, precision: Literal["int8", "i
         quantized = _dynamic(source) if precision == "int8" else _blocks(source)
     if not any(node.op_type in _PRODUCTS for node in quantized.graph.node):
         raise CheckpointError(
-            f"the checkpoint '{shorten(checkpoint.name)}' has no products that model.precision={precision} makes "
+            f"the checkpoint '{for_message(checkpoint.name)}' has no products that model.precision={precision} makes "
             f"int8; use model.precision={'float32' if precision == 'int8' else 'int8'}"
         )
     onnx.save(quantized, str(path), save_as_external_data=True, location=f"{path.name}.data")
 
 
 def needs_reduced_range() -> bool:
-    """Tell whether this processor may overflow when it adds products of int8 pairs.
+    """Return whether this processor may overflow when it adds products of int8 pairs.
 
     x86 without VNNI adds two of them in 16 bits; weights of 7 bits fit.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html

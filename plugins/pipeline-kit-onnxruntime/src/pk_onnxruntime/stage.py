@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from pipeline_kit.builtin.models.heads import check_head_name
-from pipeline_kit.exported.cache import cached, default_folder
-from pipeline_kit.exported.facts import Facts
-from pipeline_kit.exported.graphs import find_graph, graph_key
-from pipeline_kit.exported.needs import versions
-from pipeline_kit.exported.running import answer
-from pipeline_kit.stages import Model, StageContext
-from pipeline_kit.types import Device, ModelOutput, Side, TokenBatch
+from pipeline_kit.builtin.models.hf.heads import check_head_name
+from pipeline_kit.contract.stages import Model, StageContext
+from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
+from pipeline_kit.graphs.cache import cached, default_folder, required_versions
+from pipeline_kit.graphs.format import GraphInfo
+from pipeline_kit.graphs.graphs import find_graph, graph_key, run_graph
 
 from . import OnnxRuntimeConfig, Precision
 from .format import MODEL, Onnx
@@ -49,7 +47,7 @@ class OnnxRuntimeModel(Model):
         """
         head = config.head or context.head
         check_head_name(head)
-        found = versions("model=onnxruntime", _PACKAGES, _INSTEAD)
+        found = required_versions("model=onnxruntime", _PACKAGES, _INSTEAD)
         check_device(context.device)
         root = default_folder("onnx") if config.cache_dir is None else Path(config.cache_dir).expanduser()
         key = graph_key(context, head, RECIPE, found)
@@ -78,10 +76,10 @@ class OnnxRuntimeModel(Model):
 
         :returns: the tensors of the head, float32.
         """
-        return answer(self._session, self._facts, batch)
+        return run_graph(self._session, self._facts, batch)
 
 
-def _graph(root: Path, context: StageContext, key: Mapping[str, Any], precision: Precision) -> tuple[Path, Facts]:
+def _graph(root: Path, context: StageContext, key: Mapping[str, Any], precision: Precision) -> tuple[Path, GraphInfo]:
     """Find the graph below `root`, or make it; one in int8 is made from the one in float32, which is kept too."""
     if precision == "float32":
         return find_graph(root, context, key, Onnx())
@@ -94,4 +92,4 @@ def _graph(root: Path, context: StageContext, key: Mapping[str, Any], precision:
 
     reduced = precision == "int8" and needs_reduced_range()
     folder, facts = cached(root, {**key, "precision": precision, "reduced_range": reduced}, quantize_it)
-    return folder, Facts.from_json(facts)
+    return folder, GraphInfo.from_json(facts)

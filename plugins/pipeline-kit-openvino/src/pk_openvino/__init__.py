@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline_kit import Registry, option
-from pipeline_kit.builtin.models.configs import Head
+from pipeline_kit.builtin.models.options import Head
 
 __all__ = ["OpenVinoConfig", "Precision", "register"]
 

@@ -8,9 +8,9 @@ from typing import Any, final
 
 import torch
 
+from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError, DeviceError, Fault
-from pipeline_kit.exported.format import Graph
-from pipeline_kit.types import Device
+from pipeline_kit.graphs.format import Graph
 
 from .runtime import openvino
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_kit.errors import CheckpointError, shorten
-from pipeline_kit.types import Checkpoint
+from pipeline_kit.contract.types import Checkpoint
+from pipeline_kit.errors import CheckpointError, for_message
 
 from .format import MODEL, write
 from .runtime import openvino
@@ -30,7 +30,8 @@ def compress(checkpoint: Checkpoint, source: Path, folder: Path) -> int:
     products = [node for node in model.get_ordered_ops() if _fits(node)]
     if not products:
         raise CheckpointError(
-            f"the checkpoint '{shorten(checkpoint.name)}' has no products that model.precision=int8 makes int8, all "
+            f"the checkpoint '{for_message(checkpoint.name)}' has no products that model.precision=int8 makes int8, "
+            "all "
             f"their widths being no multiples of {_BLOCK}; use model.precision=float32"
         )
     done: dict[str, Any] = {}  # ALBERT's layers share their weights
@@ -52,7 +53,7 @@ def _fits(node: Any) -> bool:
 
 
 def _rows(product: Any) -> Any:
-    """Give a product's weights, outputs first."""
+    """Return a product's weights, outputs first."""
     weights = product.input_value(1).get_node().data
     return weights if product.get_attributes()["transpose_b"] else weights.T
 

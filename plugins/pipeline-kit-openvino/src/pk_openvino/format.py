@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from pipeline_kit.exported.format import GraphFormat
-from pipeline_kit.types import Device
+from pipeline_kit.contract.types import Device
+from pipeline_kit.graphs.format import GraphFormat
 
 from .compiled import Compiled
 from .runtime import openvino
@@ -25,7 +25,7 @@ class OpenVino(GraphFormat):
     name: ClassVar[str] = "OpenVINO"
 
     def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        """Give an ``openvino.Model`` through ``transformers.exporters``."""
+        """Return an ``openvino.Model`` through ``transformers.exporters``."""
         openvino()
         from transformers.exporters import OpenVINOConfig
         from transformers.exporters.exporter_openvino import OpenVINOExporter
@@ -43,7 +43,7 @@ class OpenVino(GraphFormat):
         write(program, folder)
 
     def load(self, folder: Path, device: Device) -> Compiled:
-        """Give a graph that computes in float32."""
+        """Return a graph that computes in float32."""
         return Compiled(folder / MODEL, device)
 
 

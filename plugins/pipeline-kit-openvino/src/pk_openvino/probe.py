@@ -10,12 +10,12 @@ __all__ = ["has_bfloat16", "has_int8"]
 
 
 def has_bfloat16() -> bool:
-    """Tell whether OpenVINO has kernels for bfloat16."""
+    """Return whether OpenVINO has kernels for bfloat16."""
     return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def has_int8() -> bool:
-    """Tell whether OpenVINO multiplies int8 weights in int8; where it does not, it widens them to float32 each time.
+    """Return whether OpenVINO multiplies int8 weights in int8; where it does not, it widens them to float32 each time.
 
     It says so nowhere, so one product is tried, whose inputs show whether they were rounded to 1/127 of the largest.
     """

@@ -12,7 +12,7 @@ _REPORTS = "openvino_telemetry"
 
 
 def openvino() -> Any:
-    """Give the module ``openvino``.
+    """Return the module ``openvino``.
 
     It reports each import and each conversion to its maker over the network unless the user has refused, and writes
     to their home folder. Without the package for that, which is hidden here while it is imported, it has a stub.

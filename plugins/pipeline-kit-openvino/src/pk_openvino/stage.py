@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from pipeline_kit.builtin.models.heads import check_head_name
+from pipeline_kit.builtin.models.hf.heads import check_head_name
+from pipeline_kit.contract.stages import Model, StageContext
+from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import ConfigError, Fault
-from pipeline_kit.exported.cache import cached, default_folder
-from pipeline_kit.exported.facts import Facts
-from pipeline_kit.exported.graphs import find_graph, graph_key
-from pipeline_kit.exported.needs import versions
-from pipeline_kit.exported.running import answer
-from pipeline_kit.stages import Model, StageContext
-from pipeline_kit.types import ModelOutput, Side, TokenBatch
+from pipeline_kit.graphs.cache import cached, default_folder, required_versions
+from pipeline_kit.graphs.format import GraphInfo
+from pipeline_kit.graphs.graphs import find_graph, graph_key, run_graph
 
 from . import OpenVinoConfig, Precision
 from .compiled import Compiled, check_device
@@ -52,7 +50,7 @@ class OpenVinoModel(Model):
         """
         head = config.head or context.head
         check_head_name(head)
-        found = versions("model=openvino", _PACKAGES)
+        found = required_versions("model=openvino", _PACKAGES)
         check_device(context.device)
         _check_processor(config.precision)
         root = default_folder("openvino") if config.cache_dir is None else Path(config.cache_dir).expanduser()
@@ -86,7 +84,7 @@ class OpenVinoModel(Model):
 
         :returns: the tensors of the head, float32.
         """
-        return answer(self._graph, self._facts, batch)
+        return run_graph(self._graph, self._facts, batch)
 
 
 def _check_processor(precision: Precision) -> None:
@@ -101,7 +99,7 @@ def _check_processor(precision: Precision) -> None:
         _log.warning("OpenVINO has no products in int8 on this processor; model.precision=float32 is as fast or faster")
 
 
-def _int8(root: Path, context: StageContext, key: Mapping[str, Any]) -> tuple[Path, Facts, int]:
+def _int8(root: Path, context: StageContext, key: Mapping[str, Any]) -> tuple[Path, GraphInfo, int]:
     """Find the int8 graph below `root`, or make it of the one in float32, which is kept too.
 
     :returns: with it how many inputs of its products share a scale.
@@ -116,4 +114,4 @@ def _int8(root: Path, context: StageContext, key: Mapping[str, Any]) -> tuple[Pa
         return {**facts.to_json(), "group": group}
 
     folder, facts = cached(root, {**key, "precision": "int8"}, compress_it)
-    return folder, Facts.from_json(facts), facts["group"]
+    return folder, GraphInfo.from_json(facts), facts["group"]

@@ -1,0 +1,1 @@
+"""``model=generate``: a transformers network that writes text."""

@@ -1,0 +1,1 @@
+"""``model=hf``: a transformers network with the head of the task."""

@@ -1,0 +1,234 @@
+"""What a network is given for a batch, and which rows it must not see together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """Which inputs a network takes.
+
+    :param position_ids: whether it must be told the positions of left-padded rows.
+    :param pad_token_id: the id by which the network itself tells padding from text, if it has one.
+    """
+
+    token_type_ids: bool
+    position_ids: bool
+    use_cache: bool
+    pad_token_id: int | None
+
+
+def inputs_of(network: Any) -> NetworkInputs:
+    """Find out what `network` takes.
+
+    RoBERTa and its kin work out positions from the padding ids, so theirs must not be given.
+    """
+    taken = inspect.signature(network.forward).parameters
+    finds_positions = any(
+        hasattr(part, "create_position_ids_from_input_ids")
+        or (hasattr(part, "padding_idx") and hasattr(part, "position_embeddings"))
+        for part in network.modules()
+    )
+    return NetworkInputs(
+        token_type_ids="token_type_ids" in taken,
+        position_ids="position_ids" in taken and not finds_positions,
+        use_cache="use_cache" in taken,
+        pad_token_id=network.config.get_text_config().pad_token_id,
+    )
+
+
+def network_inputs(batch: TokenBatch, takes: NetworkInputs) -> dict[str, Any]:
+    """Return the keyword arguments of a network's forward for `batch`.
+
+    The mask is left out when there is no padding, which lets the faster attention kernels run.
+    """
+    given: dict[str, Any] = {"input_ids": batch.input_ids}
+    if takes.use_cache:
+        given["use_cache"] = False
+    if takes.token_type_ids and batch.token_type_ids is not None:
+        given["token_type_ids"] = batch.token_type_ids
+    if batch.padded:
+        given["attention_mask"] = batch.attention_mask
+        if takes.pad_token_id is not None and takes.pad_token_id >= 0:
+            given["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, takes.pad_token_id)
+        if takes.position_ids and batch.side == "left":
+            given["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+    return given
+
+
+def groups_by_end(batch: TokenBatch, eos_token_id: int) -> list[torch.Tensor]:
+    """Part the rows by how many end tokens they have.
+
+    The sequence classifiers of BART and T5 read the last end token and refuse a batch in which the
+    number of end tokens differs, as between a text and a pair.
+    """
+    counts = (batch.input_ids.eq(eos_token_id) & batch.attention_mask.bool()).sum(1)
+    return [(counts == count).nonzero()[:, 0] for count in torch.unique(counts)]
+
+
+def groups_by_padding(batch: TokenBatch, pad_token_id: int) -> list[torch.Tensor]:
+    """Part rows that hold nothing but padding ids from the others, and from each other.
+
+    A decoder's classifier reads the last token that is not the padding id. In a text of padding ids alone
+    that is the first token, which left padding moves.
+    """
+    everything = torch.arange(len(batch.lengths), device=batch.input_ids.device)
+    if not batch.padded or batch.side == "right":
+        return [everything]
+    hollow = (batch.input_ids.eq(pad_token_id) | batch.attention_mask.eq(0)).all(1)
+    if not bool(hollow.any()):
+        return [everything]
+    full = everything[~hollow]
+    return [*([full] if len(full) else []), *torch.split(everything[hollow], 1)]
+
+
+def select_rows(batch: TokenBatch, rows: torch.Tensor) -> TokenBatch:
+    """Return some rows of `batch` as a batch of their own, without the columns that none of them needs."""
+    lengths = batch.lengths[rows.cpu().numpy()]
+    width, longest = batch.input_ids.shape[1], int(lengths.max())
+    columns = slice(0, longest) if batch.side == "right" else slice(width - longest, width)
+    types = batch.token_type_ids
+    return TokenBatch(
+        input_ids=batch.input_ids[rows, columns],
+        attention_mask=batch.attention_mask[rows, columns],
+        token_type_ids=None if types is None else types[rows, columns],
+        lengths=lengths,
+        side=batch.side,
+        padded=bool((lengths != longest).any()),
+    )
+
+
+RIGHT: frozenset[Side] = frozenset({"right"})
+BOTH: frozenset[Side] = frozenset({"right", "left"})
+SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
+
+# A classifier on an encoder reads its first position, which left padding takes away from it.
+KNOWN_FAMILIES = frozenset(
+    {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"}
+    | {"xlm-roberta"}
+)
+
+# How far two answers to the same row may be apart, as a share of the largest number in them. The same
+# arithmetic in another order stays below these; a leak is some hundred times above them.
+_NOISE = {"float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
+_NOISE_ON_GPU = 2e-4
+
+# An architecture that joins neighbouring tokens meets even and odd lengths, and rows that are too short for it.
+_LENGTHS = (5, 4, 11, 3, 2, 1)
+_SHORT = 3
+
+
+def known_sides(config: Any, head: str) -> frozenset[Side] | None:
+    """Return the safe sides of the families that most checkpoints belong to, None for all others.
+
+    :param config: the network's configuration.
+    """
+    if config.model_type not in KNOWN_FAMILIES or getattr(config, "is_decoder", False):
+        return None
+    return RIGHT if head in ("sequence-classification", "multiple-choice") else BOTH
+
+
+def probe_sides(
+    forward: Callable[[TokenBatch], ModelOutput], config: Any, device: Device, pad_token_id: int | None
+) -> frozenset[Side]:
+    """Run a few rows alone and beside a longer one, padded on each side; keep the sides that change nothing.
+
+    :param forward: the model's own ``forward``.
+    :param config: the network's configuration.
+    :param pad_token_id: what fills padding in the batches that will come.
+    :returns: empty if padding leaks into the answer on both sides, or if a short row runs only beside others.
+    """
+    filler = config.pad_token_id if config.pad_token_id is not None and config.pad_token_id >= 0 else pad_token_id
+    rows = sorted(_rows(config, filler), key=len)
+    alone = []
+    for row in rows[:-1]:
+        try:
+            alone.append(forward(_batch([row], "right", filler or 0, device)))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            if len(row) > _SHORT:
+                raise
+            return frozenset()  # so that it fails in any company, as it does alone
+    return frozenset(side for side in SIDES if _agrees(forward, rows, alone, side, filler or 0, device))
+
+
+def sample_batch(config: Any, device: Device) -> TokenBatch:
+    """Return two rows of equal length, made of ordinary ids, for a trial run of a network with this configuration."""
+    row = max(_rows(config, config.get_text_config().pad_token_id), key=len)
+    return _batch([row, row], "right", 0, device)
+
+
+def _agrees(
+    forward: Callable[[TokenBatch], ModelOutput],
+    rows: Sequence[Sequence[int]],
+    alone: Sequence[ModelOutput],
+    side: Side,
+    filler: int,
+    device: Device,
+) -> bool:
+    batch = _batch(rows, side, filler, device)
+    try:
+        together = forward(batch)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False  # a network that cannot run a padded batch gets none
+    width = batch.input_ids.shape[1]
+    for place, expected in enumerate(alone):
+        length = len(rows[place])
+        for name, value in expected.tensors.items():
+            found = together[name][place]
+            if name in together.per_token:
+                found = found[:length] if side == "right" else found[width - length :]
+            if not _close(found.float(), value[0].float(), device):
+                return False
+    return True
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, device: Device) -> bool:
+    noise = _NOISE[device.dtype]
+    if device.kind != "cpu":
+        noise = max(noise, _NOISE_ON_GPU)
+    return bool((found - expected).abs().max() <= noise * expected.abs().max().clamp(min=1.0))
+
+
+def _rows(config: Any, filler: int | None) -> list[list[int]]:
+    """Make rows of ordinary ids, spread over the vocabulary, that end as the checkpoint's texts do."""
+    text = config.get_text_config()
+    size = int(text.vocab_size)
+    named = [getattr(text, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep")]
+    special = {filler, *(token for ids in named for token in (ids if isinstance(ids, list) else [ids]))}
+    ordinary = [token for token in range(size // 3, size) if token not in special] or [0]
+    rows = [[ordinary[(7 + 31 * row + 13 * i) % len(ordinary)] for i in range(n)] for row, n in enumerate(_LENGTHS)]
+    end = getattr(text, "eos_token_id", None)
+    end = end[0] if isinstance(end, list) and end else end
+    if config.is_encoder_decoder and isinstance(end, int):
+        rows = [[*row[:-1], end] for row in rows]
+    if config.model_type == "longformer":  # with some heads it runs only on pairs, which have three of these
+        sep = config.sep_token_id
+        rows = [[row[0], sep, *row[2:-2], sep, sep] for row in rows if len(row) > _SHORT]
+    return rows
+
+
+def _batch(rows: Sequence[Sequence[int]], side: Side, filler: int, device: Device) -> TokenBatch:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    width = int(lengths.max())
+    ids = np.full((len(rows), width), filler, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        columns = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[place, columns], mask[place, columns] = row, 1
+    return TokenBatch(
+        input_ids=torch.from_numpy(ids).to(device.name),
+        attention_mask=torch.from_numpy(mask).to(device.name),
+        token_type_ids=None,
+        lengths=lengths,
+        side=side,
+        padded=bool((lengths != width).any()),
+    )

@@ -1,0 +1,168 @@
+"""Which head a checkpoint has, and which task to use with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from pipeline_kit.builtin.models.options import GenerationHead, Head
+from pipeline_kit.contract.types import Checkpoint
+from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest_match, for_message
+
+HEADS: tuple[str, ...] = get_args(Head)
+"""The heads that ``model=hf`` can put on a network."""
+
+GENERATION_HEADS: tuple[str, ...] = get_args(GenerationHead)
+"""The heads that ``model=generate`` can write text with."""
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """One kind of model class in transformers.
+
+    :param suffixes: how the names of its classes end.
+    :param head: our name of the head.
+    :param tasks: the values of ``task=`` that use it.
+    :param tensors: how the names of weights begin that no other kind has.
+    """
+
+    suffixes: tuple[str, ...]
+    head: str
+    tasks: tuple[str, ...]
+    tensors: tuple[str, ...] = ()
+
+
+KINDS: tuple[HeadKind, ...] = (
+    HeadKind(
+        ("ForSequenceClassification",),
+        "sequence-classification",
+        ("text-classification", "zero-shot-classification", "text-ranking"),
+        ("pre_classifier.",),
+    ),
+    HeadKind(("ForTokenClassification",), "token-classification", ("token-classification",)),
+    HeadKind(
+        ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        "question-answering",
+        ("question-answering",),
+        ("qa_outputs.",),
+    ),
+    HeadKind(
+        ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel"),
+        "masked-lm",
+        ("fill-mask",),
+        ("cls.predictions.", "lm_head.", "vocab_", "generator_", "lm_predictions.", "predictions."),
+    ),
+    HeadKind(("ForMultipleChoice",), "multiple-choice", ("multiple-choice",)),
+    HeadKind(("ForNextSentencePrediction",), "next-sentence-prediction", (), ("cls.seq_relationship.",)),
+    HeadKind(
+        ("ForConditionalGeneration", "MTModel"), "seq2seq-lm", ("summarization", "translation", "text2text-generation")
+    ),
+    HeadKind(("ForCausalLM", "LMHeadModel"), "causal-lm", ("text-generation",)),
+    HeadKind(("EncoderModel", "Model"), "base", ("sentence-embedding", "feature-extraction")),
+)
+"""In the order in which a class name is compared: an ending that holds another one comes before it."""
+
+_LOOKALIKES = frozenset(
+    {"sequence-classification", "token-classification", "multiple-choice", "next-sentence-prediction"}
+)
+
+
+def check_head_name(head: str, known: Sequence[str] = HEADS) -> None:
+    """Raise ConfigError if `head` is none of `known`, the heads that a model stage has."""
+    if head not in known:
+        fault = Fault(
+            "model.head", f"'{for_message(head)}' is not one of the choices.", tuple(known), closest_match(head, known)
+        )
+        if head in GENERATION_HEADS:
+            fault = Fault("model.head", f"'{head}' writes text.", tuple(known), hint="use model=generate for the task")
+        elif head in HEADS:
+            fault = Fault("model.head", f"this model has no '{head}' head.", tuple(known), hint="use model=hf")
+        raise ConfigError([fault])
+
+
+def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind | None:
+    """Find the kind of head that `checkpoint` was saved with, None if nothing tells.
+
+    :param weights: names of weights, looked at when ``config.json`` has no ``architectures``.
+    """
+    name = _class_name(checkpoint)
+    for kind in KINDS:
+        if name.endswith(kind.suffixes):
+            return kind
+    for kind in KINDS:
+        if any(weight.startswith(kind.tensors) for weight in weights):
+            return kind
+    return None
+
+
+def refuse_lookalike(checkpoint: Checkpoint, head: str, weights: Collection[str] = ()) -> None:
+    """Refuse a head that the weights do not hold, where what is built would not show it or not be built at all.
+
+    A classifier on a decoder holds all that writing takes where that is tied to the embeddings, and so does the
+    decoder of an encoder-decoder; what they wrote would mean nothing. Some classes that answer questions refuse the
+    labels of another head before any weight is compared.
+
+    :param weights: the names of the checkpoint's weights.
+    :raises CheckpointError: naming the head there is and the task to use.
+    """
+    if head == "question-answering" and not any("qa_" in name for name in weights):
+        found = kind_of(checkpoint, weights)
+        if found is not None and found.head != head:
+            raise missing_head(checkpoint, head, (), weights)
+    kind = kind_of(checkpoint)
+    if kind is None:
+        return
+    writes = {head, "base"} | ({"masked-lm"} if checkpoint.config.get("is_decoder") or head == "seq2seq-lm" else set())
+    lookalike = head in _LOOKALIKES and kind.head in _LOOKALIKES - {head}
+    if lookalike or (head in GENERATION_HEADS and kind.head not in writes):
+        raise missing_head(checkpoint, head, ())
+
+
+def missing_head(
+    checkpoint: Checkpoint, head: str, missing: Sequence[str], others: Collection[str] = ()
+) -> CheckpointError:
+    """Make the error for a checkpoint whose weights lack `head`.
+
+    :param missing: the names of the weights that are not there.
+    :param others: the names of weights that are there and that `head` has no place for.
+    """
+    lack = f"Its weights lack {few(sorted(missing))}."
+    if head == "base":
+        name, found = for_message(checkpoint.name), f" They hold {few(sorted(others))}." if others else ""
+        return CheckpointError(
+            f"the checkpoint '{name}' does not hold the whole network that its config.json describes. {lack}{found} "
+            "Check model_type and the number of layers in config.json, or download it again."
+        )
+    lines = [f"the checkpoint '{for_message(checkpoint.name)}' has no {head} head."]
+    if missing:
+        lines.append(lack)
+    kind = kind_of(checkpoint, others)
+    name = _class_name(checkpoint)
+    if kind is not None:
+        what = "no head (it is a base model)" if kind.head == "base" else f"a {kind.head} head"
+        lines.append(f"It has {what}{f', saved as {for_message(name, 80)}' if name else ''}.")
+        lines.append(_use(kind))
+    elif others:
+        lines.append(f"It has weights that this head does not use: {few(sorted(others))}.")
+    wanted = [task for kind in KINDS if kind.head == head for task in kind.tasks]
+    if wanted:
+        lines.append(f"For task={wanted[0]} take a checkpoint that was fine-tuned for it.")
+    return CheckpointError(" ".join(lines))
+
+
+def _use(kind: HeadKind) -> str:
+    if not kind.tasks:
+        return "No task uses that head."
+    return f"Use {' or '.join(f'task={task}' for task in kind.tasks)} with it."
+
+
+def _class_name(checkpoint: Checkpoint) -> str:
+    names = checkpoint.config.get("architectures")
+    return str(names[0]) if isinstance(names, Sequence) and not isinstance(names, str) and names else ""
+
+
+def few(names: Sequence[str], count: int = 3) -> str:
+    """Return the first names for a message, and how many more there are."""
+    shown = ", ".join(for_message(name, 80) for name in names[:count])
+    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"

@@ -1,0 +1,254 @@
+"""``model=hf``: a transformers network with the head the task asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+
+from pipeline_kit.builtin.models.hf.batches import (
+    groups_by_end,
+    groups_by_padding,
+    inputs_of,
+    known_sides,
+    network_inputs,
+    probe_sides,
+    sample_batch,
+    select_rows,
+)
+from pipeline_kit.builtin.models.hf.from_embeddings import FromEmbeddings, plain_form
+from pipeline_kit.builtin.models.hf.heads import check_head_name
+from pipeline_kit.builtin.models.hf.layers import (
+    LayerWatch,
+    attention_maps,
+    eager_attention,
+    named_attentions,
+    network_panel,
+    set_attention,
+    sparse_part,
+)
+from pipeline_kit.builtin.models.hf.loading import load_network
+from pipeline_kit.builtin.models.kernels.compiled import CompiledNetwork
+from pipeline_kit.builtin.models.kernels.linears import choose_linear_kernels
+from pipeline_kit.builtin.models.kernels.unpadded import Unpadded
+from pipeline_kit.builtin.models.options import HfModelConfig
+from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.contract.stages import Model, Panel, StageContext
+from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
+
+_PER_TOKEN = {
+    "base": ("last_hidden_state",),
+    "token-classification": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+    "masked-lm": ("logits",),
+}
+"""By head: what it gives for each token, by transformers' names; the others give logits for a row."""
+
+TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
+
+
+@final
+class HfModel(Model):
+    """A network from a local folder of safetensors, with transformers' own code for its ``model_type``.
+
+    By head it gives
+
+    - ``sequence-classification``: ``logits [B, L]``;
+    - ``token-classification``: ``logits [B, T, L]``, ``masked-lm``: ``logits [B, T, V]``;
+    - ``question-answering``: ``start_logits [B, T]`` and ``end_logits [B, T]``;
+    - ``multiple-choice``: ``logits [B]``, one for each row, which holds one choice;
+    - ``base``: ``last_hidden_state [B, T, H]``, of an encoder-decoder such as T5 or BART that of its encoder.
+
+    All of them are what the checkpoint gives to each row alone, whatever its batch.
+
+    Building it sets torch's number of CPU threads to the device's.
+    """
+
+    def __init__(self, config: HfModelConfig, context: StageContext) -> None:
+        """Load the checkpoint's network and find out how it may be padded.
+
+        :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
+        :raises ConfigError: if there is no such head or attention kernel, the device cannot compute its products
+            as asked for, or the network cannot run unpadded.
+        """
+        self._built_with = config, context
+        self._head = config.head or context.head
+        check_head_name(self._head)
+        device = context.device
+        if torch.get_num_threads() != device.threads:
+            torch.set_num_threads(device.threads)
+        self._network = load_network(context.checkpoint, device, self._head, config.attn_implementation)
+        self._takes = inputs_of(self._network)
+        settings = self._network.config
+        self._reads_end = self._head == "sequence-classification" and bool(settings.is_encoder_decoder)
+        self._sparse = sparse_part(self._network)
+        filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
+        limit = None if context.tokenizer is None else context.tokenizer.max_length
+        limit = limit or getattr(settings.get_text_config(), "max_position_embeddings", None)
+        self._unpadded: Unpadded | None = None
+        self._compiled: CompiledNetwork | None = None
+        self._watch: LayerWatch | None = None
+        with quiet():
+            if self._head == "sequence-classification" and self._takes.pad_token_id is None:
+                _allow_batches(self._network)
+            sides = known_sides(settings, self._head)
+            if self._sparse is not None:
+                sides = frozenset()
+            self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
+            if config.unpadded:
+                self._unpadded = Unpadded(self._network, self.forward, device, self._sides, filler or 0, limit)
+            sample = sample_batch(settings, device)
+            asked = (config.linear, config.quantization)
+            products = choose_linear_kernels(self._network, lambda: self.forward(sample).tensors, *asked, device)
+        self._products = products
+        self._tolerance = max(TOLERANCES[device.dtype], products.tolerance)
+        if config.compile:
+            self._compiled = CompiledNetwork(
+                self._network, self._answers, device, self._sides, filler=filler or 0, limit=limit
+            )
+            self.forward(sample)  # finds out whether the compiler works before the first batch
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """The attention kernel, how many linear layers and activations run on which kernel, and how they are run.
+
+        ``compile`` is whether the network runs compiled, or why it does not though it was asked for.
+        """
+        return {
+            "attn_implementation": self._network.config._attn_implementation,
+            **self._products.details,
+            "compile": (self._compiled.failure or True) if self._compiled is not None else False,
+            "unpadded": self._unpadded.kernel if self._unpadded is not None else False,
+        }
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """The kernel for linear layers that ``linear=auto`` came to."""
+        return self._products.settled
+
+    @property
+    def supported_sides(self) -> frozenset[Side]:
+        """The padding sides that leave every answer as it is; known for common families, else tried at load."""
+        return self._sides
+
+    @property
+    def tolerance(self) -> float:
+        """1e-5 in float32, 0.02 in float16, 0.1 in bfloat16, 0.5 in int8, for logits and states of order 10."""
+        return self._tolerance
+
+    @torch.inference_mode()
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the network without gradients; rows that it may not see together are run apart.
+
+        :returns: the tensors of the head, see the class, in the device's dtype.
+        """
+        if self._head in _PER_TOKEN:
+            return self._run(batch)
+        groups = self._groups(batch)
+        if len(groups) < 2:
+            return ModelOutput({"logits": self._logits(batch)})
+        parts = torch.cat([self._logits(select_rows(batch, rows)) for rows in groups])
+        if self._watch is not None:
+            self._watch.join(groups, batch)
+        return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
+
+    @contextmanager
+    def watched(self) -> Iterator[Sequence[tuple[str, Any]]]:
+        """See :class:`Model`; a compiled network tells nothing, since its layers are one graph."""
+        if self._compiled is not None and self._compiled.failure is None:
+            yield ()
+            return
+        before, self._watch = self._watch, LayerWatch(self._network)
+        try:
+            with self._watch.watching() as seen:
+                yield seen
+        finally:
+            self._watch = before
+
+    @torch.inference_mode()
+    def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
+        """See :class:`Model`; the network runs once more, with eager attention and padding."""
+
+        def run(part: TokenBatch) -> Mapping[str, torch.Tensor]:
+            return named_attentions(self._network, self._call(self._network, part, output_attentions=True))
+
+        groups = self._groups(batch)
+        with eager_attention(self._network):
+            found = attention_maps(run, batch, groups, select_rows)
+        if self._watch is not None and len(groups) > 1:
+            self._watch.join(groups, batch)
+        return found
+
+    def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
+        """See :class:`Model`; which network it is."""
+        del batch, output
+        return (network_panel(self._network, self.details),)
+
+    def differentiable(self) -> FromEmbeddings:
+        """Return the network with gradients: itself, or a copy loaded in float32 where something here has none."""
+        config, context = self._built_with
+        plain, where = plain_form(config, context)
+        if (replace(config, **self.settled), context.device) == (plain, where.device):
+            return FromEmbeddings(self._network, self._alike, "the network itself")
+        copy = HfModel(plain, where)
+        return FromEmbeddings(copy._network, copy._alike, "a copy of the network in float32, run by torch's own layers")
+
+    def _alike(self, batch: TokenBatch) -> ModelOutput:
+        """Run rows that the network may see together."""
+        return self._run(batch) if self._head in _PER_TOKEN else ModelOutput({"logits": self._logits(batch)})
+
+    def _run(self, batch: TokenBatch) -> ModelOutput:
+        if self._compiled is not None:
+            return self._compiled(batch)
+        if self._unpadded is None:
+            return self._answers(self._network, batch)
+        with self._unpadded.running(batch):
+            return self._answers(self._network, batch)
+
+    def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
+        """Run `network`, or what it was compiled to, and name what it gives."""
+        output = self._call(network, batch)
+        names = _PER_TOKEN.get(self._head)
+        if names is None:
+            return ModelOutput({"logits": output.logits})
+        return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
+
+    def _call(self, network: Any, batch: TokenBatch, **more: Any) -> Any:
+        if self._sparse is not None:
+            set_attention(self._sparse, batch.input_ids.shape[1])
+        given = network_inputs(batch, self._takes)
+        if self._head == "multiple-choice":  # each row is an example of one choice: a choice's logit knows no other
+            given = {
+                name: value[:, None] if isinstance(value, torch.Tensor) else value for name, value in given.items()
+            }
+        return network(**given, **more)
+
+    def _logits(self, batch: TokenBatch) -> torch.Tensor:
+        logits = self._run(batch)["logits"]
+        return logits[:, 0] if self._head == "multiple-choice" else logits
+
+    def _groups(self, batch: TokenBatch) -> list[torch.Tensor]:
+        if self._head != "sequence-classification":
+            return []
+        if self._reads_end:
+            return groups_by_end(batch, self._network.config.eos_token_id)
+        if self._takes.pad_token_id is not None:
+            return groups_by_padding(batch, self._takes.pad_token_id)
+        return []
+
+
+def _allow_batches(network: Any) -> None:
+    """Let a decoder's classifier without a padding id run several rows at once.
+
+    It refuses, since it could not tell padding from text. With an id that no token has it reads the last
+    position of each row, as it does for a row alone; right padding is then found to be unsafe.
+    """
+    twice = torch.zeros(2, 2, dtype=torch.int64, device=network.device)
+    try:
+        with torch.inference_mode():
+            network(input_ids=twice)
+    except ValueError:
+        network.config.get_text_config().pad_token_id = -1

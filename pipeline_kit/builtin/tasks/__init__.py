@@ -1,0 +1,1 @@
+"""The built-in tasks: a folder each, with its postprocessor, metrics and panels."""

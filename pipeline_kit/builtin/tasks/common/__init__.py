@@ -1,0 +1,1 @@
+"""What the postprocessors of several tasks share."""

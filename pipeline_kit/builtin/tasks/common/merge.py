@@ -1,0 +1,129 @@
+"""What the built-in postprocessors share: reading a tensor, and making one row of an example's windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput
+from pipeline_kit.errors import ExampleError, StageError
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
+    """Return the tensor `name` of `output` as it is.
+
+    :param dims: how many dimensions it has to have; `axes` names them in the message.
+    :raises StageError: if the model gave no such tensor, or one of another rank.
+    """
+    tensor = output.tensors.get(name)
+    if tensor is None:
+        raise StageError(
+            f"the postprocessor needs '{name}', the model gave only {', '.join(sorted(output.tensors)) or 'nothing'}; "
+            "does model.head fit the task?"
+        )
+    if tensor.ndim != dims:
+        raise StageError(f"the postprocessor needs '{name}' as {axes}, the model gave the shape {list(tensor.shape)}")
+    return tensor
+
+
+def floats(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
+    """Return the tensor `name` of `output` as float32, as :func:`tensor_of` finds it."""
+    return tensor_of(output, name, dims, axes).float()
+
+
+def merge_windows(
+    encodings: Sequence[Sequence[Encoding]],
+    outputs: Sequence[Sequence[RowOutput]],
+    name: str,
+    how: Literal["mean", "max"] = "mean",
+) -> Floats:
+    """Make one row per example out of the array `name` of each of its windows.
+
+    :param how: ``mean`` is ``sum(w * x) / sum(w)`` over the windows with :func:`window_weights`; ``max`` takes
+        the largest value of each column. An example of one window keeps its values, bit by bit.
+    :returns: ``[len(outputs), columns]``, float32; there must be at least one example.
+    :raises ExampleError: if a value is not a finite number.
+    """
+    rows: Floats = np.stack([window[name] for window in chain.from_iterable(outputs)])
+    if not np.isfinite(rows).all():
+        raise ExampleError(f"the model's '{name}' for this example are not all finite numbers")
+    counts = np.fromiter((len(windows) for windows in outputs), dtype=np.int64, count=len(outputs))
+    if len(rows) == len(outputs):
+        return rows
+    starts = np.cumsum(counts) - counts
+    if how == "max":
+        return np.asarray(np.maximum.reduceat(rows, starts, axis=0), dtype=np.float32)
+    # In float64, since weights times values near the largest float32 would overflow.
+    weights = np.concatenate([window_weights(windows) for windows in encodings])
+    sums = np.add.reduceat(rows * weights[:, None], starts, axis=0)
+    return np.asarray(sums / np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
+
+
+def window_weights(windows: Sequence[Encoding]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the weight of each window of an example: how many tokens of the long text it stands for.
+
+    Each token of the text counts once in all: one that ``n`` windows hold counts ``1 / n`` in each of them, or a
+    passage would weigh more for lying where windows overlap, and a short last window for repeating its neighbour.
+    Special tokens, and the other text of a pair, which each window repeats, do not count.
+
+    :returns: ``[len(windows)]``, adding up to the tokens of the text; 1 for a single window. From a tokenizer
+        that does not fill ``Encoding.span``: the number of tokens of each window.
+    """
+    if len(windows) == 1:
+        return np.ones(1)
+    spans = [window.span for window in windows if window.span is not None]
+    if len(spans) < len(windows):
+        return np.array([len(window.input_ids) for window in windows], dtype=np.float64)
+    begins, ends = np.array(spans, dtype=np.int64).T
+    steps = np.zeros(int(ends.max()) + 1)
+    np.add.at(steps, begins, 1)
+    np.add.at(steps, ends, -1)
+    holders = steps.cumsum()[:-1]
+    # Tokens that no window holds, where a plugin leaves gaps, have no share to give.
+    shares = np.divide(1.0, holders, out=np.zeros_like(holders), where=holders > 0)
+    before = np.concatenate([[0.0], shares.cumsum()])
+    return np.asarray(before[ends] - before[begins], dtype=np.float64)
+
+
+def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
+    """Check that a model that gives `width` logits has one for each of `labels`.
+
+    :raises StageError: if it does not.
+    """
+    if width != len(labels):
+        raise StageError(
+            f"the model gives {width} logits, but '{checkpoint}' names {len(labels)} labels; "
+            "check id2label in its config.json"
+        )
+
+
+def merge_parts(
+    encodings: Sequence[Sequence[Encoding]],
+    outputs: Sequence[Sequence[RowOutput]],
+    name: str,
+    how: Literal["mean", "max"] = "mean",
+) -> list[Floats]:
+    """Merge the windows of each part of each example into one row.
+
+    :param how: as :func:`~pipeline_kit.builtin.tasks.common.merge.merge_windows` has it.
+    :returns: for each example ``[parts, columns]``, float32, in the order of the parts; there must be at
+        least one example.
+    :raises ExampleError: if a value is not a finite number.
+    """
+    windows: list[Sequence[Encoding]] = []
+    values: list[Sequence[RowOutput]] = []
+    ends: list[int] = []
+    for own, given in zip(encodings, outputs, strict=True):
+        starts = [i for i, encoding in enumerate(own) if not i or encoding.part != own[i - 1].part]
+        for start, end in zip(starts, [*starts[1:], len(own)], strict=True):
+            windows.append(own[start:end])
+            values.append(given[start:end])
+        ends.append(len(values))
+    rows = merge_windows(windows, values, name, how)
+    return np.split(rows, ends[:-1])

@@ -1,0 +1,1 @@
+"""Documents by their relevance for a query."""

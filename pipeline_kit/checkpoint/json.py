@@ -1,0 +1,113 @@
+"""JSON files of a model folder, read with bounds: a hostile one is an error, never a crash or a flood."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from pipeline_kit.errors import CheckpointError, for_message
+
+MAX_JSON_BYTES = 4 << 20
+MAX_DEPTH = 64
+
+
+class NotJsonError(CheckpointError):
+    """A file that no JSON reader would take."""
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file, after symlinks, without waiting for anything.
+
+    :raises CheckpointError: if it cannot be opened, or is a folder, a FIFO, a device or a socket.
+    """
+    try:
+        # Opening a FIFO would wait for a writer that may never come, and reading a device may never end. What was
+        # opened is looked at again, since the name may have come to mean another file.
+        if stat.S_ISREG(path.stat().st_mode):
+            file = os.fdopen(
+                os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+            )
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
+    raise CheckpointError(f"{path} is not a regular file; a model folder holds files only")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    :raises CheckpointError: if it cannot be read, is no regular file (after symlinks) or is longer.
+    """
+    with open_file(path) as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
+    if len(data) > limit:
+        raise CheckpointError(f"{path} is larger than {limit >> 20} MB, too large for a configuration file")
+    return data
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """Parse a JSON file.
+
+    :raises CheckpointError: if it cannot be read, is too large, too deeply nested, or no JSON; says where.
+    """
+    data = read_bytes(path, limit)
+    if data.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a git-lfs pointer, not the file itself; run 'git lfs pull' in its folder")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise NotJsonError(f"{path} is not valid JSON: {error.msg} at {where}; copy or download it again") from error
+    except RecursionError as error:
+        raise CheckpointError(_too_deep(path)) from error
+    except ValueError as error:  # bytes that are no UTF-8, or an integer of thousands of digits
+        raise NotJsonError(f"{path} is not valid JSON: {for_message(str(error))}") from error
+    for _ in nodes(value, path):
+        pass
+    return value
+
+
+def nodes(value: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield every mapping entry in `value`, at any depth, as full key, last key and value.
+
+    :param path: the file that `value` was read from, for the message.
+    :raises CheckpointError: if it is nested more than `MAX_DEPTH` deep.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", value, 0)]
+    while waiting:
+        where, node, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise CheckpointError(_too_deep(path))
+        if isinstance(node, dict):
+            for key, item in node.items():
+                full = f"{where}.{key}" if where else key
+                yield full, key, item
+                if isinstance(item, dict | list):
+                    waiting.append((full, item, depth + 1))
+        elif isinstance(node, list):
+            waiting.extend(
+                (f"{where}[{i}]", item, depth + 1) for i, item in enumerate(node) if isinstance(item, dict | list)
+            )
+
+
+def _too_deep(path: Path) -> str:
+    return f"{path} is nested more than {MAX_DEPTH} levels deep; no model's configuration is"
+
+
+def reason(path: Path, error: OSError) -> str:
+    """Return why `path` could not be read."""
+    if path.is_symlink() and not path.exists():
+        return (
+            f"it is a symlink to {path.readlink()}, which is not there; restore that file or download the model again"
+        )
+    return str(error.strerror or error)

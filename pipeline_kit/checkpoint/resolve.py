@@ -1,0 +1,308 @@
+"""From ``checkpoint.path`` to a model folder that was found, checked and parsed; loads no model library."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline_kit.checkpoint.json import nodes, open_file, read_json
+from pipeline_kit.checkpoint.modules import MODULE_WEIGHTS, MODULES_NAME, network_folder, read_modules
+from pipeline_kit.checkpoint.scan import CONVERT, DATA_SUFFIXES, UnsafeFiles, files_of, scan_folder
+from pipeline_kit.checkpoint.weights import WEIGHTS_NAME, read_header, weight_files
+from pipeline_kit.contract.options import REQUIRED, option
+from pipeline_kit.contract.types import Checkpoint
+from pipeline_kit.errors import CheckpointError, closest_match, for_message
+
+_MAX_LABELS = 1_000_000
+_FEW = 256
+# What counts parts that are built or run one after the other: num_hidden_layers, n_layer, block_sizes …
+_LAYERS = re.compile(
+    r"(^|_)layers?($|_)|^block_(sizes|repeats)$|^num_(hidden_groups|feedforward_networks)$|^inner_group"
+)
+
+
+@dataclass
+class CheckpointConfig:
+    """Options of the group ``checkpoint``."""
+
+    path: str = option(REQUIRED, "a model folder, a hub id such as org/name, or pkg://package/folder")
+    revision: str | None = option(None, "commit, tag or branch of a hub checkpoint; null: its main branch")
+    offline: bool = option(False, "true: never touch the network, use only what was downloaded before")
+    cache_dir: str | None = option(None, "where downloads are kept; null: the Hugging Face cache")
+    unsafe_files: UnsafeFiles = option(
+        "refuse", "pickles and code in the folder: refuse the folder, or ignore them (they are never opened)"
+    )
+    prompts: dict[str, str] = option(
+        {}, "name: text put before an embedding model's texts, beside the ones that its folder names"
+    )
+
+
+def resolve_checkpoint(config: CheckpointConfig) -> Checkpoint:
+    """Find the folder that `config` names, downloading it if it is a hub id, and check all of it.
+
+    A folder that exists wins over a hub id of the same name.
+
+    :raises CheckpointError: if it is not found, unsafe, broken, or has no safetensors.
+    """
+    folder, revision, unsafe_files = find_folder(config.path), None, config.unsafe_files
+    if folder is None:
+        repository = hub_id(config.path)
+        from pipeline_kit.checkpoint.hub import download
+
+        hint = near_miss(config.path)
+        snapshot = download(repository, config.revision, config.offline, config.cache_dir, hint)
+        # Other programs share the hub's cache and may have left pickles in it; they are never opened.
+        folder, revision, unsafe_files = snapshot.folder, snapshot.commit, "ignore"
+    elif config.revision is not None:
+        raise CheckpointError(
+            f"checkpoint.revision={config.revision}: '{config.path}' is a folder on this machine, which has no "
+            "revisions; leave checkpoint.revision out, or give a hub id as checkpoint.path"
+        )
+    found = open_folder(folder, config.path, unsafe_files, revision)
+    return replace(found, prompts=dict(config.prompts)) if config.prompts else found
+
+
+def open_folder(
+    folder: Path, name: str, unsafe_files: UnsafeFiles = "refuse", revision: str | None = None
+) -> Checkpoint:
+    """Check and parse the model folder `folder`, which the user called `name`.
+
+    :raises CheckpointError: if it is unsafe, broken, or has no safetensors.
+    """
+    root, folder = folder, network_folder(folder)
+    if not (folder / "config.json").is_symlink() and not (folder / "config.json").exists():
+        raise CheckpointError(_no_config(folder))
+    scan_folder(root, unsafe_files)
+    if folder != root:
+        scan_folder(folder, unsafe_files)  # what may not stand beside config.json may not stand here either
+    config = _object(folder / "config.json")
+    tokenizer_path = folder / "tokenizer_config.json"
+    tokenizer_config = _object(tokenizer_path) if tokenizer_path.exists() else {}
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(_no_weights(folder))
+    found = Checkpoint(folder, name, config, tokenizer_config, revision, None if folder == root else root)
+    shapes = weight_shapes(found)
+    _check_labels(folder / "config.json", config, shapes)
+    _check_layers(folder / "config.json", config, shapes)
+    return found
+
+
+def weight_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in the checkpoint's weights by name, over all shards.
+
+    :raises CheckpointError: if a weights file is broken.
+    """
+    headers = (read_header(path) for path in weight_files(checkpoint.path))
+    return {name: tuple(entry["shape"]) for header in headers for name, entry in header.items()}
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the SHA-256 of every file that a stage may read, by its path inside the folder.
+
+    :raises CheckpointError: if a file cannot be read.
+    """
+    root = checkpoint.root or checkpoint.path
+    used = {*weight_files(checkpoint.path), *root.glob(MODULE_WEIGHTS)}
+    used.update(path for path in files_of(root) if path.suffix.lower() in DATA_SUFFIXES)
+    return {path.relative_to(root).as_posix(): _sha256(path) for path in sorted(used)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is no model's file")
+    return value
+
+
+def _check_labels(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse label tables that could not be indexed, and more labels than any weight has rows or columns."""
+    names = config.get("id2label")
+    if names is not None and not isinstance(names, Mapping):
+        raise CheckpointError(f"{path}: 'id2label' must map indices to names, not '{for_message(names, 80)}'")
+    for key in names or ():
+        if not (key.isascii() and key.isdigit() and len(key) < 8 and int(key) < _MAX_LABELS):
+            raise CheckpointError(
+                f"{path}: 'id2label' has the index '{for_message(key, 80)}'; indices are whole numbers under "
+                f"{_MAX_LABELS}"
+            )
+    count = config.get("num_labels")
+    if isinstance(count, int) and not 0 <= count < _MAX_LABELS:
+        raise CheckpointError(f"{path}: 'num_labels' is {count}; it must be 0 to {_MAX_LABELS - 1}")
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key, labels in (("num_labels", count if isinstance(count, int) else 0), ("id2label", len(names or ()))):
+        if labels > max(widest, _FEW):
+            raise CheckpointError(
+                f"{path}: '{key}' has {labels} labels, but no weight of the checkpoint has more than {widest} rows or "
+                "columns. Correct it, or download the checkpoint again"
+            )
+
+
+def _check_layers(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse far more layers than the names of the weights count, before a library makes a list of them.
+
+    A few are let through, since layers may share their weights; whether each has its own is seen when they are loaded.
+    """
+    numbered = max((int(part) + 1 for name in shapes for part in name.split(".") if part.isdecimal()), default=0)
+    for full, key, value in nodes(config, path):
+        most = max((n for n in (value if isinstance(value, list) else [value]) if type(n) is int), default=0)
+        if _LAYERS.search(key) and most > max(2 * numbered, _FEW):
+            raise CheckpointError(
+                f"{path}: '{for_message(full)}' is {for_message(value, 40)}, but the weights of the checkpoint have "
+                f"{numbered} numbered layers. Correct it, or download the checkpoint again"
+            )
+
+
+def _no_config(folder: Path) -> str:
+    message = f"{folder} has no config.json, so it is no model folder"
+    if (folder / "adapter_config.json").exists():
+        return f"{message} but a PEFT adapter; merge it into its base model and save that with save_pretrained"
+    other = _other_format(folder)
+    if other:
+        return f"{message}; {other}"
+    modules = read_modules(folder) or ()
+    if modules and modules[0].kind != "Transformer":
+        return (
+            f"{message}; its {MODULES_NAME} makes it a sentence-transformers model of the module "
+            f"'{for_message(modules[0].kind, 80)}', and only those of a Transformer are supported"
+        )
+    inner = [found for pattern in ("*", "*/*") for found in sorted(folder.glob(f"{pattern}/config.json"))[:3]]
+    if inner:
+        return f"{message}; did you mean checkpoint.path={inner[0].parent}?"
+    held = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(for_message(name, 40) for name in held[:5]) + (" …" if held[5:] else "")
+    return f"{message}; it holds {shown or 'nothing'}. A folder written by save_pretrained has all that is needed"
+
+
+def _no_weights(folder: Path) -> str:
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return (
+            f"{folder} has no {WEIGHTS_NAME} but {', '.join(others[:3])}; "
+            f"rename the file that holds the whole model to {WEIGHTS_NAME}"
+        )
+    return f"{folder} holds no safetensors. {_other_format(folder) or CONVERT}"
+
+
+def _other_format(folder: Path) -> str | None:
+    for suffix, kind in ((".gguf", "GGUF"), (".onnx", "ONNX")):
+        found = [*folder.glob(f"*{suffix}"), *folder.glob(f"onnx/*{suffix}")]
+        if found:
+            return f"it holds {kind} weights ({found[0].name}); use the checkpoint they were made from, in safetensors"
+    return None
+
+
+_PACKAGE = "pkg://"
+_HUB_NAME = re.compile(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?", re.ASCII)
+
+
+def find_folder(path: str) -> Path | None:
+    """Return the folder that `path` names; None if nothing here has that name and it may be a hub id.
+
+    :raises CheckpointError: if `path` can only be a folder and is not there, or names a file.
+    """
+    if not path.strip() or "\0" in path:
+        what = "holds a NUL character" if path.strip() else "is empty"
+        raise CheckpointError(f"checkpoint.path {what}; name a model folder or a hub id such as org/name")
+    if path.startswith(_PACKAGE):
+        return _inside_package(path)
+    if "://" in path:
+        raise CheckpointError(
+            f"checkpoint.path={for_message(path)} is a URL; give a folder, or the hub id alone: org/name"
+        )
+    try:
+        folder = Path(path).expanduser()
+        found, is_folder = folder.exists(), folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint.path={for_message(path)} cannot be looked up: {for_message(str(error))}"
+        ) from error
+    if is_folder:
+        return folder.absolute()
+    if found:
+        raise CheckpointError(
+            f"checkpoint.path={for_message(path)} is a file; name the folder that holds it, config.json and the "
+            "tokenizer"
+        )
+    if _is_path(path):
+        raise CheckpointError(
+            f"checkpoint.path={for_message(path)}: no such folder "
+            f"({for_message(str(folder.absolute()))}).{near_miss(path)}"
+        )
+    return None
+
+
+def hub_id(path: str) -> str:
+    """Return `path` if it can be the id of a hub repository, ``name`` or ``org/name``.
+
+    :raises CheckpointError: if it cannot.
+    """
+    parts = path.split("/")
+    plausible = all(_HUB_NAME.fullmatch(part) for part in parts) and ".." not in path and "--" not in path
+    if not plausible or len(parts) > 2 or len(path) > 96 or path.endswith(".git"):
+        raise CheckpointError(
+            f"checkpoint.path={for_message(path)}: no such folder, and no hub id either (those look like org/name)."
+            + near_miss(path)
+        )
+    return path
+
+
+def near_miss(path: str) -> str:
+    """Ask whether `path` was meant to be an existing folder beside it; empty if none is close."""
+    try:
+        folder = Path(path).expanduser()
+        siblings = [item.name for item in folder.parent.iterdir() if item.is_dir()]
+    except (OSError, RuntimeError, ValueError):
+        return ""
+    match = closest_match(folder.name, siblings)
+    if match is None:
+        return ""
+    there = folder.parent / match
+    return f" Did you mean the folder '{there if there.is_absolute() else f'./{there}'}'?"
+
+
+def _is_path(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.endswith("/") or "\\" in path or path.count("/") > 1
+
+
+def _inside_package(path: str) -> Path:
+    """Find ``pkg://package.sub/folder`` without importing anything: only the files' place is looked up."""
+    package, _, rest = path.removeprefix(_PACKAGE).partition("/")
+    names = package.split(".")
+    parts = PurePosixPath(rest).parts
+    if not all(name.isidentifier() for name in names) or not parts or {"..", "/"} & {*parts} or "\\" in rest:
+        raise CheckpointError(
+            f"checkpoint.path={for_message(path)}: write {_PACKAGE}package/folder, with a dotted package name and no "
+            "'..'"
+        )
+    try:
+        # Looking up a top-level name runs no code of the package; looking up a dotted one would.
+        spec = importlib.util.find_spec(names[0])
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.submodule_search_locations is None:
+        raise CheckpointError(f"checkpoint.path={for_message(path)}: no package '{names[0]}' is installed")
+    shelves = [Path(place).joinpath(*names[1:]) for place in spec.submodule_search_locations]
+    for shelf in shelves:
+        if shelf.joinpath(*parts).is_dir():
+            return shelf.joinpath(*parts)
+    there = sorted(item.name for shelf in shelves if shelf.is_dir() for item in shelf.iterdir() if item.is_dir())
+    there = [name for name in there if not name.startswith(("_", "."))]
+    match = closest_match(rest, there)
+    raise CheckpointError(
+        f"checkpoint.path={for_message(path)}: the package '{package}' has no folder '{for_message(rest)}'"
+        + (f"; did you mean {_PACKAGE}{package}/{match}?" if match else f"; it has: {', '.join(there) or 'none'}")
+    )

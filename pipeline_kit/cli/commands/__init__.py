@@ -1,0 +1,1 @@
+"""The subcommands: a file each, with its flags and its run."""

@@ -1,0 +1,296 @@
+"""Find the fastest engine, token budget and thread count whose answers stay those of float32, by trying them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline_kit.bench.machine import counted
+from pipeline_kit.cli.commands import cfg
+from pipeline_kit.cli.inputs import add_input_flags
+from pipeline_kit.cli.outputs import check_outputs, output_path
+from pipeline_kit.cli.selection import (
+    OVERRIDES,
+    Selection,
+    add_selection_flags,
+    as_table,
+    refuse_without_cfg,
+    report_writer,
+)
+from pipeline_kit.cli.stdio import no_collection, say, stdout
+from pipeline_kit.cli.texts import BenchTexts, add_text_flags
+from pipeline_kit.errors import UsageError, for_message, without_secrets
+
+if TYPE_CHECKING:
+    from pipeline_kit.bench.sides import PipelineSide
+    from pipeline_kit.compose.schema import PipelineConfig
+    from pipeline_kit.contract.registry import Registry
+    from pipeline_kit.tune.search import Search
+    from pipeline_kit.tune.space import Candidate
+
+TAKES_WORDS = OVERRIDES
+MOST_MINUTES, MOST_REPEATS = 24 * 60, 100
+EPILOG = """\
+examples:
+  pipeline-kit tune --input reviews.csv --fields text=review_body checkpoint.path=./my-model --save tuned.yaml
+  pipeline-kit run --config tuned.yaml --input reviews.csv --output labels.jsonl
+  pipeline-kit tune --sample mixed --minutes 3 --tolerance 0.01
+  pipeline-kit tune task=sentence-embedding --input texts.txt --min-agreement 0.999
+
+Tried are model=hf in float32, bfloat16 and int8, the models of every installed plugin, then other token budgets and
+thread counts for the best of them. All answers are held against those of model=hf in float32. Give 300 texts or more of
+the kind you will run on, and measure with nothing else running. ctrl-c shows what is known by then.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``tune``."""
+    parser.usage = "pipeline-kit tune [--input FILE | --text T ... | --sample NAME] [--save FILE.yaml] [OVERRIDE ...]"
+    add_input_flags(parser, "rows are taken from --text, then --json, then --input; without them from --sample")
+    group = parser.add_argument_group("search")
+    add_text_flags(group)
+    group.add_argument(
+        "--minutes", metavar="N", type=float, default=10.0, help="begin nothing new after so long; default: 10"
+    )
+    group.add_argument("--repeats", metavar="N", type=int, default=3, help="rounds for each candidate; default: 3")
+    group.add_argument("--compile", action="store_true", help="try model.compile too, which is slow to start")
+    group = parser.add_argument_group("how close to float32")
+    group.add_argument(
+        "--min-agreement",
+        metavar="SHARE",
+        type=float,
+        default=0.99,
+        help="of texts with the same answer; default: 0.99",
+    )
+    group.add_argument(
+        "--tolerance", metavar="D", type=float, help="the largest difference of a score or other number; default: any"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--save", metavar="FILE.yaml", help="write the best as a preset for: run --config FILE.yaml")
+    group.add_argument("--force", action="store_true", help="let --save overwrite a file")
+    group.add_argument("--output", "-o", metavar="FILE", help="write the report here, one line of JSON")
+    group.add_argument("--format", metavar="jsonl|table", help="default: table on a terminal, else jsonl")
+    group.add_argument("--quiet", "-q", action="store_true", help="no progress and no notes")
+    add_selection_flags(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Search and report; 1 if texts failed and were left out, 130 after ctrl-c."""
+    from pipeline_kit.bench.machine import load_per_cpu
+
+    load = load_per_cpu()  # before this process adds to it
+    selection = Selection.of(args)
+    if args.cfg is not None:
+        return cfg.print_configs(selection, args.package, args.resolve)
+    refuse_without_cfg(args)
+    _check(args)
+    output = output_path(args.output, args.format)
+    save = _save_path(args, selection)
+    texts = BenchTexts.of(args)
+    registry = selection.registry()
+    [(_, config)] = selection.compositions(registry)
+    check_outputs([("--output", output), ("--save", save)], texts.files, selection, [config])
+    texts.check(config)
+    with report_writer(output, args.format, _tables) as write:
+        report, search = _search(config, registry, selection, args, texts, load)
+        preset = _preset(report, search, selection, save)
+        write({**report, "preset": preset})
+    _keep(report, preset, save, args)
+    left_out = [] if preset is None else _secrets(report, search)
+    if left_out:
+        say(f"secrets are not in the preset; give them again behind it: {' '.join(without_secrets(left_out))}")
+    if report["interrupted"]:
+        return 130
+    return 1 if report["texts"]["left_out"] else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.multirun:
+        raise UsageError("-m gives several configs; tune takes one and tries its own variants of it")
+    if not 0 < args.minutes <= MOST_MINUTES:
+        raise UsageError(f"--minutes {args.minutes:g}: give more than 0, at most {MOST_MINUTES:,}")
+    if not 1 <= args.repeats <= MOST_REPEATS:
+        raise UsageError(f"--repeats {args.repeats}: give 1 to {MOST_REPEATS} rounds")
+    if not 0 <= args.min_agreement <= 1:
+        raise UsageError(f"--min-agreement {args.min_agreement:g}: give a share, 0 to 1, such as 0.99")
+    if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
+        raise UsageError(f"--tolerance {args.tolerance:g}: give 0 or more, such as 0.01")
+    if args.force and args.save is None:
+        raise UsageError("--force lets --save FILE overwrite a file; there is no --save")
+
+
+def _save_path(args: argparse.Namespace, selection: Selection) -> Path | None:
+    if args.save is None:
+        return None
+    from pipeline_kit.tune.preset import check_target
+
+    path = Path(args.save).expanduser()
+    check_target(path, args.force, selection.plugins)
+    return path
+
+
+def _search(
+    config: PipelineConfig,
+    registry: Registry,
+    selection: Selection,
+    args: argparse.Namespace,
+    texts: BenchTexts,
+    load: float | None,
+) -> tuple[dict[str, Any], Search]:
+    from pipeline_kit.bench.machine import machine_facts
+    from pipeline_kit.builtin.quiet import quiet
+    from pipeline_kit.compose.plugins import load_all_plugins
+    from pipeline_kit.tune.report import report_of
+    from pipeline_kit.tune.search import Effort, Search
+    from pipeline_kit.tune.space import SearchSpace
+    from pipeline_kit.tune.trial import AccuracyLimits
+
+    load_all_plugins(registry)
+    with no_collection():
+        side = _side("your config", config)
+    examples, notes = texts.examples(side)
+    notes += [f"the plugin {who} failed to load: {for_message(str(why))}" for who, why in registry.failed.items()]
+    space = SearchSpace(config, side.device, registry, selection.config_dirs, compiled=args.compile)
+    plan = Effort(60 * args.minutes, args.repeats, AccuracyLimits(args.tolerance, args.min_agreement))
+    search = Search(space, side, plan, _open, tell=(lambda line: None) if args.quiet else say)
+    with quiet():
+        search.run(examples)
+    return report_of(search, machine_facts(side.device, load), texts.source, len(examples), notes), search
+
+
+def _open(candidate: Candidate) -> PipelineSide:
+    assert candidate.config is not None
+    return _side(candidate.engine, candidate.config)
+
+
+def _side(name: str, config: PipelineConfig) -> PipelineSide:
+    from pipeline_kit.bench.sides import PipelineSide
+    from pipeline_kit.compose.build import build
+
+    return PipelineSide(name, build(config), config)
+
+
+def _preset(report: dict[str, Any], search: Search, selection: Selection, save: Path | None) -> str | None:
+    """Return the winner as YAML; None if there is none."""
+    from pipeline_kit.tune.preset import preset_text
+    from pipeline_kit.tune.report import preset_comment
+
+    if report["winner"] is None:
+        return None
+    config = search.trials[report["winner"]].candidate.config
+    assert config is not None
+    words = [word for plugin in selection.plugins for word in ("--plugin", plugin)]
+    text = ' --text "I love this."' if config.task.takes[0].rstrip("?") == "text" else " --input FILE"
+    run = " ".join(["pipeline-kit run", *words, "--config", _name(config) if save is None else save.name])
+    return preset_text(config, preset_comment(report, config, run + text), selection.plugins)
+
+
+def _secrets(report: dict[str, Any], search: Search) -> list[str]:
+    from pipeline_kit.tune.preset import secrets_of
+
+    config = search.trials[report["winner"]].candidate.config
+    assert config is not None
+    return secrets_of(config)
+
+
+def _name(config: PipelineConfig) -> str:
+    return f"tuned-{config.task.name}.yaml"
+
+
+def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: argparse.Namespace) -> None:
+    """Write the preset, or say what would."""
+    from pipeline_kit.tune.preset import write_preset
+
+    if preset is None:
+        margin = report["floors"]["margin"]
+        found = f"keep what you have: nothing that was tried and is close enough to float32 is {margin:.0%} faster"
+        say(f"{found}{'' if save is None else f'; {save} was not written'}")
+    else:
+        winner = report["trials"][report["winner"]]
+        say(f"{' '.join(winner['overrides'])}: {winner['ratio']['median']:.2f}x of your config")
+        if save is None or report["interrupted"]:
+            say("not saved; --save FILE.yaml writes this preset after a whole search:")
+            say(preset.rstrip())
+        else:
+            write_preset(save, preset, args.force)
+            say(f"saved; use it with: pipeline-kit run --config {save}")
+    if not args.quiet and not as_table(args.format):
+        for note in report["notes"]:
+            say(f"note: {note}")
+
+
+def _tables() -> Callable[[dict[str, Any]], object]:
+    return print_trials
+
+
+_ENGINE_WIDTH = 21
+_COLUMNS = ("budget", "thr", "texts/s", "tokens/s", "ratio", "same", "diff")
+
+
+def print_trials(report: Mapping[str, Any]) -> None:
+    """Print what was tried, the fastest first, then what may not be chosen, then what did not run."""
+    console = Console(file=stdout())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("engine", overflow="fold", min_width=_ENGINE_WIDTH)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for trial in sorted(report["trials"], key=_order):
+        style = "bold" if trial["chosen"] else "dim" if trial["problem"] or trial["excluded"] else None
+        table.add_row(Text(_engine(trial)), *_cells(trial), style=style)
+    console.print(table)
+    for line in _lines(report):
+        console.print(Text(for_message(line, 1000)), soft_wrap=True)
+
+
+def _order(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
+    ratio = 0.0 if trial["ratio"] is None else trial["ratio"]["median"]
+    return trial["problem"] is not None, trial["excluded"] is not None, -ratio
+
+
+def _cells(trial: Mapping[str, Any]) -> list[str]:
+    rows = trial["max_rows"]
+    budget = trial["max_tokens"] or (f"{rows} rows" if rows else None)
+    speed = [trial[name] and f"{trial[name]['median']:,.0f}" for name in ("texts_per_second", "tokens_per_second")]
+    ratio, same, difference = trial["ratio"], trial["agreement"], trial["largest_difference"]
+    return [
+        "" if budget is None else f"{budget:,}" if isinstance(budget, int) else budget,
+        str(trial["threads"] or ""),
+        *(text or "" for text in speed),
+        "" if ratio is None else f"{ratio['median']:.2f}{'*' if trial['final'] else ''}",
+        "" if same is None else f"{same:.1%}",
+        "" if difference is None else f"{difference:.1e}",
+    ]
+
+
+def _engine(trial: Mapping[str, Any]) -> str:
+    """Name the engine without the prefixes of its options, and say why it may not be chosen."""
+    words = for_message(trial["engine"]).split(" ")
+    name = " ".join(re.sub(r"^(model=|model\.|device\.)", "", word) for word in words)
+    if trial["chosen"]:
+        return f"{name}: take this"
+    reason = trial["problem"] or trial["excluded"]
+    return f"{name}: {for_message(reason)}" if reason else name
+
+
+def _lines(report: Mapping[str, Any]) -> list[str]:
+    texts, machine, floors = report["texts"], report["machine"], report["floors"]
+    source = "given texts" if texts["source"] == "given" else f"texts of the sample '{texts['source']}'"
+    limit = "" if floors["tolerance"] is None else f", a difference of {floors['tolerance']:g} at the most"
+    return [
+        "ratio: how many times as fast as your config; *: measured anew, side by side, and chosen among; "
+        "same: texts with the same answer; diff: the largest difference of a number",
+        f"{texts['rows']:,} {source}, {texts['different']:,} different; answers are held against "
+        f"{report['reference']}: at least {floors['min_agreement']:.1%} the same{limit}",
+        f"{machine['gpu'] or machine['processor']} ({machine['capability']}), "
+        f"{counted(machine['processors'], 'processor')}, torch {machine['torch']}, "
+        f"transformers {machine['transformers']}, pipeline-kit {machine['pipeline_kit']}, {machine['date']}",
+        *(f"note: {note}" for note in report["notes"]),
+    ]

@@ -1,0 +1,381 @@
+"""Panels: what a stage tells about its own work, as plain data that every view can draw."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from pipeline_kit.contract.types import (
+    Checkpoint,
+    Device,
+    Encoding,
+    Example,
+    ModelOutput,
+    Result,
+    RowOutput,
+    Side,
+    TokenBatch,
+)
+from pipeline_kit.errors import ExampleError
+
+if TYPE_CHECKING:
+    import torch
+
+Cell = str | int | float | bool | None
+"""What stands in a panel's table: JSON values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A heading with a table, a formula, or both.
+
+    :param title: a few words, such as ``logits to probabilities``.
+    :param columns: the table's headings; empty if there is no table.
+    :param rows: the table's cells, each row as long as `columns`; numbers stay numbers.
+    :param bar: the heading of a column of numbers that is drawn as bars too.
+    :param formula: the arithmetic with its numbers, as one would write it on paper; lines.
+    :param note: what a reader should know besides.
+    """
+
+    title: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Cell]] = ()
+    bar: str | None = None
+    formula: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One example on its way through a postprocessor.
+
+    :param raw: for each encoding what the model gave, before `reduce`; padding is taken off.
+    :param outputs: for each encoding what `reduce` left of it, as ``Postprocessor.__call__`` gets it.
+    """
+
+    example: Example
+    encodings: Sequence[Encoding]
+    raw: Sequence[RowOutput]
+    outputs: Sequence[RowOutput]
+    result: Result
+
+
+ENCODING_FIELDS = frozenset({"special_tokens_mask", "offsets", "tokens", "word_ids", "sequence_ids"})
+"""The fields of :class:`~pipeline_kit.contract.types.Encoding` that are filled on request only."""
+
+Truncation = Literal["longest_first", "only_first", "only_second"]
+"""Which text of a pair gives way where both do not fit, in transformers' words."""
+
+Overflow = Literal["truncate", "window"]
+
+PAIR = ("the first text of the pair", "the second text of the pair")
+"""What messages call the two texts of a pair, unless the task has names for them."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may know about the pipeline it is built into.
+
+    :param checkpoint: the model folder.
+    :param device: where tensors live and in which precision.
+    :param head: the head the task asks for, such as ``sequence-classification`` or ``base``.
+    :param requires: encoding fields that the pipeline's postprocessor reads.
+    :param task: the task's name.
+    :param tokenizer: the built tokenizer; None while the tokenizer itself is built.
+    :param truncation: which text of a pair is cut or split where both do not fit; a single text always is.
+    :param overflow: what becomes of a text that is too long, where the user leaves it to the task.
+    :param pair: what messages call the two texts of a pair.
+    :param reserved: positions of the model that no text may take, see :meth:`Model.reserved_positions`.
+    :param src_lang: the language of the texts, where the user names it.
+    :param tgt_lang: the language to write in, where the user names it.
+    :param model: the built model; None while tokenizer and model themselves are built.
+    """
+
+    checkpoint: Checkpoint
+    device: Device = field(default_factory=Device)
+    head: str = "base"
+    requires: frozenset[str] = frozenset()
+    task: str = ""
+    tokenizer: Tokenizer | None = None
+    truncation: Truncation = "longest_first"
+    overflow: Overflow = "truncate"
+    pair: tuple[str, str] = PAIR
+    reserved: int = 0
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    model: Model | None = None
+
+
+class Tokenizer(ABC):
+    """Text to token ids.
+
+    Threads: ``encode`` is called from one thread at a time, which need not be the one that built the
+    stage or the one that runs the model.
+    """
+
+    @property
+    @abstractmethod
+    def pad_token_id(self) -> int | None:
+        """The id that fills padding, or None: then only rows of equal length share a batch."""
+
+    @property
+    @abstractmethod
+    def padding_side(self) -> Side:
+        """The side on which the checkpoint was trained to have padding."""
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int | None:
+        """The longest encoding that ``encode`` returns, in tokens; None if there is no limit."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
+        """Encode `examples`, unpadded.
+
+        :returns: at least one encoding per example, in the order of the examples and, within one, of
+            its windows; each has ``example`` set to its place in `examples`. ``[]`` for ``[]``. Where windows
+            say in ``span`` what they hold of the text, what neighbours share counts once when they are merged.
+            No encoding is empty or longer than `max_length`.
+        :param examples: strings, or mappings with ``text`` and perhaps ``text_pair``, whatever the task: its
+            postprocessor's :meth:`Postprocessor.prepare` has made these of its own fields.
+        :raises ExampleError: when an example cannot be encoded; use
+            :func:`~pipeline_kit.contract.fields.text_and_pair` to read one.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without special tokens."""
+
+    @property
+    def languages(self) -> Mapping[str, int]:
+        """The languages that a multilingual translator has a token for, each with its id; empty for all others."""
+        return {}
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+        """Write a conversation as the checkpoint was trained to see it.
+
+        Called from another thread than ``encode``. A written conversation holds its special tokens already, so
+        what is returned is for this tokenizer's own ``encode``, which must not add them again; how it tells is
+        its own affair.
+
+        :param messages: each with a ``role`` and a ``content``, strings, and perhaps more keys.
+        :raises ExampleError: if the checkpoint has no form for conversations, or none for this one.
+        """
+        del messages
+        raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
+
+    def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
+        """Tell more of how `example` became `encodings`, for ``pipeline-kit explain``; the default tells nothing.
+
+        :param example: one that was given to ``encode``: what the postprocessor's `prepare` made.
+        """
+        del example, encodings
+        return ()
+
+
+class Model(ABC):
+    """Token ids to tensors.
+
+    Threads: ``forward`` is called from one thread at a time.
+    """
+
+    @classmethod
+    def reserved_positions(cls, config: Any, context: StageContext) -> int:
+        """How many of the checkpoint's positions no text may take, since the model writes there.
+
+        Asked before the tokenizer is built, which cuts texts accordingly.
+
+        :param config: what the model will be built with.
+        :raises ConfigError: if that leaves no position for a text.
+        """
+        del config, context
+        return 0
+
+    @property
+    @abstractmethod
+    def supported_sides(self) -> frozenset[Side]:
+        """The padding sides under which a row's answer does not depend on its padding.
+
+        Empty for an architecture that lets padding leak into its answer: then only rows of equal
+        length share a batch, whatever the padding policy says.
+        """
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What was decided at load, as JSON values, for ``pipeline-kit cfg --resolve``."""
+        return {}
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """Options, by name, with which another load decides what this one found by measuring.
+
+        A job that is resumed, or shared among processes, sets them, so that all its rows come from one kernel.
+        """
+        return {}
+
+    @property
+    def tolerance(self) -> float:
+        """The largest absolute difference of an output to the checkpoint's own in float32."""
+        return 1e-5
+
+    @abstractmethod
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the model on `batch` without gradients.
+
+        :returns: tensors on the batch's device, first dimension ``B``, in any float dtype. The names
+            are the Hugging Face ones. They must not alias memory that the next call writes to.
+        :raises RuntimeError: on lack of memory; the pipeline then halves the batch.
+        """
+
+    def watched(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
+        """While the body calls ``forward``, note what each layer gives, for ``pipeline-kit explain``.
+
+        :returns: a list that fills up with names (``embeddings``, ``layer 1``) and hidden states ``[B, T, H]`` on the
+            model's device; the default notes nothing. The numbers that ``forward`` gives must not change.
+        """
+        return nullcontext(())
+
+    def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
+        """Return each layer's attention weights ``[B, heads, T, T]`` by name, from a run of its own; {}: unknown."""
+        del batch
+        return {}
+
+    def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
+        """Tell more of how `batch` became `output`, for ``pipeline-kit explain``; the default tells nothing."""
+        del batch, output
+        return ()
+
+
+class Postprocessor(ABC):
+    """The task's two ends: what of an example is encoded, and what becomes of the model's outputs.
+
+    Outputs become results in two steps: on the device for a batch, on the CPU for an example.
+
+    Threads: all of it is called from one thread at a time, `prepare` while a tokenizer may run on another.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """The encoding fields that ``__call__`` reads, out of `ENCODING_FIELDS`."""
+
+    truncation: ClassVar[Truncation] = "longest_first"
+    """Which text of a pair gives way where both do not fit."""
+
+    overflow: ClassVar[Overflow] = "truncate"
+    """What becomes of a text that is too long, unless the user says: ``window`` where ``__call__`` makes as
+    much of the windows of a long text as of a short text."""
+
+    pair: ClassVar[tuple[str, str]] = PAIR
+    """What messages call the two texts of a pair that `prepare` gives: where they came from."""
+
+    def prepare(self, example: Example) -> Sequence[Example]:
+        """Read the task's fields and say what is to be encoded: texts and pairs, for any tokenizer.
+
+        :returns: one string or mapping with ``text`` and perhaps ``text_pair`` for each sequence that the
+            model is to see: usually one, or one per candidate label, document or choice; at least one. The
+            encodings that ``__call__`` gets say in ``part`` which of them they belong to. The default gives
+            the example itself.
+        :raises ExampleError: naming the field, when one is missing, unknown or of the wrong type; use
+            :func:`~pipeline_kit.contract.fields.read_fields`.
+        """
+        return (example,)
+
+    def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+        """Shrink `output` on its device before it is copied to the CPU: softmax, pooling ...
+
+        A row of the returned tensors depends on that row of `output` and `batch` alone. Tensors that
+        ``__call__`` does not need should not be returned. The default returns `output` as it is.
+        """
+        del batch
+        return output
+
+    @abstractmethod
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        encodings: Sequence[Sequence[Encoding]],
+        outputs: Sequence[Sequence[RowOutput]],
+    ) -> list[Result]:
+        """Turn what the model gave into results.
+
+        :param encodings: for each example its encodings: one, or several in the order of ``part`` (what
+            `prepare` gave) and, within one, of ``window`` (those of a long text).
+        :param outputs: for each example, what the model gave for each of those; float32 arrays.
+        :returns: exactly one result per example, in order, made of JSON values; ``[]`` for ``[]``.
+            A result depends on its own example, encodings and outputs alone.
+        :raises ExampleError: when an example has no result, such as a score that is not a number.
+        """
+
+    def panels(self, seen: Seen) -> Sequence[Panel]:
+        """Show the arithmetic that led to a result, for ``pipeline-kit explain``; the default shows none."""
+        del seen
+        return ()
+
+
+class Differentiable(ABC):
+    """A network that takes token embeddings, in float32 and without anything that has no gradient.
+
+    It reads one row at a time, a batch of one without padding, and gives to it what the stage gives in any batch.
+    """
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """What network it is, in a few words for people, such as ``the network itself``."""
+
+    @abstractmethod
+    def embed(self, batch: TokenBatch) -> torch.Tensor:
+        """Return what stands for the row's tokens in the network before anything else is added to it.
+
+        :param batch: one row without padding, ``input_ids [1, T]``.
+        :returns: ``[1, T, H]``, float32, without a gradient of its own.
+        """
+
+    @abstractmethod
+    def forward_embeddings(self, embeddings: torch.Tensor, batch: TokenBatch) -> ModelOutput:
+        """Run the network on other embeddings in place of the row's own; positions, segments and ids stay the row's.
+
+        :param embeddings: ``[N, T, H]``, N variants of what :meth:`embed` gave.
+        :returns: the tensors of ``forward`` with first dimension ``N``, through which gradients flow back to
+            `embeddings`.
+        """
+
+
+@runtime_checkable
+class HasGradients(Protocol):
+    """A model stage that has such a network."""
+
+    def differentiable(self) -> Differentiable:
+        """Return the network; it may be loaded for this, which takes as long as building the stage.
+
+        :raises UsageError: if this checkpoint's network cannot be run from embeddings.
+        """
+        ...
+
+
+@runtime_checkable
+class TextWriter(Protocol):
+    """What a model may have besides: it writes ids, and can give them one by one.
+
+    :ivar stop_strings: writing ends where the text has one of these.
+    """
+
+    stop_strings: Sequence[str]
+
+    def write(self, batch: TokenBatch) -> Iterator[int]:
+        """Return the ids for a batch of one row as they are written; closing the iterator ends the writing.
+
+        :raises UsageError: if the options do not allow it.
+        """
+        ...
+
+
+@runtime_checkable
+class TextReader(Protocol):
+    """What a postprocessor may have besides: it reads such ids one by one."""
+
+    def read(self, example: Example, encoding: Encoding, ids: Iterator[int]) -> Iterator[str]:
+        """Return the result's text in pieces, as early as each is certain; joined they are that text."""
+        ...

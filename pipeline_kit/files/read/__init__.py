@@ -1,0 +1,1 @@
+"""Rows from files, streams and Python objects."""

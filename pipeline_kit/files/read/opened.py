@@ -1,0 +1,408 @@
+"""Files that can be opened again and again, and streams that are copied so that they can, too."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast, final
+
+from pipeline_kit.errors import InputError, closest_match, for_message
+from pipeline_kit.files.read.formats import HEAD_BYTES, Codec, codec_of, import_optional
+
+_BLOCK = 1 << 20
+_CHANGED = "was changed after it was opened first, so results may mix two versions of it; run again"
+
+
+class File(ABC):
+    """Bytes under a name.
+
+    :param label: the name in ids and messages.
+    :param name: the name whose ending says what is in it.
+    """
+
+    label: str
+    name: str
+
+    @abstractmethod
+    def open(self) -> BinaryIO:
+        """Open it from its start; the stream can seek.
+
+        :raises InputError: if that fails.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """See that the file is still the same.
+
+        :raises InputError: if not.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up what is held."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, size and sha256 of the bytes.
+
+        :raises InputError: if they cannot be read.
+        """
+        size, digest = 0, hashlib.sha256()
+        with self.open() as stream:
+            try:
+                while block := stream.read(_BLOCK):
+                    size += len(block)
+                    digest.update(block)
+            except OSError as error:
+                raise InputError(f"reading failed: {error.strerror or error}") from error
+        self.check()
+        return {"name": self.label, "size": size, "sha256": digest.hexdigest()}
+
+
+@final
+class DiskFile(File):
+    """A regular file. One that changes after it was named is refused."""
+
+    def __init__(self, path: Path, label: str, found: os.stat_result | None = None) -> None:
+        """Name the file; `found` is what it was when its name was looked up."""
+        self.path = path
+        self.label = label
+        self.name = path.name
+        self._found = _signature(found or os.stat(path))
+
+    def open(self) -> BinaryIO:
+        """Open the file."""
+        stream = _opened(self.path)
+        if _signature(os.fstat(stream.fileno())) != self._found:
+            stream.close()
+            raise InputError(_CHANGED)
+        return stream
+
+    def check(self) -> None:
+        """See that size and time of change are what they were."""
+        try:
+            same = _signature(os.stat(self.path)) == self._found
+        except OSError:
+            same = False
+        if not same:
+            raise InputError(_CHANGED)
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+@final
+class SpooledFile(File):
+    """A stream that can be read once, such as stdin or a named pipe.
+
+    When it is opened first, all of it is copied to a temporary file without a name, so that it can be hashed and read
+    again.
+    """
+
+    def __init__(self, label: str, path: Path | None = None) -> None:
+        """Take `path`, or stdin if it is None."""
+        self.label = label
+        self.name = "" if path is None else path.name
+        self._path = path
+        self._copy: IO[bytes] | None = None
+
+    def open(self) -> BinaryIO:
+        """Open the copy."""
+        if self._copy is None:
+            self._copy = self._copied()
+        return io.BufferedReader(_View(self._copy), _BLOCK)
+
+    def check(self) -> None:
+        """Do nothing: nobody else can write to the copy."""
+
+    def close(self) -> None:
+        """Remove the copy."""
+        if self._copy is not None:
+            self._copy.close()
+
+    def _copied(self) -> IO[bytes]:
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        try:
+            if self._path is None:
+                with same_throughout(stdin_bytes()) as stream:
+                    shutil.copyfileobj(stream, copy, _BLOCK)
+            else:
+                with _opened(self._path) as stream:
+                    shutil.copyfileobj(stream, copy, _BLOCK)
+        except OSError as error:
+            copy.close()
+            reason = error.strerror or str(error)
+            raise InputError(f"could not be copied to {tempfile.gettempdir()}: {reason}") from error
+        return cast("IO[bytes]", copy)
+
+
+@final
+class _View(io.RawIOBase):
+    """A place of its own in a file that others read, too."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence)
+        if start is None:
+            start = self._file.seek(0, os.SEEK_END)
+        self._place = max(0, start + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        self._file.seek(self._place)
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+def opened_file(path: Path, label: str) -> File:
+    """Name a file on the disk, a named pipe or a device.
+
+    :raises InputError: if it is not there; it names the closest one that is.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{for_message(str(path))}: {_unreadable(path, error)}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path}: is a folder; name a file in it")
+    return DiskFile(path, label, found) if stat.S_ISREG(found.st_mode) else SpooledFile(label, path)
+
+
+def stdin_bytes() -> BinaryIO:
+    """Return stdin.
+
+    :raises InputError: if it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("stdin is closed; name a file")
+    return sys.stdin.buffer
+
+
+@contextmanager
+def same_throughout(stream: BinaryIO, before: tuple[int, ...] | None = None) -> Iterator[BinaryIO]:
+    """See, when the body has ended, that a regular file behind `stream` is what it was, as stdin may be one.
+
+    :param before: what :func:`regular` returned earlier; None: what it returns now.
+    :raises InputError: if it was changed.
+    """
+    before = before or regular(stream)
+    yield stream
+    if regular(stream) != before:
+        raise InputError(_CHANGED)
+
+
+def regular(stream: BinaryIO) -> tuple[int, ...] | None:
+    """Return what tells one version of the regular file behind `stream` from another; None for anything else."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return None
+    return _signature(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        raise InputError(_unreadable(path, error)) from error
+
+
+def _signature(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"cannot be read: {reason}{_sibling(path)}"
+
+
+def _sibling(path: Path) -> str:
+    """Suggest the file of the same folder that was most likely meant."""
+    try:
+        near = closest_match(path.name, [item.name for item in path.parent.iterdir() if item.is_file()][:10_000])
+    except (OSError, ValueError):
+        return ""
+    return f". Did you mean '{path.parent / near}'?" if near else ""
+
+
+HARMLESS_BYTES = 16 << 20
+"""What unpacks to less than this is not checked for its ratio: a short file of equal lines has a high one too."""
+
+_PIECE = 64 << 10
+# zstd has no bound on what one call gives; 256 bytes give at most 8 MiB (64 run-length blocks of 128 KiB).
+_ZSTD_PIECE = 256
+_CUT_OFF = "ends in the middle of its {} stream: it was cut off"
+
+Read = Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class DecompressionLimits:
+    """When unpacking stops.
+
+    :param max_bytes: the most bytes that one file may unpack to.
+    :param max_ratio: the most bytes unpacked for each byte read, once `HARMLESS_BYTES` are passed.
+    """
+
+    max_bytes: int = 100 << 30
+    max_ratio: float = 200.0
+
+    def check(self, given: int, taken: int) -> None:
+        """See that `taken` bytes may become `given`.
+
+        :raises InputError: if not; it names the option to raise.
+        """
+        if given > self.max_bytes:
+            raise InputError(
+                f"unpacks to more than {self.max_bytes:,} bytes; if that is right, raise input.max_decompressed_bytes"
+            )
+        if given > HARMLESS_BYTES and given > self.max_ratio * taken:
+            raise InputError(
+                f"unpacks to more than {self.max_ratio:g} times its size ({taken:,} bytes became {given:,}): "
+                "a compression bomb? If that is right, raise input.max_ratio"
+            )
+
+
+def head_of(stream: BinaryIO, count: int = HEAD_BYTES) -> bytes:
+    """Return up to `count` bytes that come next and leave them in the stream.
+
+    Nothing if it can neither peek nor seek; fewer if a buffer or what has arrived in a pipe holds no more.
+    """
+    try:
+        if isinstance(stream, io.BufferedReader | io.BufferedRandom):
+            return stream.peek(count)[:count]
+        if not hasattr(stream, "seekable") or not stream.seekable():
+            return b""
+        place = stream.tell()
+        head = stream.read(count)
+        stream.seek(place)
+    except OSError as error:
+        raise InputError(f"reading failed: {error.strerror or error}") from error
+    return head
+
+
+def decompressed(stream: BinaryIO, name: str, limits: DecompressionLimits) -> BinaryIO:
+    """Return `stream` unpacked if it is compressed, itself if not.
+
+    :param name: the file's name, whose ending may promise a compression.
+    :raises InputError: if that is not there, or one that is not read here is; later as :func:`unpacked`.
+    """
+    codec = codec_of(name, head_of(stream))
+    return stream if codec is None else unpacked(stream, codec, limits)
+
+
+def unpacked(stream: BinaryIO, codec: Codec, limits: DecompressionLimits) -> BinaryIO:
+    """Return `stream` without its compression. Reading it fails with what `Limits.check` or this says.
+
+    Closing the result leaves `stream` open. A stream may hold several members or frames, one after another.
+
+    :raises InputError: while reading: if it is damaged, cut off or unpacks beyond `limits`. What was
+        unpacked before that is given first.
+    :raises UsageError: if zstandard is not installed.
+    """
+    if codec == "zstd":
+        import_optional("zstandard", "zstandard", "reading zstd")
+    chunks = _gunzip if codec == "gzip" else _unzstd
+    return cast("BinaryIO", io.BufferedReader(_Unpacked(stream, chunks, limits), _PIECE))
+
+
+@final
+class _Unpacked(io.RawIOBase):
+    """Raw bytes of a generator of chunks, counted."""
+
+    def __init__(
+        self, stream: BinaryIO, chunks: Callable[[Read], Iterator[bytes]], limits: DecompressionLimits
+    ) -> None:
+        self._stream = stream
+        self._chunks = chunks(self._read)
+        self._limits = limits
+        self._taken = self._given = 0
+        self._ready = memoryview(b"")
+        self._failed: InputError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if self._failed is not None:
+            raise self._failed
+        try:
+            while not self._ready:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return 0
+                self._given += len(chunk)
+                self._limits.check(self._given, self._taken)
+                self._ready = memoryview(chunk)
+        except InputError as error:
+            self._failed = error  # a second read must not take the generator's end for the file's
+            raise
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _read(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        self._taken += len(data)
+        return data
+
+
+def _gunzip(read: Read) -> Iterator[bytes]:
+    data = read(_PIECE)
+    while data:
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            data = data or read(_PIECE)
+            if not data:
+                raise InputError(_CUT_OFF.format("gzip"))
+            try:
+                yield member.decompress(data, _PIECE)
+            except zlib.error as error:
+                raise InputError(f"its gzip stream is damaged: {error}") from error
+            data = member.unconsumed_tail
+        data = member.unused_data.lstrip(b"\0")  # tapes and some disks pad with zeros
+        while not data and (more := read(_PIECE)):
+            data = more.lstrip(b"\0")
+
+
+def _unzstd(read: Read) -> Iterator[bytes]:
+    import zstandard
+
+    data = read(_ZSTD_PIECE)
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        while not frame.eof:
+            data = data or read(_ZSTD_PIECE)
+            if not data:
+                raise InputError(_CUT_OFF.format("zstd"))
+            try:
+                yield frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise InputError(f"its zstd stream is damaged: {error}") from error
+            data = frame.unused_data  # nothing, until the frame ends
+        data = data or read(_ZSTD_PIECE)

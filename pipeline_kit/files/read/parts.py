@@ -1,0 +1,132 @@
+"""Options of the group ``input``: how rows are read from files."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline_kit.contract.options import option
+from pipeline_kit.files.read.columns import Columns, ParsedRow
+
+_SHARD = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
+
+
+@dataclass
+class InputConfig:
+    """Options of the group ``input``.
+
+    ``skip`` and ``limit`` cut a stretch out of the whole input; ``shard`` takes a part of that stretch.
+    What becomes of a row, its index and its id depend on none of the three.
+    """
+
+    format: Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow"] | None = option(
+        None, "the format of every file; null: by each file's ending, else by its first bytes, else text"
+    )
+    fields: dict[str, str] = option(
+        {}, "take a field of the task from another column: {text: review_body}", secret=False
+    )
+    id: str | None = option(
+        None, "the column with each row's id, which no two rows may share; null: file and line, such as reviews.csv:17"
+    )
+    carry: list[str] = option([], "columns copied into the output")
+    skip: int = option(0, "rows left out at the start", minimum=0)
+    limit: int | None = option(None, "the most rows taken after that; null: all", minimum=0)
+    shard: str | None = option(
+        None, "one part of n, as 'i/n' with i from 0: the rows whose number in the whole input leaves i divided by n"
+    )
+    max_decompressed_bytes: int = option(100 << 30, "the most bytes that one compressed file may unpack to", minimum=1)
+    max_ratio: float = option(
+        200.0, "the most bytes unpacked for each byte of a compressed file, once it gave 16 MiB", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a shard that is none.
+
+        :raises ValueError: saying what a shard is.
+        """
+        if self.shard is not None:
+            found = _SHARD.fullmatch(self.shard)
+            if found is None or int(found[1]) >= int(found[2]):
+                raise ValueError(f"shard '{self.shard[:40]}' is not i/n with i from 0 to n - 1, such as 0/4 or 3/4.")
+        if len(set(self.carry)) < len(self.carry):
+            raise ValueError("carry names a column twice.")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """The shard's i and n; 0 and 1 for all rows."""
+        i, _, n = (self.shard or "0/1").partition("/")
+        return int(i), int(n)
+
+
+ReadRow = tuple[int, ParsedRow | None]
+"""Where a row is in its part, and what was taken of it; None if it is not among those taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSelection:
+    """Which rows of a part are taken, by their number in it from 0.
+
+    :param skip: those from this one on.
+    :param shard: of these, the ones whose number in the whole input leaves this,
+    :param shards: divided by this.
+    :param before: how many rows stand before the part.
+    """
+
+    skip: int = 0
+    shard: int = 0
+    shards: int = 1
+    before: int = 0
+
+    def __contains__(self, number: int) -> bool:
+        """Return whether row `number` is taken."""
+        return number >= self.skip and (self.before + number) % self.shards == self.shard
+
+
+class InputPart(ABC):
+    """A file, a saved dataset, or Python rows.
+
+    :param label: its name in ids and messages.
+    :param unit: what a row's place counts: ``line`` from 1, or ``row`` from 0.
+    """
+
+    label: str
+    unit: str
+
+    @abstractmethod
+    def check(self, columns: Columns) -> None:
+        """Find out what can be found out fast, such as a missing column.
+
+        :raises InputError: about the part, whose label opens the message.
+        """
+
+    @abstractmethod
+    def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
+        """Go through all rows in order, in bounded memory.
+
+        A bad row is given as what was picked of an InputError. Each call begins anew.
+
+        :raises InputError: about the part, such as a stream that is cut off; it names the last whole row.
+        """
+
+    @abstractmethod
+    def count(self, read: bool) -> int | None:
+        """Count the rows; None if that is not known.
+
+        :param read: whether the part may be read through for that, where that is fast.
+        """
+
+    @abstractmethod
+    def identity(self) -> list[dict[str, Any]]:
+        """Describe the content as JSON values, so that a change of it can be told."""
+
+    def unchanged(self) -> None:  # noqa: B027 - what is in memory stays as it is
+        """See that its files are what they were when they were named, for a reader that stops before their end.
+
+        :raises InputError: if not.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most parts hold nothing
+        """Give up what is held; the part cannot be read again."""

@@ -1,0 +1,255 @@
+"""From what a user names - files, patterns, folders, ``-`` - to the parts of the input."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns, Fields, ParsedRow
+from pipeline_kit.files.read.formats import Format, format_from_magic, format_of, import_optional
+from pipeline_kit.files.read.lines import LinePart, read_rows
+from pipeline_kit.files.read.opened import (
+    DecompressionLimits,
+    File,
+    SpooledFile,
+    decompressed,
+    head_of,
+    opened_file,
+    regular,
+    same_throughout,
+    stdin_bytes,
+)
+from pipeline_kit.files.read.parts import InputPart, RowSelection
+
+_STATE = "state.json"
+_SPLITS = "dataset_dict.json"
+_LARGEST_STATE = 16 << 20
+
+
+def expand_patterns(names: Sequence[str | Path]) -> list[str]:
+    """Return the files and folders that are named; a pattern such as ``data/*.jsonl`` gives its files in sorted order.
+
+    A name that is there is never taken for a pattern. ``**`` goes through folders of any depth.
+
+    :raises InputError: if a pattern matches no file, or a name cannot be one.
+    :raises UsageError: if stdin is named twice.
+    """
+    found: list[str] = []
+    for name in map(str, names):
+        if "\0" in name:
+            raise InputError(f"{for_message(name)}: cannot be read: a NUL character is in the name")
+        if name == "-" or not glob.has_magic(name) or os.path.lexists(name):
+            found.append(name)
+            continue
+        files = sorted(path for path in glob.iglob(name, recursive=True) if not os.path.isdir(path))
+        if not files:
+            raise InputError(f"{for_message(name)}: no file matches this pattern")
+        found += files
+    if found.count("-") > 1:
+        raise UsageError("- can be named once: stdin is read once")
+    return found
+
+
+def parts_of(names: Sequence[str | Path], format: Format | None, limits: DecompressionLimits) -> list[InputPart]:
+    """Open what is named; a folder of Arrow or Parquet files that no dataset was saved to gives a part for each.
+
+    :param format: the format of every file; None: by its ending, else by its first bytes.
+    :raises InputError: if something is not there, cannot be read here, or is named twice.
+    :raises UsageError: if a library that it takes is not installed.
+    """
+    paths = [inner for name in expand_patterns(names) for inner in _in_folder(name)]
+    _refuse_twice(paths)
+    return [_part(path, label, format, limits) for path, label in zip(paths, _labels(paths), strict=True)]
+
+
+def _part(path: str, label: str, format: Format | None, limits: DecompressionLimits) -> InputPart:
+    """Open one file, saved dataset or stdin."""
+    if path != "-" and os.path.isdir(path):
+        return _dataset(Path(path), label, limits)
+    known = format or format_of(path)
+    file: File = SpooledFile(label) if path == "-" else opened_file(Path(path), label)
+    if known == "text" and format is None:
+        known = format_from_magic(LinePart(file, known, limits).head()) or known
+    if known in ("parquet", "arrow"):
+        return _arrow_part(label, [file], known, limits)
+    return LinePart(file, known, limits)
+
+
+def _arrow_part(label: str, files: Sequence[File], format: Format, limits: DecompressionLimits) -> InputPart:
+    module = import_optional("pipeline_kit.files.read.arrow", "pyarrow", f"{label}: reading {format.capitalize()}")
+    part: InputPart = module.ArrowPart(label, files, format, limits)
+    return part
+
+
+def _in_folder(name: str) -> list[str]:
+    """Return the files of a folder of Arrow or Parquet files; anything else is given back as it is."""
+    if name == "-" or not os.path.isdir(name):
+        return [name]
+    folder = Path(name)
+    if (folder / _STATE).is_file():
+        return [name]
+    if (folder / _SPLITS).is_file():
+        splits = sorted(inner.parent.name for inner in folder.glob(f"*/{_STATE}"))
+        raise InputError(
+            f"{name}: holds several datasets; name one: "
+            f"{', '.join(for_message(str(folder / split)) for split in splits)}"
+        )
+    files = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in (".arrow", ".parquet"))
+    if not files:
+        raise InputError(
+            f"{for_message(name)}: is a folder; name a file in it, or a quoted pattern such as '{folder / '*.jsonl'}'"
+        )
+    return files
+
+
+def _refuse_twice(paths: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for path in paths:
+        real = path if path == "-" else os.path.realpath(path)
+        if real in seen:
+            raise InputError(f"{for_message(path)}: is named twice; its rows would come twice, with the same ids")
+        seen[real] = path
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """Name each path for ids and messages: by its last part where that tells it from the others."""
+    short = ["stdin" if path == "-" else os.path.basename(os.path.abspath(path)) for path in paths]
+    often = Counter(short)
+    return [_printable(name if often[name] == 1 else path) for name, path in zip(short, paths, strict=True)]
+
+
+def _printable(name: str) -> str:
+    """Escape what would break a line of output; two names stay two names."""
+    text = name.replace("\\", "\\\\") if not name.isprintable() else name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _dataset(folder: Path, label: str, limits: DecompressionLimits) -> InputPart:
+    """Open a folder that ``Dataset.save_to_disk`` wrote: ``state.json`` names its Arrow streams. Data alone is read."""
+    state = _state(folder)
+    if state.get("_indices_files") or state.get("_indices_data_files"):
+        raise InputError(
+            f"{folder}: is a selection of rows, which older versions saved so; save flatten_indices() of it"
+        )
+    listed = state.get("_data_files")
+    files: list[File] = []
+    for item in listed if isinstance(listed, list) else []:
+        name = item.get("filename") if isinstance(item, dict) else None
+        if not isinstance(name, str) or not name or os.path.basename(name) != name or name in (".", ".."):
+            raise InputError(f"{folder / _STATE}: '{for_message(str(name), 80)}' is no name of a file in this folder")
+        files.append(opened_file(folder / name, f"{label}/{_printable(name)}"))
+    if not files:
+        raise InputError(f"{folder / _STATE}: names no data files, so this is no saved dataset")
+    return _arrow_part(label, files, "arrow", limits)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    path = folder / _STATE
+    try:
+        if path.stat().st_size > _LARGEST_STATE:
+            raise InputError(f"{path}: is too large to be the state of a dataset")
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read: {for_message(str(error))}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: is no state of a dataset")
+    return state
+
+
+Record = str | dict[str, Any] | RowFailure
+"""An example, or why a row is none: a failure of the stage ``input`` that names the line."""
+
+
+def read_records(
+    source: str | Path | BinaryIO, *, format: Format | None = None, fields: Fields = TEXT_FIELDS
+) -> Iterator[Record]:
+    """Go through the examples of `source` in bounded memory.
+
+    :param source: a file, a pattern such as ``data/*.csv``, a saved dataset's folder, ``-`` for stdin, or an open
+        binary stream. gzip and zstd are unpacked.
+    :param format: None: by the file's ending, ``text`` where that says nothing. A ``text`` file gives one
+        example a line, empty lines too, so that the n-th result belongs to the n-th line; ``jsonl`` a string
+        or an object a line, blank lines skipped; ``csv`` and ``tsv`` an example a row below the header;
+        ``parquet`` and ``arrow`` one a row.
+    :param fields: which columns or keys to take; the rest are left out.
+    :returns: examples and, in the place of a bad row, failures; their index counts rows from 0.
+    :raises InputError: if the file cannot be read or its header lacks a column; some of it at the first ``next``.
+        At the end, if the file is another one than at the call.
+    """
+    columns = Columns(fields)
+    if not isinstance(source, str | Path):
+        return _numbered(_of_stream(source, str(getattr(source, "name", "input")), format, columns))
+    if str(source) == "-":
+        return _numbered(_of_stream(stdin_bytes(), "stdin", format, columns))
+    if is_pipe(str(source)):
+        return _numbered(_of_pipe(Path(source), format or format_of(source), columns))
+    return read_parts(parts_of([source], format, DecompressionLimits()), fields)
+
+
+def read_parts(parts: Iterable[InputPart], fields: Fields) -> Iterator[Record]:
+    """Go through the examples of `parts` as :func:`read_records` does; they can be gone through again."""
+    columns = Columns(fields)
+    return _numbered(
+        (f"{part.label}, {part.unit} {place}", picked)
+        for part in parts
+        for place, picked in part.rows(columns, RowSelection())
+    )
+
+
+def known_rows(name: str, format: Format | None) -> int | None:
+    """Count the rows of a file or a saved dataset; None if that takes long or goes wrong."""
+    try:
+        counts = [part.count(read=True) for part in parts_of([name], format, DecompressionLimits())]
+    except (InputError, UsageError):
+        return None
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def is_pipe(name: str) -> bool:
+    """Return whether `name` is there and can be read once only, as named pipes and devices are."""
+    return os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
+
+
+def _numbered(rows: Iterable[tuple[str, ParsedRow | None]]) -> Iterator[Record]:
+    """Go through rows, each with its place; a bad one becomes a failure that names it."""
+    for index, (place, picked) in enumerate(rows):
+        assert picked is not None, "all rows were asked for"
+        if isinstance(picked.example, InputError):
+            yield RowFailure(index, "input", "InputError", f"{place}: {picked.example}")
+        else:
+            yield picked.example
+
+
+def _of_stream(
+    stream: BinaryIO, label: str, format: Format | None, columns: Columns
+) -> Iterator[tuple[str, ParsedRow | None]]:
+    before = regular(stream)  # at once: a model may be loaded before the first row is asked for
+
+    def rows() -> Iterator[tuple[str, ParsedRow | None]]:
+        try:
+            known = format or format_from_magic(head_of(stream)) or "text"
+            if known in ("parquet", "arrow"):
+                what = known.capitalize()
+                raise InputError(f"{what} is not read from a stream here; write it to a file and name that")
+            with same_throughout(stream, before):
+                for line, picked in read_rows(
+                    decompressed(stream, "", DecompressionLimits()), known, columns, RowSelection()
+                ):
+                    yield f"{label}, line {line}", picked
+        except InputError as error:
+            raise InputError(f"{label}: {error}") from error
+
+    return rows()
+
+
+def _of_pipe(path: Path, format: Format, columns: Columns) -> Iterator[tuple[str, ParsedRow | None]]:
+    with open(path, "rb") as stream:
+        yield from _of_stream(stream, path.name, format, columns)

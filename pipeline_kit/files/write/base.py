@@ -1,0 +1,169 @@
+"""The two interfaces of this package, and the error of rows that a format cannot hold."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final, get_args
+
+from pipeline_kit.contract.column_types import Scalar
+from pipeline_kit.contract.options import option
+from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.errors import OutputError, for_message
+
+OutputValues = Mapping[str, Any]
+"""A row of the output: ``id``, carried columns, the result's keys; which of them is for the layout to say."""
+
+Schema = dict[str, Any]
+"""What all shards of a job must agree on, as JSON values."""
+
+Append = Callable[[Sequence[OutputValues]], None]
+"""Takes the next rows of a file; raises :class:`UnwritableRows` before it has written any of them."""
+
+Write = Callable[[bytes], object]
+"""Takes the next bytes of a file."""
+
+
+class UnwritableRowsError(OutputError):
+    """Rows that a format cannot hold; nothing of the rows they came with was written.
+
+    :ivar failures: each with its place among the rows given as `index`, the stage ``output``, and why.
+    """
+
+    def __init__(self, failures: Sequence[RowFailure]) -> None:
+        """Hold `failures`, of which there is at least one."""
+        first = failures[0]
+        more = f" (and {len(failures) - 1:,} more rows)" if len(failures) > 1 else ""
+        super().__init__(f"row {first.index} cannot be written: {for_message(first.message, 400)}{more}")
+        self.failures = tuple(failures)
+
+
+class StreamFormat(ABC):
+    """How rows become one file, written from its begin to its end.
+
+    The same rows under the same schema always give the same bytes: no time, no name, no random order.
+    """
+
+    suffix: ClassVar[str]
+    """The ending of a file of this format, such as ``.csv``."""
+
+    chunk_rows: ClassVar[int]
+    """How many rows are best written together."""
+
+    @abstractmethod
+    def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
+        """Settle what the rows to come must agree with; None if they need not agree in anything.
+
+        :param rows: the first rows, as evidence where the config alone does not settle it; may be empty.
+        """
+
+    @abstractmethod
+    def stream(self, write: Write, schema: Schema | None) -> AbstractContextManager[Append]:
+        """Begin a file whose bytes go to `write`; it is complete when the body ends without an error.
+
+        :param schema: what :meth:`schema` gave for the first rows of this file or of an earlier one.
+        """
+
+
+class ShardFormat(ABC):
+    """How the rows of a shard become the bytes of its files."""
+
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """The ending of the file that holds the rows; ``encode`` always gives it."""
+
+    @abstractmethod
+    def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
+        """Settle from the first shard's rows what all later shards must agree with.
+
+        JSON values, to be kept with the job and given to ``encode`` for every shard, so that a job that is taken
+        up again writes the same bytes. None if shards need not agree in anything.
+        """
+
+    @abstractmethod
+    def encode(self, rows: Sequence[OutputValues], schema: Schema | None) -> Mapping[str, bytes]:
+        """Return the files of a shard: the ending of each name and its bytes.
+
+        The same rows under the same schema always give the same bytes.
+
+        :param rows: each with the columns of the layout; keys of the result that may be left out may be missing.
+        :raises UnwritableRows: naming the rows that do not fit; without those the rest can be encoded.
+        """
+
+
+FileFormat = Literal["jsonl", "csv", "parquet"]
+FILE_FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
+
+Vectors = Literal["inline", "npy", "safetensors"]
+
+
+@dataclass
+class OutputConfig:
+    """How results are written."""
+
+    format: FileFormat | None = option(None, "null: by the ending of a file's name; jsonl for a folder of shards")
+    vectors: Vectors = option(
+        "inline", "in the rows, or in a file beside each shard: one float32 matrix, in the rows' order"
+    )
+    rows_per_shard: int = option(10_000, "rows of a shard; fewer for results that are large", minimum=1, maximum=10**7)
+    compression: Literal["zstd", "snappy"] = option("zstd", "of Parquet: zstd is smaller, snappy read by older tools")
+    types: dict[str, Scalar] = option(
+        {},
+        "Parquet: the type of a carried column, where the first rows do not show it, such as stars: float64",
+        secret=False,
+    )
+
+
+def ending_of(path: Path) -> FileFormat | None:
+    """Tell the format from a file's ending, ``.gz`` left aside; None where it names none."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    suffix = name.suffix.lower()
+    return "jsonl" if suffix == ".ndjson" else next((known for known in FILE_FORMATS if suffix == f".{known}"), None)
+
+
+@final
+class RowErrors:
+    """The rows of one chunk that a format cannot hold, each with its first reason."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._found: dict[int, RowFailure] = {}
+
+    def add(self, index: int, error: Exception | str, column: str | None = None) -> None:
+        """Refuse the row at `index`; for text, the reason counts as a ``ValueError``."""
+        where = "" if column is None else f"column '{for_message(column, 80)}': "
+        name = "ValueError" if isinstance(error, str) else type(error).__name__
+        self._found.setdefault(index, RowFailure(index, "output", name, where + _reason(error)))
+
+    def add_unknown(self, rows: Sequence[OutputValues], names: Collection[str]) -> None:
+        """Refuse the rows that have a key which is none of the file's columns."""
+        known = frozenset(names)
+        for index, row in enumerate(rows):
+            if not row.keys() <= known:
+                key = next(key for key in row if key not in known)
+                self.add(index, f"the key '{for_message(key, 80)}' is no column of this file; JSON lines take any key")
+
+    def add_all(self, error: UnwritableRowsError) -> None:
+        """Refuse what was refused elsewhere."""
+        for failure in error.failures:
+            self._found.setdefault(failure.index, failure)
+
+    def check(self) -> None:
+        """Raise if there are any.
+
+        :raises UnwritableRows: with all of them, in order.
+        """
+        if self._found:
+            raise UnwritableRowsError([self._found[index] for index in sorted(self._found)])
+
+
+def _reason(error: Exception | str) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "the text has a lone surrogate, which UTF-8 cannot represent; JSON lines can hold it escaped"
+    if isinstance(error, RecursionError):
+        return "nested too deep to be written"
+    return str(error)

@@ -1,0 +1,1 @@
+"""Runs three built stages over a stream of examples."""

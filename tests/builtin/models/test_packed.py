@@ -1,0 +1,131 @@
+"""Packed linear layers: the same answers, taken where they are faster, and never where torch or a network objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pipeline_kit as pk
+from pipeline_kit.builtin.models.kernels import linears as packed
+from pipeline_kit.builtin.models.kernels.linears import PackedLinear, can_pack, pack_linears
+from pipeline_kit.contract.types import Device
+from pipeline_kit.errors import ConfigError
+from pipeline_kit.testing import tiny_checkpoint
+
+TEXTS = ["I love this movie.", "a", "It was a terrible film, and the plot was so dull that I never want it again!"]
+
+needs_onednn = pytest.mark.skipif(not can_pack(Device()), reason="this build of torch has no oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 5), (3, 7, 5), (2, 3, 4, 5)])
+def test_a_packed_layer_gives_what_the_layer_gives(bias: bool, shape: tuple[int, ...]) -> None:
+    linear = nn.Linear(5, 6, bias=bias)
+    rows = torch.randn(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedLinear(linear)(rows), linear(rows), atol=1e-6, rtol=1e-6)
+
+
+@needs_onednn
+@pytest.mark.parametrize("architecture", ["albert", "bert", "deberta-v2", "distilbert", "llama", "modernbert", "t5"])
+def test_answers_stay_the_same(architecture: str, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "c", architecture)
+    options = (f"checkpoint.path={folder}", "device=cpu", "postprocessor=logits")
+    eager, fast = (pk.load(*options, f"model.linear={kernel}") for kernel in ("eager", "packed"))
+    assert eager.description["model"]["packed_linears"] == 0
+    assert fast.description["model"]["packed_linears"] > 0
+    for left, right in zip(eager(TEXTS), fast(TEXTS), strict=True):
+        assert left["logits"] == pytest.approx(right["logits"], abs=1e-5)
+
+
+class Two(nn.Module):
+    """A layer that is called, and a use of its weight past its forward."""
+
+    def __init__(self, direct: bool) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.direct = direct
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(rows, self.inner.weight) if self.direct else self.inner(rows)
+
+
+def probe_of(network: nn.Module) -> Mapping[str, torch.Tensor]:
+    with torch.inference_mode():
+        return {"logits": network(torch.ones(2, 4))}
+
+
+@needs_onednn
+def test_a_network_that_reads_the_weight_itself_keeps_its_layers() -> None:
+    network = Two(direct=True)
+    before = probe_of(network)["logits"]
+    assert pack_linears(network, lambda: probe_of(network), "packed").layers == 0
+    assert type(network.inner) is nn.Linear
+    assert torch.equal(probe_of(network)["logits"], before)
+    assert pack_linears(plain := Two(direct=False), lambda: probe_of(plain), "packed").layers == 1
+
+
+@needs_onednn
+def test_a_kernel_that_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, input: input + 1.0)
+    network = Two(direct=False)
+    assert pack_linears(network, lambda: probe_of(network), "packed").layers == 0
+    assert type(network.inner) is nn.Linear
+
+
+@needs_onednn
+@pytest.mark.parametrize("faster", [True, False])
+def test_auto_packs_what_is_measured_to_be_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
+    network = Two(direct=False)
+    assert pack_linears(network, lambda: probe_of(network), "auto").layers == int(faster)
+
+
+@needs_onednn
+@pytest.mark.parametrize(("small", "large", "chosen"), [((1.0, 3.0), (9.0, 5.0), 3), ((1.0, 9.0), (9.0, 5.0), 0)])
+def test_auto_decides_for_all_layers_together(
+    small: tuple[float, float], large: tuple[float, float], chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 8))
+    monkeypatch.setattr(packed, "_LEAST_WEIGHTS", 1)
+    monkeypatch.setattr(packed, "_times", lambda linear: small if linear.out_features == 4 else large)
+    assert pack_linears(network, lambda: probe_of(network), "auto").layers == chosen
+
+
+@needs_onednn
+@pytest.mark.parametrize("faster", [True, False])
+def test_what_auto_came_to_can_be_asked_for(faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_checkpoint(tmp_path / "c")
+    monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
+    pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
+    assert pipe.model.settled == {"linear": "packed" if faster else "eager"}
+
+
+def test_without_the_private_operators_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> None:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
+
+    monkeypatch.setattr(PackedLinear, "__init__", absent)
+    assert not can_pack(Device())
+    folder = tiny_checkpoint(tmp_path / "c")
+    pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
+    assert pipe.description["model"]["packed_linears"] == 0
+    assert pipe("good")["label"]
+    with pytest.raises(ConfigError, match=r"model\.linear: 'packed' is for float32, or bfloat16 where the CPU has it,"):
+        pk.load(f"checkpoint.path={folder}", "device=cpu", "model.linear=packed")
+
+
+@pytest.mark.parametrize("device", [Device("cpu", "float16"), Device("cuda:0"), Device("mps")])
+def test_it_is_for_float32_and_bfloat16_on_a_cpu(device: Device) -> None:
+    assert not can_pack(device)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_packed_where_the_cpu_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "emulated", lambda dtype: not native)
+    assert can_pack(Device("cpu", "bfloat16")) == (native and can_pack(Device()))

@@ -1,0 +1,273 @@
+"""``pipeline-kit run`` from texts and files to results, with a tiny checkpoint."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_kit import load
+from pipeline_kit.cli.app import main
+from pipeline_kit.runtime.pipeline import Pipeline
+from pipeline_kit.testing.checkpoints import tiny_checkpoint
+
+POISON = """
+from dataclasses import dataclass
+
+from pipeline_kit import Postprocessor
+
+
+@dataclass
+class Config:
+    pass
+
+
+class Poison(Postprocessor):
+    def __init__(self, config, context):
+        pass
+
+    def __call__(self, examples, encodings, outputs):
+        if "poison" in examples:
+            raise ValueError("cannot swallow this")
+        return [{"text": example, "score": float("nan") if example == "nan" else 0.5} for example in examples]
+
+
+def register(registry):
+    registry.postprocessor("poison", __name__ + ":Poison", Config)
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint: str) -> Pipeline:
+    return load(checkpoint)
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> list[str]:
+    (tmp_path / "poison.py").write_text(POISON)
+    return ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison"]
+
+
+class Ran:
+    """What one run printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def rows(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run(checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(*argv: str, stdin: bytes | None = None) -> Ran:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = main(["run", checkpoint, *argv])
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Ran(code, printed.out, printed.err)
+
+    return call
+
+
+def close(found: list[Any], expected: list[Any]) -> bool:
+    """Compare results as the pipeline promises them: scores to 1e-5."""
+    return len(found) == len(expected) and all(
+        one.keys() == other.keys()
+        and one["label"] == other["label"]
+        and one["score"] == pytest.approx(other["score"], abs=1e-5)
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+def test_texts_objects_and_files_in_their_order(run: Any, pipe: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("from a file\nand more\n")
+    pair = {"text": "a pair", "text_pair": "of texts"}
+    done = run("--input", str(tmp_path / "a.txt"), "--json", json.dumps(pair), "--text", "-m", "--text", "{b: c}, 日本")
+    assert done.code == 0
+    assert close(done.rows, pipe(["-m", "{b: c}, 日本", pair, "from a file", "and more"]))
+    assert done.err.startswith("5 rows in ")
+    assert "padding" in done.err
+    assert "cpu float32" in done.err
+
+
+def test_one_text_gives_one_line_and_nothing_else(run: Any, pipe: Pipeline) -> None:
+    done = run("--text", "I love this.")
+    assert close(done.rows, [pipe("I love this.")])
+    assert done.err == ""
+
+
+@pytest.mark.parametrize("flags", [[], ["--input", "-"]])
+def test_stdin(run: Any, pipe: Pipeline, flags: list[str]) -> None:
+    done = run(*flags, "--quiet", stdin=b"one\r\ntwo\n")
+    assert close(done.rows, pipe(["one", "two"]))
+    assert done.err == ""
+
+
+def test_stdin_as_jsonl(run: Any, pipe: Pipeline) -> None:
+    done = run("--input-format", "jsonl", "--fields", "text=body", stdin=b'{"body": "one", "id": 3}\n"two"\n')
+    assert close(done.rows, pipe(["one", "two"]))
+
+
+def test_columns_of_a_csv(run: Any, pipe: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text('id,review,title\n1,"one, 1",uno\n2,two,due\n')
+    done = run("--input", str(path), "--fields", "text=review,text_pair=title")
+    assert close(done.rows, pipe([{"text": "one, 1", "text_pair": "uno"}, {"text": "two", "text_pair": "due"}]))
+
+
+def test_empty_input_is_no_error(run: Any) -> None:
+    done = run(stdin=b"")
+    assert (done.code, done.out) == (0, "")
+    assert "0 rows" in done.err
+
+
+def test_failed_rows_keep_their_place_and_harm_no_other(run: Any, poison: list[str]) -> None:
+    done = run(*poison, stdin=b"a\npoison\nb\n\xff\nnan\nc\n")
+    assert done.code == 1
+    good = [row.get("text") for row in done.rows]
+    assert good == ["a", None, "b", None, None, "c"]
+    errors = [row["error"] for row in done.rows if "error" in row]
+    assert [(error["stage"], error["type"]) for error in errors] == [
+        ("postprocessor", "ValueError"),
+        ("input", "InputError"),
+        ("postprocessor", "ValueError"),
+    ]
+    assert errors[0]["message"] == "cannot swallow this"
+    assert "line 4: not UTF-8" in errors[1]["message"]
+    assert "row 1 failed: postprocessor: ValueError: cannot swallow this" in done.err
+    assert "row 3 failed: input" in done.err
+    assert "6 rows, 3 failed" in done.err
+
+
+def test_output_is_a_complete_file_with_a_row_for_each_input(run: Any, poison: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "out" / "rows.jsonl"
+    path.parent.mkdir()
+    done = run(*poison, "--output", str(path), "--text", "a", "--text", "poison", "--text", "b\u2028")
+    assert (done.code, done.out) == (1, "")
+    assert os.listdir(path.parent) == ["rows.jsonl"]
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line).get("text") for line in lines[:-1]] == ["a", None, "b\u2028"]
+    assert lines[-1] == ""
+
+
+def test_a_run_that_fails_leaves_no_output(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("before")
+    done = run("--output", str(folder / "rows.jsonl"), "--text", "a", "checkpoint.path=/no/such/folder")
+    assert done.code == 2
+    assert os.listdir(folder) == ["rows.jsonl"]
+    assert (folder / "rows.jsonl").read_text() == "before"
+
+
+def test_a_sweep_says_what_made_each_block(run: Any, pipe: Pipeline) -> None:
+    done = run("-m", "padding=longest,none", "postprocessor.top_k=1,2", "--text", "a", stdin=b"")
+    assert done.code == 0
+    heads, results = done.rows[::2], done.rows[1::2]
+    combined = [(pad, top) for pad in ("longest", "none") for top in (1, 2)]
+    for head, result, (pad, top) in zip(heads, results, combined, strict=True):
+        assert head.keys() == {"overrides"}
+        assert head["overrides"][-2:] == [f"padding={pad}", f"postprocessor.top_k={top}"]
+        assert ("labels" in result) == (top == 2)
+        assert result["score"] == pytest.approx(pipe("a")["score"], abs=1e-5)
+
+
+def test_a_sweep_reads_stdin_for_each_run_and_writes_numbered_files(run: Any, pipe: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    done = run("-m", "padding=longest,none", "--output", str(path), stdin=b"one\ntwo three\n")
+    assert (done.code, done.out) == (0, "")
+    for number, padding in enumerate(("longest", "none")):
+        rows = [json.loads(line) for line in (tmp_path / f"out.{number}.jsonl").read_text().splitlines()]
+        assert close(rows, pipe(["one", "two three"]))
+        assert f"out.{number}.jsonl: checkpoint.path=" in done.err
+        assert f"padding={padding}: 2 rows in" in done.err
+    assert not path.exists()
+
+
+def test_a_table(run: Any, poison: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    done = run(*poison, "--format", "table", "--text", "fine", "--text", "poison", "-m")
+    assert done.code == 1
+    for part in ("fine", "0.5", "cannot swallow this", "postprocessor=poison"):
+        assert part in done.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["padding=lngest", "--text", "a"], "padding=lngest: no such option. Did you mean 'longest'?"),
+        (["--json", "{"], "--json: not JSON"),
+        (["--json", "[1]"], "a JSON example is a string or an object, not a list"),
+        (["--input", "none.txt"], "none.txt: cannot be read"),
+        (["--input", __file__, "--input", "none.csv"], "none.csv: cannot be read"),
+        (["--input-format", "jsnl", "--text", "a"], "Did you mean 'jsonl'?"),
+        (["--fields", "text", "--text", "a"], "write FIELD=COLUMN"),
+        (["--fields", "txt=a", "--text", "a"], "the fields are text, text_pair"),
+        (["--resolve", "--text", "a"], "--resolve says how to print a config"),
+        (["--format", "xml", "--text", "a"], "the formats are jsonl, table"),
+        (["--format", "table", "--output", "x.jsonl", "--text", "a"], "--output writes jsonl"),
+        (["--format", "table", "--output", "x", "--text", "a"], "a folder holds jsonl, csv or parquet"),
+        (["--restart", "--text", "a"], "are for jobs: give --output DIR"),
+        (["--output", "x.tsv", "--text", "a"], "name the file .jsonl, .csv"),
+        (["--output", "x/", "--text", "a", "--input", __file__], "takes --input, or --text and --json, not both"),
+        (["--output", "x/", "--text", "a", "--quiet", "--log-json"], "give one of the two"),
+        (["--input", "-", "--input", "-"], "stdin is read once"),
+    ],
+)
+def test_wrong_use_is_told_before_any_model_loads(
+    run: Any, monkeypatch: pytest.MonkeyPatch, argv: list[str], message: str
+) -> None:
+    def build(*_: Any) -> None:
+        raise AssertionError("was built")
+
+    monkeypatch.setattr("pipeline_kit.compose.build.build", build)
+    done = run(*argv)
+    assert done.code == 2
+    assert done.out == ""
+    assert message in done.err
+
+
+def test_output_that_cannot_be_written_is_told_before_any_model_loads(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("was built"))
+    done = run("--text", "a", "--output", str(tmp_path / "none" / "x.jsonl"))
+    assert done.code == 1
+    assert "is there a folder" in done.err
+
+
+def test_nothing_to_run_on(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline_kit.cli.stdio.is_terminal", lambda stream: True)
+    done = run()
+    assert done.code == 2
+    assert 'Try: pipeline-kit run --text "I love this."' in done.err
+
+
+def test_resolve_says_what_auto_became(run: Any) -> None:
+    import yaml
+
+    done = run("--cfg", "job", "--resolve", "device=auto")
+    found = yaml.safe_load(done.out)
+    assert found["device"]["name"] == "auto"
+    assert found["resolved"]["device"]["name"] in ("cpu", "cuda:0", "mps")
+    assert found["resolved"]["batching"]["max_tokens"] > 0
+
+
+def test_validate_builds_on_request(checkpoint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["validate", "--build", checkpoint]) == 0
+    assert capsys.readouterr().out == "ok\n"
+    assert main(["validate", f"checkpoint.path={tmp_path}"]) == 0
+    assert main(["validate", "--build", f"checkpoint.path={tmp_path}"]) == 2

@@ -1,0 +1,103 @@
+"""``pipeline-kit run`` with tasks that write, and ``--stream``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from generate_helpers import TEMPLATE, with_files
+
+from pipeline_kit import load
+from pipeline_kit.cli.app import main
+from pipeline_kit.testing import tiny_checkpoint
+from pipeline_kit.testing.checkpoints import tiny_translator
+
+SHORT = "model.generation.max_new_tokens=6"
+TALK = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tiny_checkpoint(tmp_path_factory.mktemp("cli") / "checkpoint", "qwen2", head="causal-lm", seed=1)
+    return with_files(found, tokenizer_config={"chat_template": TEMPLATE.replace("<s>", "").replace("</s>", "")})
+
+
+@pytest.fixture(scope="module")
+def words(folder: Path) -> list[str]:
+    return ["task=text-generation", f"checkpoint.path={folder}", SHORT, "device=cpu"]
+
+
+@pytest.mark.parametrize("example", [["--text", "I love this."], ["--json", TALK]])
+def test_stream_prints_the_text(words: list[str], example: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words, *example]) == 0
+    text = json.loads(capsys.readouterr().out)["text"]
+    assert main(["run", *words, *example, "--stream"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == text + "\n"
+    assert "warning" not in printed.err
+
+
+def test_stream_says_that_a_text_was_cut(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words, "--stream", "--text", "what a day " * 60]) == 0
+    assert "warning: the text was too long and was cut" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--text", "a", "--text", "b"], "--stream takes one --text or --json, not 2"),
+        (["--input", "x.txt"], "leave --input out"),
+        (["--text", "a", "--output", "x.jsonl"], "leave --output out"),
+        (["--text", "a", "--format", "jsonl"], "leave --format out"),
+        (["--text", "a", "-m", "model.generation.seed=1,2"], "leave -m out"),
+        (["--text", "a", "model.generation.num_beams=2"], "set model.generation.num_beams=1"),
+    ],
+)
+def test_stream_refuses(words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words, "--stream", *more]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out.strip()
+
+
+def test_stream_needs_a_model_that_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_checkpoint(tmp_path / "x")
+    assert main(["run", "--stream", "--text", "a", f"checkpoint.path={folder}"]) == 2
+    assert "HfModel gives no text in pieces" in capsys.readouterr().err
+
+
+def test_a_bad_row_keeps_its_place(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ['{"text": "I love it"}', '{"messages": []}', TALK, '{"words": 1}', '{"text": " "}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    assert main(["run", *words, "--input", str(tmp_path / "in.jsonl")]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(row) for row in rows] == [["text"], ["error"], ["text"], ["error"], ["error"]]
+
+
+def test_options_are_composed(words: list[str]) -> None:
+    pipe = load(*words, "model.generation.do_sample=true", "model.generation.stop_strings=[' x','y z']")
+    shown = pipe.description["model"]["generation"]
+    assert shown["do_sample"] is True
+    assert shown["stop_strings"] == [" x", "y z"]
+
+
+@pytest.mark.parametrize("task", ["translation", "text2text-generation", "text2text"])
+def test_languages_are_of_tasks_that_translate(tmp_path: Path, task: str) -> None:
+    folder = tiny_translator(tmp_path / "x")
+    pipe = load(f"task={task}", f"checkpoint.path={folder}", "task.src_lang=deu_Latn", "task.tgt_lang=eng_Latn", SHORT)
+    assert pipe("I love it")["text"]
+
+
+def test_other_tasks_have_no_languages(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words, "--text", "a", "task.src_lang=en"]) == 2
+    assert "has no languages to choose from" in capsys.readouterr().err
+    assert main(["run", "--text", "a", "task.src_lang=en"]) == 0
+    assert "note: task.src_lang and task.tgt_lang have no effect with task=text-class" in capsys.readouterr().err
+
+
+def test_nothing_is_written_but_the_result(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words, "--text", "I love this.", "--quiet"]) == 0
+    printed = capfd.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert printed.err == ""

@@ -1,0 +1,355 @@
+"""``pipeline-kit tune``: flags, table, report, plugins, preset; real models, with given times where that matters."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_kit.bench import machine
+from pipeline_kit.bench.rounds import Timing
+from pipeline_kit.bench.sides import BenchSide, PipelineSide
+from pipeline_kit.cli.app import main
+from pipeline_kit.cli.commands.complete import completions
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.compose.plugins import load_registry
+from pipeline_kit.testing.checkpoints import tiny_checkpoint
+from pipeline_kit.tune import search as measuring
+from pipeline_kit.tune import space
+
+PLUGIN = '''
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline_kit import Model, option
+from pipeline_kit.builtin.models.options import HfModelConfig
+
+
+@dataclass
+class Config:
+    """Options."""
+
+    head: str | None = option(None, "the head")
+    precision: Literal["float32", "noisy", "missing"] = option("float32", "how well")
+
+
+class Twin(Model):
+    """The built-in model again; noisy turns its answers round."""
+
+    def __init__(self, config, context):
+        from pipeline_kit.builtin.models.hf.stage import HfModel
+
+        if config.precision == "missing":
+            raise ModuleNotFoundError("No module named 'fast_engine'")
+        self.inner, self.sign = HfModel(HfModelConfig(config.head), context), -1 if config.precision == "noisy" else 1
+
+    @property
+    def supported_sides(self):
+        return self.inner.supported_sides
+
+    def forward(self, batch):
+        from pipeline_kit.contract.types import ModelOutput
+
+        found = self.inner.forward(batch)
+        return ModelOutput({name: self.sign * tensor for name, tensor in found.tensors.items()}, found.per_token)
+
+
+def register(registry):
+    registry.model("twin", f"{__name__}:Twin", Config, summary="for a test")
+'''
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is always idle, few budgets to try, and no time spent on collecting garbage."""
+    monkeypatch.setattr(machine, "load_per_cpu", lambda: 0.0)
+    monkeypatch.setattr(space, "BUDGETS_CPU", (512, 1024))
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> str:
+    path = tmp_path / "twin.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> str:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"text number {i} is {'good' if i % 3 else 'bad'} , é\n" for i in range(24)))
+    return str(path)
+
+
+@pytest.fixture
+def given_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], float]], None]:
+    """Let every side run but take the seconds that a function of its config gives."""
+
+    def give(seconds: Callable[[Any], float]) -> None:
+        def fake(sides: Sequence[BenchSide], timings: Sequence[Timing], examples: Any, *more: Any) -> None:
+            for side, timing in zip(sides, timings, strict=True):
+                assert isinstance(side, PipelineSide)
+                side.run(examples)
+                timing.seconds.append(seconds(side.config))
+
+        monkeypatch.setattr(measuring, "alternate", fake)
+
+    return give
+
+
+@pytest.fixture
+def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only budgets are tried, since loading engines takes long."""
+    monkeypatch.setattr(space.SearchSpace, "engines", lambda self: [])
+    monkeypatch.setattr(space.SearchSpace, "threads", lambda self, leader, now: [])
+
+
+def tune(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    """Run on one thread unless another number is given; give the report and what stderr said."""
+    threads = [] if any(word.startswith("device.threads") for word in argv) else ["device.threads=1"]
+    assert main(["tune", "--repeats", "1", *threads, *argv]) == code
+    out, err = capsys.readouterr()
+    [line] = out.splitlines()
+    report: dict[str, Any] = json.loads(line)
+    return report, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["tune", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err
+
+
+def by_engine(report: dict[str, Any]) -> dict[str, Any]:
+    return {trial["engine"]: trial for trial in reversed(report["trials"])}
+
+
+def test_a_real_search_from_start_to_preset(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, plugin: str
+) -> None:
+    argv = ["--input", texts, "--plugin", plugin, "--minutes", "2", "--min-agreement", "0.9", checkpoint]
+    report, err = tune(capsys, *argv)
+    trials = by_engine(report)
+    assert report["texts"] == {"source": "given", "rows": 24, "different": 24, "left_out": 0}
+    assert report["reference"] == "model=hf in float32, your config"
+    assert trials["model=twin model.precision=float32"]["largest_difference"] < 1e-5
+    assert trials["model=twin model.precision=missing"]["problem"].startswith(
+        "ModuleNotFoundError: No module named 'fast"
+    )
+    assert trials["model=twin model.precision=noisy"]["agreement"] == 0
+    assert "is under 90.0%" in trials["model=twin model.precision=noisy"]["excluded"]
+    assert trials["your config"]["agreement"] == 1
+    for trial in report["trials"]:
+        if trial["problem"] is None:
+            assert trial["texts_per_second"]["median"] > 0
+            assert trial["tokens_per_second"]["median"] > trial["texts_per_second"]["median"]
+            assert trial["ratio"]["min"] <= trial["ratio"]["median"] <= trial["ratio"]["max"]
+    assert {trial["max_tokens"] for trial in report["trials"] if trial["problem"] is None} == {512, 1024}
+    assert "model=twin model.precision=float32" in err
+    if report["winner"] is None:
+        assert report["preset"] is None
+        assert "keep what you have" in err
+    else:
+        assert not report["trials"][report["winner"]]["excluded"]
+        assert "not saved; --save FILE.yaml" in err
+
+
+def test_the_winner_is_saved_and_run_can_use_it(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, plugin: str, tmp_path: Path, given_times: Any
+) -> None:
+    given_times(
+        lambda config: (
+            {"hf": 1.0, "twin": 0.5 if config.batching.max_tokens == 512 else 0.6}[config.model.name]
+            * (0.8 if config.device.threads == 1 else 1.0)
+        )
+    )
+    save = tmp_path / "tuned.yaml"
+    argv = ["--input", texts, "--plugin", plugin, checkpoint, "padding=max_length", "padding.max_length=24"]
+    argv += ["model.attn_implementation=eager", "device.threads=2"]
+    report, err = tune(capsys, *argv, "--save", str(save))
+    chosen = report["trials"][report["winner"]]
+    assert chosen["overrides"][0] == "model=twin"
+    assert {"batching.max_tokens=512", "device.threads=1"} <= set(chosen["overrides"])
+    assert chosen["ratio"]["median"] == pytest.approx(2.5)
+    text = save.read_text()
+    assert text == report["preset"]
+    for part in (f"Run: pipeline-kit run --plugin {plugin} --config tuned.yaml", "2.50x", "100.0% of 24 given texts"):
+        assert part in text
+    assert "saved; use it with" in err
+    wanted = compose(chosen_words(argv, chosen), registry=load_registry([plugin]))
+    saved = compose(registry=load_registry([plugin]), config_dir=[tmp_path], config_name="tuned")
+    assert saved.data == wanted.data
+    assert main(["run", "--config", str(save), "--plugin", plugin, "--text", "text number 4"]) == 0
+    tuned_answer = json.loads(capsys.readouterr().out)
+    assert main(["run", "--text", "text number 4", checkpoint]) == 0
+    assert tuned_answer["label"] == json.loads(capsys.readouterr().out)["label"]
+    assert "is there already" in refused(capsys, "--save", str(save))
+    assert save.read_text() == text
+
+
+def chosen_words(argv: Sequence[str], chosen: dict[str, Any]) -> list[str]:
+    """The user's overrides that a change does not replace, and the changes."""
+    kept = [word for word in argv if "=" in word and not word.startswith(("model.", "device.threads"))]
+    return [*kept, *chosen["overrides"]]
+
+
+def test_nothing_faster_means_keep_what_you_have(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, tmp_path: Path, given_times: Any, no_engines: None
+) -> None:
+    given_times(lambda config: 1.0)
+    save = tmp_path / "tuned.yaml"
+    report, err = tune(capsys, "--input", texts, checkpoint, "--save", str(save))
+    assert (report["winner"], report["preset"]) == (None, None)
+    assert f"keep what you have: nothing that was tried and is close enough to float32 is 3% faster; {save}" in err
+    assert not save.exists()
+
+
+def test_the_table_is_for_people(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: str,
+    texts: str,
+    plugin: str,
+    monkeypatch: pytest.MonkeyPatch,
+    given_times: Any,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    given_times(lambda config: 1.0 if config.model.name == "hf" else 0.5)
+    assert (
+        main(
+            [
+                "tune",
+                "--input",
+                texts,
+                "--plugin",
+                plugin,
+                "--format",
+                "table",
+                "--repeats",
+                "1",
+                checkpoint,
+                "device.threads=1",
+            ]
+        )
+        == 0
+    )
+    out, err = capsys.readouterr()
+    table = out[: out.index("ratio:")]
+    squeezed = " ".join(out.split())
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.splitlines()[1].split() == ["engine", "budget", "thr", "texts/s", "tokens/s", "ratio", "same", "diff"]
+    assert "2.00* 100.0%" in squeezed
+    assert "take this" in table
+    assert "24 given texts, 24 different; answers are held against model=hf in float32, your config" in out
+    assert "is under" in squeezed
+    assert "override model: twin" in err
+
+
+def test_every_task_can_be_tuned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, given_times: Any, no_engines: None
+) -> None:
+    given_times(lambda config: 1.0 if config.batching.max_tokens != 512 else 0.5)
+    for task, head in (
+        ("token-classification", "token-classification"),
+        ("sentence-embedding", "base"),
+        ("question-answering", "question-answering"),
+        ("fill-mask", "masked-lm"),
+        ("multiple-choice", "multiple-choice"),
+    ):
+        folder = tiny_checkpoint(tmp_path / task, head=head)
+        report, _ = tune(capsys, "--rows", "4", "--quiet", f"task={task}", f"checkpoint.path={folder}")
+        chosen = report["trials"][report["winner"]]
+        assert chosen["overrides"][-1] == "batching.max_tokens=512"
+        assert chosen["agreement"] == 1
+        assert chosen["largest_difference"] < 1e-4
+        assert f"override task: {task}" in report["preset"]
+        assert any("only 4 different texts" in note for note in report["notes"])
+
+
+def test_without_a_network_for_hf_the_users_config_is_the_reference(
+    capsys: pytest.CaptureFixture[str], texts: str, given_times: Any
+) -> None:
+    given_times(lambda config: 1.0)
+    words = ["checkpoint=tiny_static", "model=static", "tokenizer=tokenizers_json"]
+    report, _ = tune(capsys, "--input", texts, *words, "--quiet")
+    assert report["reference"] == "your config"
+    assert by_engine(report)["model=hf"]["problem"] is not None
+    assert "answers are held against those of your config" in "".join(report["notes"])
+
+
+def test_ctrl_c_shows_what_is_known_and_saves_nothing(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, tmp_path: Path, given_times: Any
+) -> None:
+    def seconds(config: Any) -> float:
+        if config.model.options.quantization == "int8_per_token":
+            raise KeyboardInterrupt
+        return 1.0 if config.device.dtype == "auto" and config.model.options.quantization == "none" else 0.5
+
+    given_times(seconds)
+    save = tmp_path / "tuned.yaml"
+    argv = ["--input", texts, checkpoint, "--min-agreement", "0", "--save", str(save)]
+    report, err = tune(capsys, *argv, code=130)
+    assert report["interrupted"]
+    assert by_engine(report)["model=hf model.quantization=int8_per_token"]["problem"] == "interrupted"
+    assert report["trials"][report["winner"]]["ratio"]["median"] == 2
+    assert "not saved" in err
+    assert not save.exists()
+
+
+def test_the_report_may_go_to_a_file(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, tmp_path: Path, given_times: Any, no_engines: None
+) -> None:
+    given_times(lambda config: 1.0)
+    path = tmp_path / "report.jsonl"
+    assert main(["tune", "--input", texts, "--output", str(path), "--repeats", "1", "--quiet", checkpoint]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads(path.read_text())["winner"] is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (("--minutes", "0"), "--minutes 0: give more than 0"),
+        (("--minutes", "nan"), "--minutes nan"),
+        (("--repeats", "0"), "--repeats 0: give 1 to 100"),
+        (("--min-agreement", "99"), "--min-agreement 99: give a share, 0 to 1"),
+        (("--min-agreement", "nan"), "--min-agreement nan"),
+        (("--tolerance", "-1"), "--tolerance -1: give 0 or more"),
+        (("--tolerance", "nan"), "--tolerance nan"),
+        (("--force",), "there is no --save"),
+        (("--save", "tuned.yml"), "a config is a .yaml file"),
+        (("--save", "nowhere/tuned.yaml"), ""),
+        (("-m", "padding=longest,none"), "tune takes one"),
+        (("--sample", "shrt"), "Did you mean 'short'?"),
+        (("--tolerence", "1"), "Did you mean '--tolerance'?"),
+        (("task=sumarization",), "Did you mean 'summarization'?"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], text: str
+) -> None:
+    if text:
+        assert text in refused(capsys, *argv)
+    else:
+        assert main(["tune", *argv]) == 1
+        assert "there is no folder 'nowhere'" in capsys.readouterr().err
+
+
+def test_help_and_completion_know_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "--help"]) == 0
+    assert "--min-agreement SHARE" in capsys.readouterr().out
+    assert completions("pipeline-kit tu") == ["tune"]
+    assert completions("pipeline-kit tune --min") == ["--min-agreement", "--minutes"]
+    assert completions("pipeline-kit tune --sample s") == ["short"]
+    assert "model=hf" in completions("pipeline-kit tune model=")
+    assert main(["tune", "--cfg", "job", "device.threads=3"]) == 0
+    assert "threads: 3" in capsys.readouterr().out

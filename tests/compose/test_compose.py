@@ -1,0 +1,306 @@
+"""Composing: what composes, every fault at once, state of Hydra left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+
+from pipeline_kit.builtin.tasks.options import PoolingConfig
+from pipeline_kit.compose.compose import GROUPS, complete, compose, options, sweep
+from pipeline_kit.compose.plugins import load_registry
+from pipeline_kit.errors import ConfigError
+
+
+def faults(*overrides: str, config_dir: Path | None = None, config_name: str = "config") -> dict[str, str]:
+    """Compose and give the faults by key; no fault is a failure."""
+    folders = [] if config_dir is None else [config_dir]
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides, config_dir=folders, config_name=config_name)
+    assert caught.value.exit_code == 2
+    return {fault.key: str(fault) for fault in caught.value.faults}
+
+
+def test_the_default_composes_and_is_typed() -> None:
+    config = compose()
+    assert config.task.name == "text-classification"
+    assert (config.tokenizer.name, config.model.name, config.postprocessor.name) == ("hf", "hf", "classification")
+    assert config.batching.window == 2048
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, names in options(load_registry()).items() for name in names]
+)
+def test_every_option_of_every_group_composes(group: str, name: str) -> None:
+    config = compose([f"{group}={name}"])
+    assert group in config.data
+
+
+def test_every_packaged_yaml_says_what_it_is_how_to_run_it_and_what_to_override() -> None:
+    conf = Path(__file__).parents[2] / "conf"
+    for path in conf.rglob("*.yaml"):
+        if path.name != "config.yaml":
+            comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+            assert any("pipeline-kit run" in line for line in comments), path
+            assert any("override" in line for line in comments), path
+
+
+def test_a_task_picks_stages_and_a_stage_override_wins_over_it() -> None:
+    assert isinstance(compose(["task=sentence-embedding"]).postprocessor.options, PoolingConfig)
+    assert compose(["task=sentence-embedding"]).task.head == "base"
+    assert compose(["postprocessor=logits", "task=sentence-embedding"]).postprocessor.name == "logits"
+    assert compose(["task=sentiment-analysis"]).task.name == "text-classification"
+
+
+def test_all_faults_come_at_once_with_key_value_choices_and_closest() -> None:
+    found = faults(
+        "padding=longst",
+        "tokenizer.max_lenght=5",
+        "tokenizer.max_length=-5",
+        "device.threads=many",
+        "model.head=clasification",
+        "postprocesor.top_k=1",
+        "postprocessor.thresholds={NEGATIVE: high}",
+    )
+    assert "Did you mean 'longest'?" in found["padding=longst"]
+    assert "max_length, multiple_of, none" in found["padding=longst"]
+    assert "Did you mean 'max_length'?" in found["tokenizer.max_lenght"]
+    assert "pipeline-kit show tokenizer/hf" in found["tokenizer.max_lenght"]
+    assert "-5 is out of range" in found["tokenizer.max_length"]
+    assert "1 or more" in found["tokenizer.max_length"]
+    assert "'many' is not an integer" in found["device.threads"]
+    assert "sequence-classification" in found["model.head"]
+    assert "Did you mean 'postprocessor'?" in found["postprocesor"]
+    assert "'high' is not a number" in found["postprocessor.thresholds.NEGATIVE"]
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("padding=longest,none", "add -m"),
+        ("tokenizer.max_length=1,2", "add -m"),
+        ("I love this.", "--text"),
+        ("~padding", "cannot be removed"),
+        ("checkpoint.path=a(b", "quote a value"),
+        ("model@other=hf", "no option's name"),
+        ("a/b=c", "no option's name"),
+        ("=", "no option's name"),
+        ("device.threads=true", "is not an integer"),
+        ("device.threads=1e400", "is not"),
+        ("batching.window=1.5", "is not an integer"),
+        ("checkpoint.path=null", "null is not a string"),
+        ("checkpoint.path=true", "quote it"),
+        ("padding={side: left, colour: red}", "no such option"),
+        ("model=" + "x" * 10_000, "no such option"),
+        ("model=a\0b", "no such option"),
+        ("model=../hf", "no such option"),
+        ("model=os.system", "no such option"),
+        ("x" * 70_000 + "=1", "at the most"),
+    ],
+)
+def test_a_wrong_override_has_a_message(override: str, said: str) -> None:
+    message = "\n".join(faults(override).values())
+    assert said in message
+    assert len(message) < 2000
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model._target_=os.system",
+        "+model._target_=logging.os.system",
+        "++_target_=builtins.open",
+        "postprocessor.thresholds={_target_: os.system}",
+        "postprocessor.thresholds={a: {_partial_: true}}",
+        "checkpoint.path=[{_target_: os.system}]",
+        "tokenizer._convert_=all",
+        "model._args_=[1]",
+    ],
+)
+def test_python_is_never_named(override: str) -> None:
+    assert "not allowed" in "\n".join(faults(override).values())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${oc.env:SECRET}",
+        "${oc.env:SECRET,x}",
+        "a${oc.env:SECRET}b",
+        "${oc.decode:1}",
+        "${oc.create:{}}",
+        "${hydra:runtime.cwd}",
+        "${oc.select:task.name}",
+        "${${task.name}}",
+        "${oc.dict.keys:task}",
+        "${ oc.env:SECRET }",
+    ],
+)
+def test_resolvers_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "canary-value")
+    for override in (f"checkpoint.path={value}", f"checkpoint.path='{value}'", f"task={value}"):
+        message = "\n".join(faults(override).values())
+        assert "resolver" in message
+        assert "canary-value" not in message
+
+
+def test_a_plain_reference_is_resolved() -> None:
+    assert compose(["checkpoint.path=${task.name}"]).checkpoint.path == "text-classification"
+    assert "cannot be resolved" in "\n".join(faults("checkpoint.path=${no.such}").values())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.run.dir=/tmp/x",
+        "hydra.searchpath=[file:///tmp]",
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra/job_logging=default",
+        "++hydra.job.chdir=true",
+        "hydra.verbose=true",
+        "~hydra",
+    ],
+)
+def test_hydras_own_options_are_refused(override: str) -> None:
+    assert "Hydra" in "\n".join(faults(override).values())
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "anchor or alias"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested"),
+        ("# " + "x" * 70_000, "bytes"),
+        ("model:\n  _target_: os.system\n", "not allowed"),
+        ("model:\n  - a:\n      - _target_: os.system\n", "not allowed"),
+        ("checkpoint:\n  path: ${oc.env:SECRET}\n", "resolver"),
+        ("hydra:\n  run:\n    dir: /\n", "Hydra"),
+        ("defaults:\n  - override hydra/job_logging: default\n", "Hydra"),
+        ("a: [1\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [x]\n", "tag"),
+        ("\x00", "not valid YAML"),
+        ("batching: {}\nbatching: {}\n", "duplicate key"),
+    ],
+)
+def test_hostile_yaml_is_refused_before_it_is_built(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    assert said in "\n".join(faults(config_dir=tmp_path, config_name="mine").values())
+
+
+def test_a_users_folder_adds_presets_and_whole_configs(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "short.yaml").write_text("defaults: [hf, _self_]\nmax_length: 16\n")
+    (tmp_path / "mine.yaml").write_text(
+        "defaults:\n  - config\n  - override tokenizer: short\n  - override padding: none\n  - _self_\n"
+        "batching:\n  max_tokens: 99\n"
+    )
+    config = compose(["tokenizer=short"], config_dir=[tmp_path])
+    assert config.data["tokenizer"]["max_length"] == 16
+    config = compose(["tokenizer.overlap=3"], config_dir=[tmp_path], config_name="mine")
+    assert config.data["tokenizer"]["max_length"] == 16
+    assert config.data["tokenizer"]["overlap"] == 3
+    assert config.padding.name == "none"
+    assert config.batching.max_tokens == 99
+
+
+def test_faults_in_a_users_yaml_are_found_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\ntokenizer:\n  overflw: window\nextra: 1\n")
+    found = faults(config_dir=tmp_path, config_name="mine")
+    assert "Did you mean 'overflow'?" in found["tokenizer.overflw"]
+    assert "extra" in found
+    assert "Did you mean 'mine'?" in "\n".join(faults(config_dir=tmp_path, config_name="mien").values())
+    assert "no such folder" in "\n".join(faults(config_dir=tmp_path / "none").values())
+
+
+def test_a_users_file_may_not_hide_a_built_in_option(tmp_path: Path) -> None:
+    (tmp_path / "padding").mkdir()
+    (tmp_path / "padding" / "longest.yaml").write_text("name: none\n")
+    assert "rename it" in "\n".join(faults(config_dir=tmp_path).values())
+
+
+def test_folders_with_odd_names_work(tmp_path: Path) -> None:
+    folder = tmp_path / "a 'b', [c]"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("defaults: [config, _self_]\nbatching: {max_tokens: 5}\n")
+    assert compose(config_dir=[folder], config_name="mine").batching.max_tokens == 5
+
+
+def test_sweeps_expand_to_combinations() -> None:
+    assert sweep(["padding=longest,none", "tokenizer.max_length=range(8,17,8)", "device=cpu"]) == [
+        ["padding=longest", "tokenizer.max_length=8", "device=cpu"],
+        ["padding=longest", "tokenizer.max_length=16", "device=cpu"],
+        ["padding=none", "tokenizer.max_length=8", "device=cpu"],
+        ["padding=none", "tokenizer.max_length=16", "device=cpu"],
+    ]
+    assert ["padding=none"] in sweep(["padding=glob(*)"])
+    with pytest.raises(ConfigError):
+        sweep(["padding=interval(0,1)"])
+    with pytest.raises(ConfigError):
+        sweep(["hydra.sweeper=a,b"])
+
+
+def test_completion_knows_groups_options_keys_and_choices() -> None:
+    registry = load_registry()
+    assert {f"{group}=" for group in GROUPS} <= set(complete("", registry))
+    assert complete("padding=l", registry) == ["padding=longest"]
+    assert complete("model=static tokenizer.overfl", registry) == ["tokenizer.overflow="]
+    assert "tokenizer.overflow=window" in complete("tokenizer.overflow=", registry)
+    assert "postprocessor.pooling=cls" in complete("task=sentence-embedding postprocessor.pooling=", registry)
+    assert complete("nothing.like.this", registry) == []
+
+
+def test_composing_in_threads_gives_each_its_own_config() -> None:
+    def one(number: int) -> int | None:
+        return compose([f"batching.max_tokens={number + 1}"]).batching.max_tokens
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(24))) == [number + 1 for number in range(24)]
+
+
+def test_hydras_singletons_are_put_back() -> None:
+    store = ConfigStore.instance()
+    store.store(name="mine", group="model", node={"theirs": 1})
+    before = dict(store.repo)
+    compose(["model=static"])
+    assert store.repo == before
+    assert GlobalHydra.instance().hydra is None
+    with pytest.raises(ConfigError):
+        compose(["model=mine"])
+    del store.repo["model"]
+
+
+def test_it_works_inside_a_users_own_hydra_app(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "app.yaml").write_text("model:\n  mine: 1\nhydra:\n  output_subdir: null\n")
+    (tmp_path / "app.py").write_text(
+        "import hydra\nfrom hydra.core.hydra_config import HydraConfig\nfrom pipeline_kit.compose.compose import "
+        "compose\n"
+        "@hydra.main(config_path='conf', config_name='app', version_base='1.3')\n"
+        "def main(cfg):\n"
+        "    ours = compose(['padding=none'])\n"
+        "    again = compose(['padding=none'])\n"
+        "    print(cfg.model.mine, ours.padding.name, again.padding.name, HydraConfig.get().job.name)\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "app.py", "model.mine=7", "hydra.run.dir=."], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "7 none none app", done.stderr
+
+
+def test_composing_leaves_no_files_and_prints_nothing(tmp_path: Path) -> None:
+    code = "from pipeline_kit.compose.compose import compose; compose(['padding=none'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,377 @@
+"""``run --output`` in every format, and files that are complete or not there when the disk fails."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_atomic import STEPS, Breaking
+from test_cli_run import POISON
+
+from pipeline_kit.cli.app import main
+from pipeline_kit.cli.outputs import numbered, output_path
+from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.errors import OutputError, UsageError
+from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.files.write import one_file as files
+from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, OutputConfig, UnwritableRowsError
+from pipeline_kit.files.write.formats import shard_format, stream_format
+from pipeline_kit.files.write.layout import Layout
+from pipeline_kit.files.write.one_file import error_text, rows_file
+
+LAYOUT = Layout.of(["label", "score", "labels?"], "classification", identified=False, errors=True)
+FORMATS: list[FileFormat] = ["csv", "parquet"]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+        return rows
+    if name.endswith(".csv"):
+        return list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
+    return [json.loads(line) for line in data.decode().split("\n")[:-1]]
+
+
+def write(path: Path, rows: Any, format: FileFormat, layout: Layout = LAYOUT, **more: Any) -> None:
+    with rows_file(path, stream_format(format, layout), **more) as add:
+        for row in rows:
+            add(row, 100)
+
+
+def row(place: int) -> dict[str, Any]:
+    return {"label": f"L{place % 3}", "score": place / 7}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def call(*argv: str) -> tuple[int, str]:
+        code = main(["run", "model.linear=eager", *argv])  # auto may differ in the last bits from load to load
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        assert printed.out == ""
+        return code, printed.err
+
+    return call
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> list[str]:
+    (tmp_path / "poison.py").write_text(POISON)
+    return ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet", "jsonl.gz", "csv.gz"])
+def test_every_format_holds_the_same_results(run: Any, tmp_path: Path, ending: str) -> None:
+    texts = ["I love this.", "I hate it.", "=1+1", "日本"]
+    flags = [flag for text in texts for flag in ("--text", text)]
+    assert run(*flags, "--output", str(tmp_path / "plain.jsonl"), "--quiet")[0] == 0
+    assert run(*flags, "--output", str(tmp_path / f"out.{ending}"), "--quiet") == (0, "")
+    expected, found = read(tmp_path / "plain.jsonl"), read(tmp_path / f"out.{ending}")
+    assert [(row["label"], float(row["score"])) for row in found] == [(row["label"], row["score"]) for row in expected]
+    assert sorted(os.listdir(tmp_path)) == sorted(["plain.jsonl", f"out.{ending}"])
+
+
+def test_nested_results_and_truncation(run: Any, tmp_path: Path) -> None:
+    flags = [
+        "--text",
+        "word " * 600,
+        "--text",
+        "short",
+        "postprocessor.top_k=2",
+        "tokenizer.overflow=truncate",
+        "--quiet",
+    ]
+    for ending in ("jsonl", "csv", "parquet"):
+        assert run(*flags, "--output", str(tmp_path / f"out.{ending}"))[0] == 0
+    plain, table, typed = (read(tmp_path / f"out.{ending}") for ending in ("jsonl", "csv", "parquet"))
+    assert plain[0]["truncated"] > 0
+    assert [row["labels"] for row in typed] == [row["labels"] for row in plain]
+    assert [json.loads(row["labels"]) for row in table] == [row["labels"] for row in plain]
+    assert [row["truncated"] for row in typed] == [plain[0]["truncated"], None]
+    assert [row["truncated"] for row in table] == [str(plain[0]["truncated"]), ""]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_that_failed_keep_their_place(run: Any, poison: list[str], tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"out.{format}"
+    code, err = run(*poison, "--output", str(path), *(f for t in ("a", "poison", "nan", "b") for f in ("--text", t)))
+    assert code == 1
+    assert "4 rows, 2 failed" in err
+    rows = read(path)
+    none = None if format == "parquet" else ""
+    assert [row["text"] for row in rows] == ["a", none, none, "b"]
+    assert [row["error"] for row in rows[::3]] == [none, none]
+    assert rows[1]["error"] == "postprocessor: ValueError: cannot swallow this"
+    assert rows[2]["error"].startswith("postprocessor: ValueError: the result cannot be written as JSON")
+
+
+def test_results_that_a_format_cannot_hold_fail_their_row(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        POISON.replace(
+            '"score": float("nan") if example == "nan" else 0.5', '**({"more": 1} if example == "odd" else {})'
+        )
+    )
+    options = ["--plugin", str(tmp_path / "odd.py"), "postprocessor=poison", "--output", str(tmp_path / "out.csv")]
+    code, err = run(*options, *(f for t in ("a", "\ud800", "b") for f in ("--json", json.dumps(t))))
+    assert code == 1
+    assert "row 1 failed" in err
+    (tmp_path / "lone.py").write_text(POISON.replace("[{", '[{"lone": "\\ud800"[example != "odd" :],'))
+    options[1] = str(tmp_path / "lone.py")
+    code, err = run(*options, *(f for t in ("a", "odd", "b") for f in ("--text", t)))
+    assert code == 1
+    assert "row 1 failed: output: UnicodeEncodeError: column 'lone': the text has a lone surrogate" in err
+    assert "3 rows, 1 failed" in err
+    rows = read(tmp_path / "out.csv")
+    assert [row["text"] for row in rows] == ["a", "", "b"]
+    assert rows[1]["error"].startswith("output: UnicodeEncodeError: column 'lone'")
+
+
+def test_no_rows_give_a_file_with_the_columns(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    for format in FORMATS:
+        path = tmp_path / f"out.{format}"
+        assert run("--input", str(tmp_path / "empty.txt"), "--output", str(path), "--quiet")[0] == 0
+        assert read(path) == []
+    names = ["label", "score", "labels", "truncated", "truncated_chars", "windows", "error"]
+    assert (tmp_path / "out.csv").read_text().strip().split(",") == names
+    assert pq.read_schema(tmp_path / "out.parquet").names == names
+
+
+def test_a_sweep_numbers_its_files(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    code, err = run("-m", "padding=longest,none", "--output", str(path), "--text", "a", "--quiet")
+    assert code == 0
+    assert "out.1.csv: model.linear=eager padding=none" in err
+    assert [len(read(tmp_path / f"out.{number}.csv")) for number in (0, 1)] == [1, 1]
+    assert numbered(Path("a/out.jsonl.gz"), 2) == Path("a/out.2.jsonl.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("x.tsv", None, "no .tsv files are written; name the file .jsonl, .csv, .parquet, .jsonl.gz or .csv.gz"),
+        ("x.jsonl.zst", None, "no .zst files are written"),
+        ("x.parquet.gz", None, "Parquet is compressed inside; name the file .parquet"),
+        ("x.csv", "jsonl", "the ending says csv, the format asked for is jsonl; leave one out"),
+        ("x.csv", "table", "--output writes jsonl or csv or parquet"),
+        (None, "csv", "--format csv is for files: give --output FILE.csv"),
+        (None, "parqet", "the formats are jsonl, table, csv, parquet. Did you mean 'parquet'?"),
+        ("x/", "csv", "is a folder"),
+    ],
+)
+def test_names_that_make_no_sense(name: str | None, format: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        output_path(name, format, FILE_FORMATS)
+
+
+def test_names_that_do() -> None:
+    for name, format in (("x", "csv"), ("x.txt", "parquet"), ("x.CSV", "csv"), ("x.jsonl.gz", None), ("x.json", None)):
+        assert output_path(name, format, FILE_FORMATS) == Path(name)
+    for refused in ("x.csv", "x.tsv", "x.gz", "x.parquet"):  # where only JSON lines are written, as by bench
+        with pytest.raises(UsageError, match=r"results are written as JSON lines; name the file \.jsonl"):
+            output_path(refused, None)
+
+
+def test_parquet_without_pyarrow_is_told_before_any_model_loads(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipeline_kit.files.write.formats.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("was built"))
+    code, err = run("--text", "a", "--output", str(tmp_path / "x.parquet"))
+    assert code == 2
+    assert "pip install 'pipeline-kit[files]'" in err
+
+
+def test_options_of_the_group_output(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.table"
+    snappy = ("output.format=parquet", "output.compression=snappy")
+    assert run("--text", "a", "--output", str(path), "--quiet", *snappy) == (0, "")
+    assert pq.read_metadata(path).row_group(0).column(0).compression == "SNAPPY"
+    monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("was built"))
+    wrong = {
+        ("output.format=csv",): "output.format=csv is for files: give --output FILE.csv",
+        ("output.format=csv", "--output", "x.parquet"): "the ending says parquet, the format asked for is csv",
+        ("output.vectors=npy", "--output", "x.jsonl"): "output.vectors=npy is for folders of shards",
+    }
+    for flags, message in wrong.items():
+        code, err = run("--text", "a", *flags)
+        assert code == 2
+        assert message in err
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "jsonl"])
+def test_a_file_in_chunks_is_what_a_shard_would_be(tmp_path: Path, format: FileFormat) -> None:
+    rows = [row(place) for place in range(2_500)]
+    write(tmp_path / "x", rows, format)
+    if format == "parquet":
+        shards = shard_format(OutputConfig(format=format), LAYOUT)
+        assert (tmp_path / "x").read_bytes() == shards.encode(rows, shards.schema(rows))[".parquet"]
+        return
+    shards = shard_format(OutputConfig(format=format), LAYOUT)
+    assert (tmp_path / "x").read_bytes() == shards.encode(rows, shards.schema(rows))[f".{format}"]
+    write(tmp_path / "y", rows, format, gzip=True)
+    assert gzip.decompress((tmp_path / "y").read_bytes()) == (tmp_path / "x").read_bytes()
+    first = (tmp_path / "y").read_bytes()
+    write(tmp_path / "y", rows, format, gzip=True)
+    assert (tmp_path / "y").read_bytes() == first
+
+
+def test_rows_are_written_as_they_come_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CHUNK_BYTES", 1_000)
+    alive = 0
+    most = 0
+
+    class Counted(dict[str, Any]):
+        def __init__(self, *args: Any) -> None:
+            nonlocal alive, most
+            super().__init__(*args)
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    for format in FORMATS:
+        alive = most = 0
+        write(tmp_path / f"x.{format}", (Counted(row(place)) for place in range(500)), format)
+        assert most <= 12
+        assert len(read(tmp_path / f"x.{format}")) == 500
+    assert pq.read_metadata(tmp_path / "x.parquet").num_row_groups == 50
+
+
+def test_refused_rows_keep_their_id_where_they_can(tmp_path: Path) -> None:
+    layout = Layout.of(["label"], "classification", carry=["who"], errors=True)
+    told: list[RowFailure] = []
+
+    def failed(failure: RowFailure) -> str:
+        told.append(failure)
+        return error_text(failure)
+
+    rows = [{"id": str(place), "who": "x", "label": "fine"} for place in range(1_200)]
+    rows[3]["label"] = rows[1_100]["label"] = rows[1_101]["who"] = "\ud800"
+    with rows_file(tmp_path / "x.csv", stream_format("csv", layout), failed, keep=("id", "who")) as add:
+        for item in rows:
+            add(item)
+    found = read(tmp_path / "x.csv")
+    assert [failure.index for failure in told] == [3, 1_100, 1_101]
+    assert [(found[place]["id"], found[place]["who"]) for place in (3, 1_100, 1_101)] == [
+        ("3", "x"),
+        ("1100", "x"),
+        ("", ""),
+    ]
+    assert [place for place, item in enumerate(found) if item["error"]] == [3, 1_100, 1_101]
+    with pytest.raises(UnwritableRowsError, match="row 3 "):
+        write(tmp_path / "y.csv", rows, "csv", layout)
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.lists(st.binary(max_size=40) | st.text(max_size=40), max_size=8))
+def test_a_file_takes_bytes_and_text(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes | str]) -> None:
+    parts = [part.encode("utf-8", "ignore").decode() if isinstance(part, str) else part for part in parts]
+    path = tmp_path_factory.mktemp("bytes") / "x"
+    with atomic_writer(path) as file:
+        for part in parts:
+            file.write(part if isinstance(part, str) else memoryview(part))
+    assert path.read_bytes() == b"".join(part.encode() if isinstance(part, str) else part for part in parts)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one file takes many writes."""
+    monkeypatch.setattr("pipeline_kit.files.atomic.BLOCK", 64)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 500)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("gzipped", [False, True])
+@pytest.mark.parametrize("format", [*FORMATS, "jsonl"])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_disk_that_fails_at_any_step_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, format: FileFormat, gzipped: bool
+) -> None:
+    rows = [row(place) for place in range(20)]
+    with monkeypatch.context() as patch:
+        counted = Breaking(patch, name, 0, errno.EIO)
+        write(tmp_path / "x", rows, format, gzip=gzipped)
+    (tmp_path / "x").unlink()
+    assert counted.calls >= (4 if name == "write" and not gzipped else 1)
+    for at in range(1, counted.calls + 1):
+        for code in (errno.ENOSPC, errno.EIO):
+            with monkeypatch.context() as patch:
+                Breaking(patch, name, at, code)
+                with pytest.raises(OutputError, match=rf"x: cannot be written: {os.strerror(code)}"):
+                    write(tmp_path / "x", rows, format, gzip=gzipped)
+            assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "jsonl"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("x")])
+def test_an_interrupted_file_leaves_what_was_there(tmp_path: Path, format: FileFormat, error: BaseException) -> None:
+    (tmp_path / "x").write_text("before")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from (row(place) for place in range(12_000))
+        raise error
+
+    with pytest.raises(type(error)):
+        write(tmp_path / "x", rows(), format)
+    assert (tmp_path / "x").read_text() == "before"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+FULL = """
+import itertools, resource, signal, sys
+from pathlib import Path
+from pipeline_kit.errors import OutputError
+from pipeline_kit.files.write import Layout, rows_file, stream_format
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 21, 1 << 21))
+format = stream_format(sys.argv[1], Layout.of(["text"], "generated_text", identified=False))
+try:
+    with rows_file(Path("x"), format) as add:
+        for place in itertools.count():
+            add({"text": f"{place:x} " * 50}, 300)
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
+@pytest.mark.parametrize("format", ["jsonl", *FORMATS])
+def test_a_disk_that_is_really_full(tmp_path: Path, format: FileFormat) -> None:
+    argv = [sys.executable, "-c", FULL, format]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"x: cannot be written: {os.strerror(errno.EFBIG)}\n"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_ends_a_run_with_one_line(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        code, err = run("--text", "a", "--output", str(tmp_path / "x.parquet"))
+    assert code == 1
+    assert err.splitlines()[-1].endswith(f"x.parquet: cannot be written: {os.strerror(errno.ENOSPC)}")
+    assert os.listdir(tmp_path) == []

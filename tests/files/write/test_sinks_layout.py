@@ -1,0 +1,189 @@
+"""Which columns an output has: the config says it, and the rows only where the config cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pipeline_kit as pk
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.contract.column_types import VECTOR, VECTORS, holds, infer_type
+from pipeline_kit.errors import ConfigError, StageError
+from pipeline_kit.files.write.base import OutputConfig
+from pipeline_kit.files.write.formats import shard_format
+from pipeline_kit.files.write.layout import COUNTS, RESULTS, Layout
+from pipeline_kit.testing.checkpoints import tiny_checkpoint
+
+TASKS = sorted(path.stem for path in (Path(__file__).parents[3] / "conf" / "task").glob("*.yaml"))
+QUIET = settings(deadline=None, derandomize=True, max_examples=60)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_columns_of_a_task_are_what_it_says_it_gives(task: str) -> None:
+    config = compose([f"task={task}"])
+    layout = Layout.of(config.task.gives, config.postprocessor.name)
+    assert [name.removesuffix("?") for name in config.task.gives] == list(RESULTS[config.postprocessor.name])
+    assert layout.names([]) == ["id", *RESULTS[config.postprocessor.name], *COUNTS]
+    assert layout.columns([]) == layout.columns([{"id": "a", "label": 3}]), "data has no say"
+
+
+TEXT = "I love this film, and it is good."
+NLI = ("entailment", "neutral", "contradiction")
+RUNS: tuple[tuple[str, str, str, Any, tuple[str, ...]], ...] = (
+    ("text-classification", "bert", "sequence-classification", TEXT, ()),
+    ("text-classification", "bert", "sequence-classification", TEXT * 9, ("postprocessor.top_k=2",)),
+    ("text-classification", "bert", "sequence-classification", TEXT, ("postprocessor.thresholds.POSITIVE=1.0",)),
+    ("text-classification", "bert", "sequence-classification", TEXT, ("postprocessor=logits",)),
+    ("zero-shot-classification", "bert", "sequence-classification", TEXT, ("postprocessor.labels=[sport,film]",)),
+    ("token-classification", "bert", "token-classification", TEXT, ()),
+    ("feature-extraction", "bert", "base", TEXT, ()),
+    ("sentence-embedding", "bert", "base", TEXT, ()),
+    ("fill-mask", "bert", "masked-lm", "I [MASK] this [MASK].", ()),
+    ("multiple-choice", "bert", "multiple-choice", {"text": TEXT, "choices": ["a film", "a book"]}, ()),
+    ("question-answering", "bert", "question-answering", {"question": "What?", "context": TEXT}, ()),
+    (
+        "question-answering",
+        "bert",
+        "question-answering",
+        {"question": "What?", "context": TEXT},
+        ("postprocessor.top_k=2",),
+    ),
+    ("text-generation", "qwen2", "causal-lm", "I love", ("model.generation.max_new_tokens=3",)),
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made: dict[Any, Path] = {}
+
+    def make(architecture: str, head: str, task: str) -> Path:
+        labels = NLI if task.startswith("zero") else ("NEGATIVE", "POSITIVE")
+        if (architecture, head, labels) not in made:
+            folder = tmp_path_factory.mktemp("checkpoint")
+            made[architecture, head, labels] = tiny_checkpoint(folder, architecture, head=head, labels=labels)
+        return made[architecture, head, labels]
+
+    return make
+
+
+@pytest.mark.parametrize(("task", "architecture", "head", "example", "more"), RUNS)
+def test_real_results_fit_the_columns(
+    checkpoints: Any, task: str, architecture: str, head: str, example: Any, more: tuple[str, ...]
+) -> None:
+    overrides = [f"task={task}", f"checkpoint.path={checkpoints(architecture, head, task)}", "device=cpu", *more]
+    config = compose(overrides)
+    result = pk.load(*overrides)(example)
+    layout = Layout.of(config.task.gives, config.postprocessor.name)
+    kinds = dict(layout.columns([]))
+    assert result.keys() <= kinds.keys()
+    assert all(holds(value, kinds[name]) for name, value in result.items())
+    written = shard_format(OutputConfig(format="parquet"), layout)
+    assert written.encode([layout.row("1", {}, result)], written.schema([]))
+
+
+def test_a_postprocessor_of_a_plugin_is_asked_for_its_keys() -> None:
+    layout = Layout.of(["label", "score", "labels?"], "mine", carry=["who"])
+    rows = [{"id": 1, "who": "x", "score": 0.5, "shout": "A"}, {"id": 2, "who": "y", "score": 1, "many": [1, 2]}]
+    assert layout.columns(rows) == [
+        ("id", "int64"),
+        ("who", "string"),
+        ("score", "float64"),
+        ("labels", RESULTS["classification"]["labels"]),
+        ("shout", "string"),
+        ("many", {"list": "int64"}),
+        *COUNTS.items(),
+    ]
+    assert layout.names([]) == ["id", "who", "label", "score", "labels", *COUNTS]
+    assert dict(Layout.of(["embedding"], "mine").columns([{"embedding": [1, 2.5]}]))["embedding"] == VECTOR
+    assert Layout.of(["embedding", "vectors", "text"], "mine").vectors == {"embedding": False, "vectors": True}
+    failed = Layout.of(["label"], "mine", errors=True)
+    assert failed.names([{"error": "no"}, {"loud": 1}]) == ["id", "loud", *COUNTS, "error"]
+
+
+def test_a_carried_column_with_the_name_of_another_is_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Layout.of(["text"], "generated_text", carry=["text", "who", "id", "windows", "who", "error"])
+    message = str(caught.value)
+    assert "input.carry: the column 'text' has the name of the result's key 'text'." in message
+    assert "'id' has the name of the row's id" in message
+    assert "'windows' has the name of the result's key 'windows'" in message
+    assert "the column 'who' is there twice" in message
+    assert "'error'" not in message
+    assert "leave it out of input.carry" in message
+    with pytest.raises(ConfigError, match="'error' has the name of the reason"):
+        Layout.of(["text"], "generated_text", carry=["error"], errors=True)
+    assert Layout.of(["text"], "generated_text", carry=["id"], identified=False).names([])[0] == "id"
+
+
+def test_a_clash_that_no_config_could_foresee_fails_the_row() -> None:
+    layout = Layout.of(["label"], "mine", carry=["loud"])
+    assert list(layout.row(7, {"loud": 1}, {"label": "a"}).items()) == [("id", 7), ("loud", 1), ("label", "a")]
+    with pytest.raises(StageError, match="key 'loud' is a column of the input too; take it out"):
+        layout.row(7, {"loud": 1}, {"loud": 2})
+    with pytest.raises(StageError, match="'id'"):
+        layout.row(7, {}, {"id": 2})
+
+
+def test_types_that_the_user_sets() -> None:
+    layout = Layout.of(["label"], "classification", carry=["stars"], kinds={"stars": "float64", "id": "string"})
+    assert layout.columns([{"id": 3, "stars": 1}])[:2] == [("id", "string"), ("stars", "float64")]
+    with pytest.raises(ConfigError, match=r"output\.types\.label: is no column whose type can be set"):
+        Layout.of(["label"], "classification", kinds={"label": "string"})
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind"),
+    [
+        ([], "string"),
+        ([None, None], "string"),
+        ([1, None, 2], "int64"),
+        ([1, 2.5], "float64"),
+        ([True, None], "bool"),
+        ([True, 1], "string"),
+        (["a", 1], "string"),
+        ([2**63], "string"),
+        ([-(2**63)], "int64"),
+        ([{"a": 1}], "string"),
+        ([[{"a": 1}]], "string"),
+        ([[], None], "string"),
+        ([[[]]], "string"),
+        ([[], [1]], {"list": "int64"}),
+        ([[1], [2.5]], {"list": "float64"}),
+        ([["a"], ["b", None]], {"list": "string"}),
+        ([["a"], [1]], "string"),
+        ([[[1.0]], []], {"list": {"list": "float64"}}),
+        ([[1], 1], "string"),
+    ],
+)
+def test_the_narrowest_kind(seen: list[Any], kind: Any) -> None:
+    assert infer_type(seen) == kind
+
+
+@QUIET
+@given(st.lists(values, max_size=5))
+def test_values_fit_the_kind_that_they_give(seen: list[Any]) -> None:
+    kind = infer_type(seen)
+    assert infer_type(reversed(seen)) == kind
+    assert json.loads(json.dumps(kind)) == kind
+    assert kind == "string" or all(holds(value, kind) for value in seen)
+
+
+def test_nothing_fits_by_being_changed() -> None:
+    nothing: list[tuple[Any, Any]] = [
+        (True, "int64"), (1.0, "int64"), (2**63, "int64"), ("1", "int64"), (1, "string"), (b"x", "string"),
+        (1, "bool"), (True, "float64"), ([True], VECTOR), (["1"], VECTOR), ([[1]], VECTOR), ([1], VECTORS),
+        ({"label": "a", "more": 1}, {"struct": {"label": "string"}}),
+        ([("label", "a")], RESULTS["classification"]["labels"]),
+        ("text", {"list": "string"}), ({}, {"list": "string"}), ([], {"struct": {}}),
+    ]  # fmt: skip
+    assert [case for case in nothing if holds(*case)] == []

@@ -1,0 +1,28 @@
+"""H30: a storm of output paths, links, stray files and kills never ends with code 0 and something wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline_kit.testing import tiny_checkpoint
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills as POSIX has them")
+
+TRIALS, SEED = 300, 20261129
+
+
+def test_h30_no_code_0_with_a_wrong_a_missing_or_a_changed_file(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "bert")
+    script = Path(__file__).parents[1] / "storm_folders.py"
+    argv = [sys.executable, str(script), str(tmp_path / "storm"), str(checkpoint), str(SEED), str(TRIALS)]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert found["trials"] == TRIALS
+    assert all(found["codes"][code] > 50 for code in ("0", "1", "None")), "all kinds of ends"

@@ -1,0 +1,319 @@
+"""Texts of several windows: how classification merges them, held against transformers' own logits window by window."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_kit import Pipeline, builtin
+from pipeline_kit.builtin.tasks.common.merge import window_weights
+from pipeline_kit.builtin.tokenizers.spans import SpanLayout, window_parts
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.schema import parse_config
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.types import Encoding, Example
+from pipeline_kit.errors import ConfigError
+from pipeline_kit.runtime.batching import BatchingPolicy
+from pipeline_kit.testing import PostprocessorConformance, WordTokenizer, WordTokenizerConfig
+from pipeline_kit.testing.checkpoints import tiny_checkpoint
+
+Merge = Literal["mean", "max", "mean_logits"]
+MERGES: tuple[Merge, ...] = ("mean", "max", "mean_logits")
+TOLERANCE = 1e-5
+LENGTH, OVERLAP = 24, 6
+LONG: tuple[Example, ...] = (
+    "It was a terrible film, and the plot was so dull that I never want to see it again! " * 3,
+    "What a long day. I love it and I hate it, 🙂 so it is what it is: עברית e\u0301. " * 4,
+    {"text": "Is it good?", "text_pair": "I hate this movie, but the food was not bad at all. " * 5},
+    {"text": "We are waiting for a Hugging Face course in Paris. " * 6, "text_pair": "so what"},
+)
+SHORT: tuple[Example, ...] = ("I love this.", "a", {"text": "good", "text_pair": "bad"}, "not bad at all, a long day")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of checkpoint."""
+
+    architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.architecture, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+THREE = ("BAD", "MIXED", "GOOD")
+CASES = (
+    Case("bert"),
+    Case("roberta", {"labels": THREE}),
+    Case("distilbert", {"labels": THREE, "problem_type": "multi_label_classification"}),
+    Case("mpnet", {"labels": ("LABEL_0",), "problem_type": "regression"}),
+    Case("electra", {"labels": ("SPAM",)}),
+    Case("albert", {"labels": THREE, "problem_type": "regression"}),
+    Case("xlnet", {"labels": THREE}),
+    Case("qwen2", {"labels": THREE}),
+)
+
+
+def assemble(folder: Path, tokenizer: Mapping[str, Any], **postprocessor: Any) -> Pipeline:
+    registry = Registry()
+    builtin.register(registry)
+    data = {
+        "task": {"name": "text-classification", "head": "sequence-classification"},
+        "checkpoint": {"path": str(folder)},
+        "tokenizer": {"name": "hf", **tokenizer},
+        "model": {"name": "hf", "linear": "eager"},
+        "postprocessor": {"name": "classification", "top_k": None, **postprocessor},
+        "device": {"name": "cpu", "threads": 1},
+    }
+    return build(parse_config(data, registry, []))
+
+
+@dataclass(frozen=True)
+class Built:
+    """A checkpoint, transformers' own network of it, and a pipeline by merge rule."""
+
+    case: Case
+    folder: Path
+    network: Any
+    pipes: Mapping[Merge, Pipeline]
+    cut: Pipeline
+
+    def logits(self, ids: Sequence[int], types: Sequence[int] | None) -> torch.Tensor:
+        given = {"input_ids": torch.tensor([ids])}
+        if types is not None:
+            given["token_type_ids"] = torch.tensor([types])
+        with torch.inference_mode():
+            found: torch.Tensor = self.network(**given).logits[0]
+        return found
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    case: Case = request.param
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("long") / "checkpoint", case.architecture, **case.options)
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    split = {"overflow": "window", "max_length": LENGTH, "overlap": OVERLAP}
+    pipes = {merge: assemble(folder, split, merge=merge) for merge in MERGES}
+    return Built(case, folder, network, pipes, assemble(folder, {"max_length": LENGTH}))
+
+
+def function(case: Case) -> Any:
+    problem, labels = case.options.get("problem_type"), case.options.get("labels", ("N", "P"))
+    if problem == "regression":
+        return lambda logits: logits
+    if problem == "multi_label_classification" or len(labels) == 1:
+        return torch.sigmoid
+    return lambda logits: torch.softmax(logits, dim=-1)
+
+
+def by_hand(built: Built, example: Example, merge: Merge) -> tuple[list[float], int]:
+    """Merge the raw logits of each window; the windows are those that transformers' own tokenizer gives."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(built.folder)
+    texts = [example] if isinstance(example, str) else [example["text"], example["text_pair"]]
+    long = max(range(len(texts)), key=lambda i: len(tokenizer(texts[i], add_special_tokens=False)["input_ids"]))
+    rows = tokenizer(
+        *texts,
+        truncation="only_first" if long == 0 else "only_second",
+        max_length=LENGTH,
+        stride=OVERLAP,
+        return_overflowing_tokens=True,
+    )
+    types = rows.get("token_type_ids")
+    logits = torch.stack(
+        [built.logits(ids, types[i] if types else None) for i, ids in enumerate(rows["input_ids"])]
+    ).double()
+    counts = [rows.sequence_ids(i).count(long) for i in range(len(logits))]
+    # A token that two windows share counts half in each of them.
+    shared = [OVERLAP / 2 * ((i > 0) + (i + 1 < len(counts))) for i in range(len(counts))]
+    weights = torch.tensor([count - share for count, share in zip(counts, shared, strict=True)]).double()[:, None]
+    scores = function(built.case)
+    if merge == "mean":
+        merged = (scores(logits) * weights).sum(0) / weights.sum()
+    elif merge == "max":
+        merged = scores(logits).amax(0)
+    else:
+        merged = scores((logits * weights).sum(0) / weights.sum())
+    return merged.tolist(), len(logits)
+
+
+def by_label(result: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
+    found = {item["label"]: item["score"] for item in result["labels"]}
+    return [found[label] for label in labels]
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_merged_scores_are_those_made_by_hand_of_each_windows_logits(built: Built, merge: Merge) -> None:
+    labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
+    results = built.pipes[merge](list(LONG))
+    for example, result in zip(LONG, results, strict=True):
+        expected, windows = by_hand(built, example, merge)
+        assert windows > 2
+        assert result["windows"] == windows
+        assert "truncated" not in result
+        np.testing.assert_allclose(by_label(result, labels), expected, atol=TOLERANCE, rtol=TOLERANCE)
+        best = labels[int(np.argmax(expected))]
+        assert (result["label"], result["score"]) == (best, pytest.approx(max(expected), abs=TOLERANCE))
+
+
+def test_the_rules_differ_where_they_should(built: Built) -> None:
+    """The checkpoints are of use only if the rules give clearly different scores on them."""
+    labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
+    mean, most, logits = (by_label(built.pipes[merge](LONG[0]), labels) for merge in MERGES)
+    assert np.abs(np.subtract(mean, most)).max() > 0.01
+    raw = built.case.options.get("problem_type") == "regression"
+    assert np.abs(np.subtract(mean, logits)).max() < TOLERANCE if raw else np.abs(np.subtract(mean, logits)).max() > 0
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_text_that_fits_has_the_very_answer_it_has_without_windows(built: Built, merge: Merge) -> None:
+    alone = [built.cut([text])[0] for text in SHORT]
+    assert [built.pipes[merge]([text])[0] for text in SHORT] == alone
+    assert all("windows" not in result for result in alone)
+    mixed = replace(built.pipes[merge], batching=BatchingPolicy(False, None, 1))([*LONG[:2], *SHORT, *LONG[2:]])
+    assert mixed[2 : 2 + len(SHORT)] == alone
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_neither_order_nor_batches_change_an_answer(built: Built, merge: Merge) -> None:
+    labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
+    examples = [*LONG, *SHORT]
+    expected = [by_label(result, labels) for result in built.pipes[merge](examples)]
+    chance = random.Random(5)
+    for batching in (BatchingPolicy(max_tokens=60), BatchingPolicy(False, None, 3, 4), BatchingPolicy(True, None, 1)):
+        order = list(range(len(examples)))
+        chance.shuffle(order)
+        results = replace(built.pipes[merge], batching=batching)([examples[i] for i in order])
+        for place, result in zip(order, results, strict=True):
+            np.testing.assert_allclose(by_label(result, labels), expected[place], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("plain") / "checkpoint", labels=THREE)
+
+
+def test_a_text_that_is_cut_says_so_and_one_in_windows_says_how_many(plain: Path) -> None:
+    [cut] = assemble(plain, {"max_length": LENGTH})([LONG[0]])
+    [split] = assemble(plain, {"max_length": LENGTH, "overflow": "window"})([LONG[0]])
+    assert set(cut) == {"label", "score", "labels", "truncated"}
+    assert set(split) == {"label", "score", "labels", "windows"}
+    tokens = transformers.AutoTokenizer.from_pretrained(plain)(LONG[0])["input_ids"]
+    assert cut["truncated"] == len(tokens) - LENGTH
+
+
+def test_the_end_of_a_long_text_counts(plain: Path) -> None:
+    text, other = "I love it. " * 40, "I love it. " * 40 + "What a terrible, dull movie!" * 5
+    cut = assemble(plain, {"max_length": LENGTH})
+    assert cut(text)["score"] == cut(other)["score"]
+    for merge in MERGES:
+        pipe = assemble(plain, {"max_length": LENGTH, "overflow": "window", "overlap": 2}, merge=merge)
+        assert abs(pipe(text)["score"] - pipe(other)["score"]) > 1e-4
+
+
+def test_thresholds_hold_for_the_merged_scores(plain: Path) -> None:
+    split = {"max_length": LENGTH, "overflow": "window"}
+    everything = {label: 1.0 for label in THREE}
+    [result] = assemble(plain, split, merge="mean_logits", thresholds=everything)([LONG[0]])
+    assert result["label"] is None
+    assert result["labels"] == []
+    assert result["windows"] > 2
+
+
+def test_a_very_long_text(plain: Path) -> None:
+    pipe = assemble(plain, {"max_length": LENGTH, "overflow": "window"})
+    result = pipe("I love this movie and I hate it. " * 3000)
+    assert result["windows"] > 2000
+    assert sum(item["score"] for item in result["labels"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_rule_that_is_not_there_is_refused(plain: Path) -> None:
+    with pytest.raises(ConfigError, match=r"postprocessor\.merge: 'meanlogits'.*Did you mean 'mean_logits'"):
+        assemble(plain, {}, merge="meanlogits")
+    with pytest.raises(ConfigError, match=r"postprocessor\.merge"):
+        assemble(plain, {}, merge="first")
+
+
+# The weights of windows.
+
+
+def windows(*spans: tuple[int, int]) -> list[Encoding]:
+    return [Encoding([1] * (end - begin + 2), window=i, span=(begin, end)) for i, (begin, end) in enumerate(spans)]
+
+
+def test_weights_by_hand() -> None:
+    assert window_weights(windows((0, 7))).tolist() == [1]
+    assert window_weights([Encoding([1, 2, 3])]).tolist() == [1]
+    assert window_weights(windows((0, 5), (5, 10), (10, 12))).tolist() == [5, 5, 2]
+    assert window_weights(windows((0, 6), (4, 10))).tolist() == [5, 5]
+    # The last window repeats four tokens for the sake of one more.
+    assert window_weights(windows((0, 6), (2, 7))).tolist() == [4, 3]
+    # Tokens 4 and 5 are in all three.
+    assert window_weights(windows((0, 6), (2, 8), (4, 9))) == pytest.approx([2 + 2 / 2 + 2 / 3, 5 / 3 + 1, 8 / 3])
+    # A plugin's windows may leave a gap.
+    assert window_weights(windows((0, 3), (5, 9))).tolist() == [3, 4]
+
+
+def test_without_spans_windows_weigh_as_much_as_they_have_tokens() -> None:
+    assert window_weights([Encoding([1] * 4), Encoding([1] * 3, window=1)]).tolist() == [4, 3]
+    assert window_weights([Encoding([1] * 4, span=(0, 2)), Encoding([1] * 3, window=1)]).tolist() == [4, 3]
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.integers(1, 300), st.integers(1, 40), st.data())
+def test_weights_add_up_to_the_tokens_of_the_text(count: int, room: int, data: Any) -> None:
+    overlap = data.draw(st.integers(0, room - 1))
+    _, spans = window_parts(SpanLayout(count + 2, (1,), (count,)), room + 2, overlap)
+    weights = window_weights(windows(*spans))
+    if len(spans) == 1:
+        assert weights.tolist() == [1]
+        return
+    holders = [sum(begin <= token < end for begin, end in spans) for token in range(count)]
+    expected = [sum(1 / holders[token] for token in range(begin, end)) for begin, end in spans]
+    np.testing.assert_allclose(weights, expected, rtol=1e-9)
+    assert weights.sum() == pytest.approx(count)
+
+
+@pytest.mark.parametrize("name", ["hf", "tokenizers_json"])
+@pytest.mark.parametrize("example", LONG, ids=range(len(LONG)))
+def test_a_span_says_which_tokens_of_the_text_a_window_holds(name: str, example: Example, plain: Path) -> None:
+    split = {"name": name, "max_length": LENGTH, "overflow": "window", "overlap": OVERLAP}
+    tokenizer = assemble(plain, split).tokenizer
+    texts = [example] if isinstance(example, str) else [example["text"], example["text_pair"]]
+    backend = transformers.AutoTokenizer.from_pretrained(plain)
+    ids = max((backend(text, add_special_tokens=False)["input_ids"] for text in texts), key=len)
+    found = tokenizer.encode([example])
+    assert len(found) > 2
+    for window in found:
+        assert window.span is not None
+        begin, end = window.span
+        held = ids[begin:end]
+        assert any(list(window.input_ids[i : i + len(held)]) == held for i in range(len(window.input_ids)))
+    assert found[0].span[0] == 0  # type: ignore[index]
+    assert found[-1].span[1] == len(ids)  # type: ignore[index]
+    assert tokenizer.encode(["short"])[0].span is None
+
+
+def test_the_word_tokenizer_fills_spans_too() -> None:
+    words = WordTokenizer(WordTokenizerConfig(max_length=6, overflow="window", overlap=1))
+    assert [e.span for e in words.encode(["a b c d e f g h"])] == [(0, 4), (3, 7), (6, 8)]
+    assert words.encode(["a b"])[0].span is None
+
+
+class TestMergedByLogits(PostprocessorConformance):
+    stage = "classification"
+    options: ClassVar = {"merge": "mean_logits", "top_k": None}
+
+
+class TestMergedByMax(PostprocessorConformance):
+    stage = "classification"
+    options: ClassVar = {"merge": "max", "function": "none"}
