@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pipeline_kit.testing.checkpoints import tiny_checkpoint
     from pipeline_kit.testing.model_suite import ModelConformance
     from pipeline_kit.testing.postprocessor_suite import PostprocessorConformance
-    from pipeline_kit.testing.register import TinyModelConfig, WordTokenizerConfig, register
+    from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig, register
     from pipeline_kit.testing.stages import TinyModel, WordTokenizer, tiny_pipeline, tiny_stage_context
     from pipeline_kit.testing.tokenizer_suite import TokenizerConformance
 
@@ -16,11 +16,11 @@ _HOMES = {
     "ModelConformance": "model_suite",
     "PostprocessorConformance": "postprocessor_suite",
     "TinyModel": "stages",
-    "TinyModelConfig": "register",
+    "TinyModelConfig": "kit",
     "TokenizerConformance": "tokenizer_suite",
     "WordTokenizer": "stages",
-    "WordTokenizerConfig": "register",
-    "register": "register",
+    "WordTokenizerConfig": "kit",
+    "register": "kit",
     "tiny_checkpoint": "checkpoints",
     "tiny_pipeline": "stages",
     "tiny_stage_context": "stages",

@@ -15,7 +15,7 @@ from pipeline_kit.contract.stages import ENCODING_FIELDS, Postprocessor, StageCo
 from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
 from pipeline_kit.errors import ExampleError, for_message
 from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
-from pipeline_kit.testing.register import TinyModelConfig, WordTokenizerConfig
+from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig
 from pipeline_kit.testing.stages import TinyModel, WordTokenizer, tiny_stage_context
 from pipeline_kit.testing.suite import HARD_TEXTS, StageConformance, cuda_or_skip
 from pipeline_kit.testing.tokenizer_suite import assert_same

@@ -19,7 +19,7 @@ from pipeline_kit.explain.record import explain
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.runtime.pipeline import Pipeline
-from pipeline_kit.testing.register import TinyModelConfig, WordTokenizerConfig
+from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig
 
 
 def tiny_stage_context(

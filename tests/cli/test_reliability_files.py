@@ -86,7 +86,7 @@ def test_h3_an_output_that_is_an_input_is_refused(
     (folder / "link.jsonl").symlink_to("in.jsonl")
     (folder / "elsewhere").symlink_to("sub")
     os.link("in.jsonl", "hard.jsonl")
-    shutil.copytree(Path(pipeline_kit.__file__).parent / "checkpoints" / "tiny_static", "model")
+    shutil.copytree(Path(pipeline_kit.__file__).parent / "assets" / "tiny_static", "model")
     (folder / "mine.yaml").write_text("defaults: [config, _self_]\n")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     chosen = () if "checkpoint" in words or "--config" in words else STATIC
@@ -378,7 +378,7 @@ def test_h22_python_outputs_too(folder: Path) -> None:
 @posix
 def test_h24_names_outside_ascii_in_a_plain_c_locale(folder: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    shutil.copytree(Path(pipeline_kit.__file__).parent / "checkpoints" / "tiny_static", "mödell")
+    shutil.copytree(Path(pipeline_kit.__file__).parent / "assets" / "tiny_static", "mödell")
     (folder / "größe" / "padding").mkdir(parents=True)
     (folder / "größe" / "padding" / "meins.yaml").write_text(
         "# what: schön\ndefaults: [longest, _self_]\n", encoding="utf-8"

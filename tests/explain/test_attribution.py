@@ -22,7 +22,7 @@ from pipeline_kit.errors import StageError, UsageError
 from pipeline_kit.explain.attribution import METHODS, STEPS, attribute
 from pipeline_kit.explain.trace import Attribution, RowTrace, Trace
 from pipeline_kit.testing import tiny_pipeline
-from pipeline_kit.testing.register import TinyModelConfig
+from pipeline_kit.testing.kit import TinyModelConfig
 from pipeline_kit.testing.stages import TinyModel, tiny_stage_context
 
 pytest.importorskip("captum")

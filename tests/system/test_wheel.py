@@ -43,7 +43,7 @@ def test_the_wheel_carries_all_yaml_and_checkpoints(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"pipeline_kit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
-    for path in (ROOT / "pipeline_kit" / "checkpoints").glob("*/*"):
+    for path in (ROOT / "pipeline_kit" / "assets").glob("*/*"):
         assert f"pipeline_kit/assets/{path.parent.name}/{path.name}" in names
     for folder in ("cli", "explain"):
         for path in (ROOT / "pipeline_kit" / folder / "templates").rglob("*"):
