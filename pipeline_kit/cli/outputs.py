@@ -361,7 +361,6 @@ def _cell(value: Any) -> str:
     return for_message(value if isinstance(value, str) else str(value), 2 * CELL)
 
 
-_STDOUT = Path("/dev/stdout")
 _CHECKPOINT_SUFFIXES = (".jinja", ".json", ".model", ".safetensors", ".spm", ".txt")
 
 
@@ -381,11 +380,20 @@ def check_outputs(
     :raises CheckpointError: if a checkpoint is not there.
     """
     written = [(flag, path) for flag, path in outputs if path is not None]
-    if not written and _STDOUT.is_file():  # as it is behind >> of a shell
-        written = [("stdout", _STDOUT)]
+    if not written and (file := _file_behind_stdout()) is not None:
+        written = [("stdout", file)]
     if written:
         checkpoints = dict.fromkeys(config.checkpoint.path for config in configs)
         refuse_overlap(written, [*files, *selection.files, *(file for path in checkpoints for file in _files(path))])
+
+
+def _file_behind_stdout() -> Path | None:
+    """Return the file that a shell's ``>`` or ``>>`` put behind the stream of results."""
+    try:
+        path = Path(f"/dev/fd/{stdout().fileno()}")
+    except (OSError, ValueError):  # a stream without a descriptor, as in a notebook
+        return None
+    return path if path.is_file() else None
 
 
 def _files(checkpoint: str) -> list[Path]:

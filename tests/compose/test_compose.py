@@ -72,7 +72,7 @@ def test_all_faults_come_at_once_with_key_value_choices_and_closest() -> None:
     assert "Did you mean 'max_length'?" in found["tokenizer.max_lenght"]
     assert "pipeline-kit show tokenizer/hf" in found["tokenizer.max_lenght"]
     assert "-5 is out of range" in found["tokenizer.max_length"]
-    assert "1 or more" in found["tokenizer.max_length"]
+    assert "1 to 16777216" in found["tokenizer.max_length"]
     assert "'many' is not an integer" in found["device.threads"]
     assert "sequence-classification" in found["model.head"]
     assert "Did you mean 'postprocessor'?" in found["postprocesor"]
