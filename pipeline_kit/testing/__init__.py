@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline_kit.testing.checkpoints import tiny_checkpoint
+    from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig, register
     from pipeline_kit.testing.model_suite import ModelConformance
     from pipeline_kit.testing.postprocessor_suite import PostprocessorConformance
-    from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig, register
     from pipeline_kit.testing.stages import TinyModel, WordTokenizer, tiny_pipeline, tiny_stage_context
     from pipeline_kit.testing.tokenizer_suite import TokenizerConformance
 
