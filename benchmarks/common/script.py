@@ -9,19 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline_kit.errors import PipelineKitError
 from pipeline_kit.files.atomic import atomic_writer
+
+from .tables import Measurement, plain
 
 __all__ = ["SCHEMA", "WORK", "Measurement", "finish", "flags", "tell", "work_folder"]
 
 WORK = Path(__file__).parent.parent / ".work"
 SCHEMA = 1
 MOST_ROUNDS = 100
-
-Measurement = dict[str, Any]
-"""One table: ``name``, ``title``, ``kind`` and what `kind` says, see README.md. JSON values only."""
 
 
 def flags(doc: str | None, rounds: int = 3, folder: bool = False) -> argparse.ArgumentParser:
@@ -43,7 +41,6 @@ def finish(args: argparse.Namespace, comparison: str, measure: Callable[[], list
     """Measure, write the result, print what it says; an error of ours ends the program with its message."""
     from .environment import facts, versions
     from .neighbours import neighbours
-    from .tables import plain
 
     work_folder(args.work)
     started = time.monotonic()

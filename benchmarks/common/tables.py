@@ -7,9 +7,10 @@ from typing import Any
 
 from pipeline_kit.bench.machine import paired_ratio
 
-from .script import Measurement
+__all__ = ["Measurement", "markdown", "plain", "rows_of"]
 
-__all__ = ["markdown", "plain", "rows_of"]
+Measurement = dict[str, Any]
+"""One table: ``name``, ``title``, ``kind`` and what `kind` says, see README.md. JSON values only."""
 
 COLUMNS = ("side", "tokens/s", "texts/s", "our float32 is", "of limit", "padding", "largest difference", "same label")
 
