@@ -77,3 +77,30 @@ def installed_by_hand(plugin: Path, site: Path) -> dict[str, str]:
     path = os.pathsep.join([str(plugin / "src"), str(site), str(ROOT)])
     kept = {key: value for key, value in os.environ.items() if key != "PIPELINE_KIT_PLUGINS"}
     return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+
+
+POISON = """
+from dataclasses import dataclass
+
+from pipeline_kit import Postprocessor
+
+
+@dataclass
+class Config:
+    pass
+
+
+class Poison(Postprocessor):
+    def __init__(self, config, context):
+        pass
+
+    def __call__(self, examples, encodings, outputs):
+        if "poison" in examples:
+            raise ValueError("cannot swallow this")
+        return [{"text": example, "score": float("nan") if example == "nan" else 0.5} for example in examples]
+
+
+def register(registry):
+    registry.postprocessor("poison", __name__ + ":Poison", Config)
+"""
+"""A plugin, as a file: ``postprocessor=poison`` fails on a text that says so."""

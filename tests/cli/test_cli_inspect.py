@@ -115,7 +115,7 @@ def test_a_broken_plugin_is_a_warning_in_ls_and_a_fault_for_the_doctor(
 ) -> None:
     registry = load_registry()
     registry.failed["sad (pk-sad 0.1)"] = ImportError("no module named 'tears'")
-    monkeypatch.setattr("pipeline_kit.compose.plugins.load_registry", lambda *_, **__: registry)
+    monkeypatch.setattr("pipeline_kit.cli.commands.ls.load_registry", lambda *_, **__: registry)
     assert main(["ls"]) == 0
     assert "warning: plugin sad (pk-sad 0.1) failed to load: ImportError: no module" in capsys.readouterr().err
     (finding,) = doctor_config.plugins(registry)

@@ -121,7 +121,7 @@ def test_a_bar_appears_only_after_a_second_and_only_for_a_person(
     now = [100.0]
     monkeypatch.setattr("pipeline_kit.cli.progress.monotonic", lambda: now[0])
     for person in (True, False):
-        monkeypatch.setattr("pipeline_kit.cli.stdio.is_terminal", lambda stream, there=person: there)
+        monkeypatch.setattr("pipeline_kit.cli.progress.is_terminal", lambda stream, there=person: there)
         asked: list[int] = []
 
         def count(asked: list[int] = asked) -> int:

@@ -10,36 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_plugins import POISON
 
 from pipeline_kit import load
 from pipeline_kit.cli.app import main
 from pipeline_kit.runtime.pipeline import Pipeline
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
-
-POISON = """
-from dataclasses import dataclass
-
-from pipeline_kit import Postprocessor
-
-
-@dataclass
-class Config:
-    pass
-
-
-class Poison(Postprocessor):
-    def __init__(self, config, context):
-        pass
-
-    def __call__(self, examples, encodings, outputs):
-        if "poison" in examples:
-            raise ValueError("cannot swallow this")
-        return [{"text": example, "score": float("nan") if example == "nan" else 0.5} for example in examples]
-
-
-def register(registry):
-    registry.postprocessor("poison", __name__ + ":Poison", Config)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +226,7 @@ def test_output_that_cannot_be_written_is_told_before_any_model_loads(
 
 
 def test_nothing_to_run_on(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline_kit.cli.stdio.is_terminal", lambda stream: True)
+    monkeypatch.setattr("pipeline_kit.cli.inputs.is_terminal", lambda stream: True)
     done = run()
     assert done.code == 2
     assert 'Try: pipeline-kit run --text "I love this."' in done.err

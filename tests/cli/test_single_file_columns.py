@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_cli_run import POISON
+from fake_plugins import POISON
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.testing.checkpoints import tiny_checkpoint

@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from fake_plugins import POISON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_atomic import STEPS, Breaking
-from test_cli_run import POISON
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.cli.outputs import numbered, output_path
@@ -341,7 +341,9 @@ FULL = """
 import itertools, resource, signal, sys
 from pathlib import Path
 from pipeline_kit.errors import OutputError
-from pipeline_kit.files.write import Layout, rows_file, stream_format
+from pipeline_kit.files.write.formats import stream_format
+from pipeline_kit.files.write.layout import Layout
+from pipeline_kit.files.write.one_file import rows_file
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 21, 1 << 21))

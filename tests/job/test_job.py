@@ -216,7 +216,7 @@ def test_another_input_checkpoint_or_version_is_refused(
             run(checkpoint, texts, out)
     finally:
         weights.write_bytes(kept)
-    monkeypatch.setattr("pipeline_kit.version.__version__", "9.9.9")
+    monkeypatch.setattr("pipeline_kit.job.manifest.__version__", "9.9.9")
     with pytest.raises(UsageError, match=r"versions\.pipeline-kit: \S+ before, 9\.9\.9 now"):
         run(checkpoint, texts, out)
 

@@ -213,7 +213,7 @@ def test_rows_that_are_not_taken_are_not_parsed(tmp_path: Path, monkeypatch: pyt
         parsed.append(text)
         return parse_example(text)
 
-    monkeypatch.setattr("pipeline_kit.files.json_text.parse_example", parse)
+    monkeypatch.setattr("pipeline_kit.files.read.lines.parse_example", parse)
     assert [row.example for row in opened(tmp_path / "a.jsonl", shard="1/10").rows(90)] == ["91"]
     assert len(parsed) == 1
 

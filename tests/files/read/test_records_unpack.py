@@ -183,7 +183,8 @@ def test_a_bomb_of_256_mib_is_met_in_bounded_memory(tmp_path: Path, codec: str) 
     path.write_bytes(bomb(codec, 256 << 20))
     code = (
         "import sys, psutil\n"
-        "from pipeline_kit.files.read import InputConfig, Source\n"
+        "from pipeline_kit.files.read.parts import InputConfig\n"
+        "from pipeline_kit.files.read.source import Source\n"
         "import zstandard\n"
         "before = psutil.Process().memory_info().rss\n"
         "options = InputConfig(max_ratio=1e9) if sys.argv[2] == 'all' else InputConfig()\n"
