@@ -32,6 +32,14 @@ LEFT = ".pipeline-kit-0123456789abcdef.tmp"
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks as POSIX has them")
 
 
+@pytest.fixture(autouse=True)
+def _terminal_can_be_closed() -> Iterator[None]:
+    """Let SIGHUP end a process, also where the tests were started under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("folders") / "bert")

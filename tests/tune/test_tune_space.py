@@ -224,7 +224,10 @@ def test_where_a_preset_may_go(tmp_path: Path) -> None:
             check_target(tmp_path / name, force=True)
     with pytest.raises(OutputError, match="there is no folder"):
         check_target(tmp_path / "nowhere" / "tuned.yaml", force=True)
-    (tmp_path / "other.yaml").write_text("a: &x 1\n")
+    (tmp_path / "other.yaml").write_text("a: &x 1\n")  # beside it, but no part of any config
+    check_target(tmp_path / "tuned.yaml", force=False)
+    (tmp_path / "padding").mkdir()
+    (tmp_path / "padding" / "other.yaml").write_text("a: &x 1\n")
     with pytest.raises(UsageError, match="anchor or alias"):
         check_target(tmp_path / "tuned.yaml", force=False)
 
