@@ -95,7 +95,7 @@ class SearchSpace:
     def _built_ins(self) -> Iterator[Candidate]:
         more: list[dict[str, Any]] = []
         if self._base == "hf":
-            more = [{"quantization": "int8"}, {"quantization": "int8_per_token"}, {"unpadded": True}]
+            more = [{"quantization": "int8"}, {"quantization": "int8_per_token"}]
             more += [{"compile": True}] if self._compiled else []
         for dtype in ("bfloat16",) if self._device.kind == "cpu" else ("bfloat16", "float16"):
             if self._device.kind == "cpu" and emulated(dtype):
@@ -103,8 +103,6 @@ class SearchSpace:
                 yield Candidate(f"{_label(self._base)} device.dtype={dtype}", problem=problem)
                 continue
             yield self._built_in({}, dtype)
-            if more and self._device.kind != "cpu":
-                yield self._built_in({"unpadded": True}, dtype)
         for settings in more:
             yield self._built_in(settings)
 

@@ -229,9 +229,7 @@ def test_a_tagger_explains_one_token(make: Make) -> None:
     assert any("row 1: its result holds nothing" in note for note in trace.notes)
 
 
-@pytest.mark.parametrize(
-    "engine", ["model.linear=packed", "model.quantization=int8", "device.dtype=bfloat16", "model.unpadded=true"]
-)
+@pytest.mark.parametrize("engine", ["model.linear=packed", "model.quantization=int8", "device.dtype=bfloat16"])
 def test_an_engine_without_gradients_is_explained_by_a_copy_in_float32(make: Make, engine: str) -> None:
     if "int8" in engine and not can_quantize():
         pytest.skip("this CPU has no products in int8")

@@ -66,7 +66,6 @@ def test_engines_are_the_built_in_ones_and_those_of_plugins(registry: Registry) 
         "model=hf device.dtype=bfloat16",
         "model=hf model.quantization=int8",
         "model=hf model.quantization=int8_per_token",
-        "model=hf model.unpadded=true",
         "model=plain",
         "model=twin model.precision=float32",
         "model=twin model.precision=int8",
@@ -106,8 +105,6 @@ def test_a_gpu_has_more_dtypes(registry: Registry) -> None:
     engines = tried(around(registry, device=Device("cuda:0", "bfloat16", 1)))
     assert {name for name in engines if "dtype" in name} == {  # plain bfloat16 is what 'auto' is there
         "model=hf device.dtype=float16",
-        "model=hf model.unpadded=true device.dtype=bfloat16",
-        "model=hf model.unpadded=true device.dtype=float16",
     }
     assert node(engines["model=hf device.dtype=float16"], "device")["dtype"] == "float16"
 

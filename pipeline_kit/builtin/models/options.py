@@ -44,14 +44,6 @@ class HfModelConfig:
         "run the network through torch.compile: the first batches take up to a minute, later ones less; it needs a "
         "C++ compiler on a CPU, and without one the network runs as it is",
     )
-    unpadded: bool = option(
-        False, "run the layers on the tokens of a batch without its padding; for architectures that are proven at load"
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse options that contradict each other."""
-        if self.compile and self.unpadded:
-            raise ValueError("compile=true and unpadded=true exclude each other; choose one.")
 
 
 @dataclass

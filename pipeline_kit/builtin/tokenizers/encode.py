@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -148,19 +147,16 @@ def _framed(texts: Texts) -> bool:
     return isinstance(texts[0], Rendered)
 
 
-def _call(encoder: Encoder, views: Sequence[Views], texts: Texts) -> list[Row]:
+def _call(encoder: Encoder, views: Sequence[Views], texts: Texts) -> list[Encoded]:
     """Encode the views of rows that are all framed, or none of them, as `texts` is."""
     batch = encoder.backend.encode_batch_fast if encoder.fast else encoder.backend.encode_batch
     specials = encoder.options.add_special_tokens and not _framed(texts)
-    rows = [(row[0].text,) if len(row) == 1 else (row[0].text, row[1].text) for row in views]
-    return encode_rows(
-        lambda inputs: batch([row if len(row) == 2 else row[0] for row in inputs], add_special_tokens=specials),
-        rows,
-        encoder.fields,
-    )
+    rows = [row[0].text if len(row) == 1 else (row[0].text, row[1].text) for row in views]
+    found: list[Encoded] = batch(rows, add_special_tokens=specials)
+    return found
 
 
-def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: Row) -> list[Encoding]:
+def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: Encoded) -> list[Encoding]:
     """Turn the encoding of a row into one that fits, or into its windows."""
     count, max_length = len(encoded), encoder.max_length
     unseen = any([v.unseen for v in views])
@@ -195,7 +191,7 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: R
     ]
 
 
-def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Row) -> tuple[Views, Row]:
+def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded) -> tuple[Views, Encoded]:
     """Tokenize more of the texts that were not seen whole until they fill the room there is, or to the last look."""
     assert encoder.looks is not None, "only a limited look leaves anything unseen"
     limit = encoder.looks.first
@@ -213,7 +209,7 @@ def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Row) ->
     return views, encoded
 
 
-def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[TokenSpan]]:
+def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[TokenSpan]]:
     """Decide which tokens stay, for each encoding that the row gives.
 
     :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
@@ -233,7 +229,7 @@ def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[TokenSpan]
     return [truncated(where, max_length, encoder.left, encoder.truncation, encoder.pair)]
 
 
-def _encoding(encoder: Encoder, place: int, encoded: Row) -> Encoding:
+def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
     """Return a whole encoding; the path of nearly every row, so it does nothing more."""
     types = encoded.type_ids if encoder.token_types else None
     if not encoder.fields:
@@ -242,7 +238,7 @@ def _encoding(encoder: Encoder, place: int, encoded: Row) -> Encoding:
     return Encoding(encoded.ids, types, example=place, **extra)
 
 
-def _fields(encoder: Encoder, views: Views, encoded: Row) -> dict[str, Any]:
+def _fields(encoder: Encoder, views: Views, encoded: Encoded) -> dict[str, Any]:
     """Return the fields of an encoding besides its ids, offsets as places in the source texts."""
     found: dict[str, Any] = {name: getattr(encoded, name) for name in encoder.fields}
     if encoder.token_types:
@@ -261,107 +257,3 @@ def _cut_all(fields: dict[str, Any], spans: Sequence[TokenSpan]) -> dict[str, An
 
 def _cut(values: Sequence[Any], spans: Sequence[TokenSpan]) -> list[Any]:
     return list(chain.from_iterable([values[begin:end] for begin, end in spans]))
-
-
-WORTH = 100
-"""Characters of a text that are worth sharing; with fewer, putting pairs together costs about what tokenizing does."""
-
-_FILLER = "a"
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """What a pair gives that was put together; the attributes are those of ``tokenizers.Encoding``.
-
-    The ones that nobody asked for are empty.
-    """
-
-    ids: list[int]
-    type_ids: list[int]
-    sequence_ids: list[int | None]
-    special_tokens_mask: Sequence[int] = ()
-    offsets: Sequence[tuple[int, int]] = ()
-    tokens: Sequence[str] = ()
-    word_ids: Sequence[int | None] = ()
-
-    def __len__(self) -> int:
-        """Count the tokens."""
-        return len(self.ids)
-
-
-Row = Encoded | Joined
-
-
-def encode_rows(
-    call: Callable[[Sequence[Texts]], list[Encoded]], rows: Sequence[Texts], fields: Sequence[str]
-) -> list[Row]:
-    """Encode `rows`, each a text or a pair, so that a long text of several pairs is tokenized once.
-
-    :param call: encodes texts and pairs plainly, in one batch.
-    :param fields: the attributes that are read besides ids, segment ids and sequence ids.
-    :returns: for each row what `call` gives for it.
-    """
-    shared = _shared(rows)
-    if not shared:
-        return [*call(rows)]
-    light = [_light(texts, *shared[place]) if place in shared else texts for place, texts in enumerate(rows)]
-    found: list[Row] = [*call(light)]
-    names = ("ids", "type_ids", "sequence_ids", *(name for name in fields if name != "sequence_ids"))
-    donors: dict[tuple[int, int], dict[str, Any]] = {}
-    again: list[int] = []
-    for place, (text, owner) in shared.items():
-        frame = _lists(found[place], names)
-        if text not in frame["sequence_ids"]:  # a vocabulary without the letter, or a word that swallows it
-            again.append(place)
-            continue
-        if (text, owner) not in donors:
-            donors[text, owner] = _part(_lists(found[owner], names), text)
-        found[place] = _join(frame, donors[text, owner], text)
-    for place, encoded in zip(again, call([rows[place] for place in again]) if again else [], strict=True):
-        found[place] = encoded
-    return found
-
-
-def _shared(rows: Sequence[Texts]) -> dict[int, tuple[int, int]]:
-    """Describe which rows take over a text: by row which of its texts (0 or 1) and the row that has it first."""
-    if len(rows) < 2:
-        return {}
-    counts = Counter([(i, text) for row in rows if len(row) == 2 for i, text in enumerate(row) if len(text) >= WORTH])
-    if not counts or counts.most_common(1)[0][1] < 2:
-        return {}
-    owners: dict[tuple[int, str], int] = {}
-    found: dict[int, tuple[int, int]] = {}
-    for place, row in enumerate(rows):
-        common = [(len(text), i) for i, text in enumerate(row) if len(row) == 2 and counts[i, text] > 1]
-        if common:
-            text = max(common)[1]
-            owner = owners.setdefault((text, row[text]), place)
-            if owner != place:
-                found[place] = (text, owner)
-    return found
-
-
-def _light(texts: Texts, text: int, owner: int) -> Texts:
-    del owner
-    return (_FILLER, texts[1]) if text == 0 else (texts[0], _FILLER)
-
-
-def _lists(encoded: Row, names: Sequence[str]) -> dict[str, list[Any]]:
-    return {name: getattr(encoded, name) for name in names}
-
-
-def _part(whole: dict[str, list[Any]], text: int) -> dict[str, list[Any]]:
-    """Cut the tokens of one text out of a pair; none if it has none."""
-    begin, end = _where(whole["sequence_ids"], text)
-    return {name: values[begin:end] for name, values in whole.items()}
-
-
-def _join(frame: dict[str, list[Any]], part: dict[str, list[Any]], text: int) -> Joined:
-    begin, end = _where(frame["sequence_ids"], text)
-    return Joined(**{name: [*values[:begin], *part[name], *values[end:]] for name, values in frame.items()})
-
-
-def _where(sequence_ids: Sequence[int | None], text: int) -> tuple[int, int]:
-    count = sequence_ids.count(text)
-    begin = sequence_ids.index(text) if count else 0
-    return begin, begin + count

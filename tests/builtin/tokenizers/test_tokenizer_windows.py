@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -100,6 +102,17 @@ def test_windows_are_as_few_as_the_overlap_allows(count: int, room: int, overlap
         return
     found = windows(SpanLayout(count + specials, (specials,), (count,)), room + specials, overlap)
     assert len(found) == 1 + -(-(count - room) // (room - overlap))
+
+
+@pytest.mark.parametrize("options", [{"overflow": "window", "overlap": 4}, {"overflow": "truncate"}, {"max_chars": 90}])
+def test_pairs_with_a_text_in_common_are_encoded_as_each_alone(
+    checkpoints: dict[str, Checkpoint], options: dict[str, Any]
+) -> None:
+    stage = from_json(checkpoints["bert"], ENCODING_FIELDS, max_length=24, **options)
+    text = "the teacher made that awful movie about one small city, Zürich 漢字 e\u0301 " * 4
+    pairs = [{"text": question, "text_pair": text} for question in ("Who?", "What is it?", "When was that, teacher?")]
+    alone = [replace(e, example=place) for place, pair in enumerate(pairs) for e in stage.encode([pair])]
+    assert stage.encode(pairs) == alone
 
 
 def test_of_two_equally_long_texts_the_second_is_split(checkpoints: dict[str, Checkpoint]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from pipeline_kit.builtin.models.kernels.unpadded import RUNNING
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.stages import Cell, Panel, Tokenizer
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
@@ -91,9 +90,6 @@ class LayerWatch:
         hidden = _hidden(value)
         if hidden is None or (self._once and self._passes > 1):
             return
-        rows = RUNNING.get()
-        if rows is not None and tuple(hidden.shape[:2]) == (1, len(rows.places)):
-            hidden = rows.spread(hidden)
         if self._time_first:
             hidden = hidden.transpose(0, 1)
         self.seen.append((name, hidden.clone()))

@@ -33,7 +33,6 @@ from pipeline_kit.builtin.models.hf.layers import (
 from pipeline_kit.builtin.models.hf.loading import load_network
 from pipeline_kit.builtin.models.kernels.compiled import CompiledNetwork
 from pipeline_kit.builtin.models.kernels.linears import choose_linear_kernels
-from pipeline_kit.builtin.models.kernels.unpadded import Unpadded
 from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.stages import Model, Panel, StageContext
@@ -71,8 +70,8 @@ class HfModel(Model):
         """Load the checkpoint's network and find out how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
-        :raises ConfigError: if there is no such head or attention kernel, the device cannot compute its products
-            as asked for, or the network cannot run unpadded.
+        :raises ConfigError: if there is no such head or attention kernel, or the device cannot compute its
+            products as asked for.
         """
         self._built_with = config, context
         self._head = config.head or context.head
@@ -88,7 +87,6 @@ class HfModel(Model):
         filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
         limit = None if context.tokenizer is None else context.tokenizer.max_length
         limit = limit or getattr(settings.get_text_config(), "max_position_embeddings", None)
-        self._unpadded: Unpadded | None = None
         self._compiled: CompiledNetwork | None = None
         self._watch: LayerWatch | None = None
         with quiet():
@@ -98,8 +96,6 @@ class HfModel(Model):
             if self._sparse is not None:
                 sides = frozenset()
             self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
-            if config.unpadded:
-                self._unpadded = Unpadded(self._network, self.forward, device, self._sides, filler or 0, limit)
             sample = sample_batch(settings, device)
             asked = (config.linear, config.quantization)
             products = choose_linear_kernels(self._network, lambda: self.forward(sample).tensors, *asked, device)
@@ -121,7 +117,6 @@ class HfModel(Model):
             "attn_implementation": self._network.config._attn_implementation,
             **self._products.details,
             "compile": (self._compiled.failure or True) if self._compiled is not None else False,
-            "unpadded": self._unpadded.kernel if self._unpadded is not None else False,
         }
 
     @property
@@ -203,10 +198,7 @@ class HfModel(Model):
     def _run(self, batch: TokenBatch) -> ModelOutput:
         if self._compiled is not None:
             return self._compiled(batch)
-        if self._unpadded is None:
-            return self._answers(self._network, batch)
-        with self._unpadded.running(batch):
-            return self._answers(self._network, batch)
+        return self._answers(self._network, batch)
 
     def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
         """Run `network`, or what it was compiled to, and name what it gives."""
