@@ -210,6 +210,11 @@ def test_stop_strings_in_pieces(text: str, cuts: list[int], stops: list[str]) ->
     assert found == (before_stop(read[0], stops) if read else text)
 
 
+def test_text_ends_before_the_first_of_several_stop_strings() -> None:
+    assert before_stop("one two three", ["three", "two"]) == "one "
+    assert before_stop("one two three", ["four"]) == "one two three"
+
+
 def test_text_is_held_back_only_while_it_may_stop() -> None:
     taken: list[str] = []
 
