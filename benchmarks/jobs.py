@@ -84,16 +84,16 @@ class Quiet:
     """Watches a job and does nothing."""
 
     def resumed(self, rows: int) -> None:
-        """Hear how many rows were done before."""
+        """Receive the number of rows that were done before."""
 
     def loaded(self, notes: Sequence[str]) -> None:
-        """Hear that the model is there."""
+        """Note that the model is loaded."""
 
     def advanced(self, stats: Any) -> None:
-        """Hear how far the job is."""
+        """Receive the progress of the job."""
 
     def shard(self, receipt: Receipt) -> None:
-        """Hear that a shard is done."""
+        """Note that a shard is done."""
 
 
 class Peaks(Quiet):

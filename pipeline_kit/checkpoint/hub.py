@@ -190,7 +190,7 @@ def _status(error: HfHubHTTPError) -> int:
 
 
 def _explain(wanted: _Wanted, error: Exception) -> str:
-    """Say in one line what the hub answered, or that it did not."""
+    """Return in one line what the hub answered, or that it did not."""
     name, host = f"'{wanted.repository}'", hidden(constants.ENDPOINT)
     sign_in = "sign in with 'hf auth login' or set HF_TOKEN"
     if isinstance(error, GatedRepoError):

@@ -63,7 +63,7 @@ def add_source_flags(parser: argparse._ActionsContainer) -> None:
 
 
 class _Unsupported(argparse.Action):
-    """Says what to use instead of a flag of Hydra's that has no meaning here."""
+    """Reports what to use instead of a flag of Hydra's that has no meaning here."""
 
     def __call__(
         self,

@@ -168,7 +168,7 @@ class Tokenizer(ABC):
         raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """Tell more of how `example` became `encodings`, for ``pipeline-kit explain``; the default tells nothing.
+        """Return panels on how `example` became `encodings`, for ``pipeline-kit explain``; none by default.
 
         :param example: one that was given to ``encode``: what the postprocessor's `prepare` made.
         """
@@ -244,7 +244,7 @@ class Model(ABC):
         return {}
 
     def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
-        """Tell more of how `batch` became `output`, for ``pipeline-kit explain``; the default tells nothing."""
+        """Return panels on how `batch` became `output`, for ``pipeline-kit explain``; none by default."""
         del batch, output
         return ()
 

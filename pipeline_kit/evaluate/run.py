@@ -58,7 +58,7 @@ def read_gold(evaluator: Evaluator, row: Labelled) -> Any:
 
 @contextmanager
 def in_row(row: Labelled) -> Iterator[None]:
-    """Say in an InputError of the body which row it is about."""
+    """Add the row's place to an InputError that the body raises."""
     try:
         yield
     except InputError as error:

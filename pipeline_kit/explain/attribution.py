@@ -129,7 +129,7 @@ def check_attribution(pipeline: Pipeline, methods: Sequence[str] = DEFAULT) -> N
 
 
 def attribute(pipeline: Pipeline, trace: Trace, methods: Sequence[str] = DEFAULT) -> Trace:
-    """Say for each row of `trace` which tokens moved its result, by each of `methods`.
+    """Return for each row of `trace` which tokens moved its result, by each of `methods`.
 
     What is explained is a logit, see :func:`~pipeline_kit.explain.attribution.targets_of`. It is run again
     from the token embeddings, one sequence at a time in float32; the note of an attribution says by which network, and
@@ -236,7 +236,7 @@ def _attribution(
 
 
 Pick = Callable[[ModelOutput, TokenBatch], "torch.Tensor"]
-"""Gives the number, ``[N]``, of what the model gives to N variants of one row."""
+"""Returns the explained number, ``[N]``, from the model's outputs for N variants of one row."""
 
 
 @dataclass(frozen=True)

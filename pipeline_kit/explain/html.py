@@ -177,7 +177,7 @@ def compare_config(first: Trace, second: Trace) -> tuple[Difference, ...]:
 
 
 def token_marks(first: RowTrace, second: RowTrace) -> tuple[Marks, Marks]:
-    """Say of each token that the other side spells or numbers otherwise; sequences are held against their like."""
+    """Mark each token whose text or id differs on the other side; a sequence is compared with its counterpart."""
     ours: dict[int, dict[int, str]] = {}
     theirs: dict[int, dict[int, str]] = {}
     for place, (one, two) in enumerate(zip(first.sequences, second.sequences, strict=False)):

@@ -91,7 +91,7 @@ def _sequence(source: tuple[str, ...], ran: Encoding, tokens: tuple[Token, ...])
 
 
 def _with_cuts(sequences: Sequence[SequenceTrace]) -> tuple[SequenceTrace, ...]:
-    """Say in the first window of each text what none of its windows holds."""
+    """Note in the first window of each text what none of its windows holds."""
     found = []
     for sequence in sequences:
         if not sequence.window and (sequence.truncated or sequence.truncated_chars):

@@ -20,7 +20,7 @@ _SHOWN = 6
 
 
 def describe_value(name: str, value: Any) -> Value:
-    """Say of what type and shape a value is, and what is in it."""
+    """Describe type, shape and content of a value."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         dtype = str(value.dtype).removeprefix("torch.")
         kind = "array" if isinstance(value, np.ndarray) else "tensor"

@@ -62,16 +62,16 @@ def run_job(
 
 @final
 class _Silent(JobWatcher):
-    """Says nothing."""
+    """Watcher that ignores every event."""
 
     def resumed(self, rows: int) -> None:
-        """Hear nothing."""
+        """Ignore the event."""
 
     def loaded(self, notes: Sequence[str]) -> None:
-        """Hear nothing."""
+        """Ignore the event."""
 
     def advanced(self, stats: RunStats) -> None:
-        """Hear nothing."""
+        """Ignore the event."""
 
     def shard(self, receipt: Receipt) -> None:
-        """Hear nothing."""
+        """Ignore the event."""

@@ -13,17 +13,17 @@ class JobWatcher(Protocol):
     """Is told how a job goes on."""
 
     def resumed(self, rows: int) -> None:
-        """Hear how many rows were done before."""
+        """Receive the number of rows that were done before."""
         ...
 
     def loaded(self, notes: Sequence[str]) -> None:
-        """Hear that the model is there, and what a user should know of it."""
+        """Note that the model is loaded, with what a user should know of it."""
         ...
 
     def advanced(self, stats: RunStats) -> None:
-        """Hear how far the job is; now and then."""
+        """Receive the progress of the job."""
         ...
 
     def shard(self, receipt: Receipt) -> None:
-        """Hear that a shard is done."""
+        """Note that a shard is done."""
         ...

@@ -28,7 +28,7 @@ class Failed:
 
 
 class InStage(Exception):
-    """Says that `cause` came from another stage than the one whose call was tried."""
+    """Marks `cause` as raised by another stage than the one that was called."""
 
     def __init__(self, stage: str, cause: BaseException) -> None:
         """Name the stage; keep the cause."""

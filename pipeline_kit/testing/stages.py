@@ -65,7 +65,7 @@ def tiny_pipeline(
 
 @final
 class TinyModel(Model):
-    """Gives ``last_hidden_state [B, T, H]`` and ``logits``.
+    """Returns ``last_hidden_state [B, T, H]`` and ``logits``.
 
     ``logits`` are ``[B, L]``, or ``[B, T, L]`` where the context's head is ``token-classification``; ``L``
     is the number of the checkpoint's labels. A token's vector mixes its id, its place, and the mean of its

@@ -320,7 +320,7 @@ class TrialRunner:
             trial.own_seconds.append(timings[0].seconds[0])
 
     def _free(self) -> None:
-        """Give back what a model held before the next one is loaded."""
+        """Free the memory of a model before the next one is loaded."""
         gc.collect()
         if self._side.device.kind == "cuda":
             import torch

@@ -205,7 +205,7 @@ def candidate_of(
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in one line why something cannot be tried."""
+    """Return in one line why something cannot be tried."""
     faults = getattr(error, "faults", None)
     if faults:
         text = "; ".join(f"{fault.key}: {fault.problem}" if fault.key else fault.problem for fault in faults)

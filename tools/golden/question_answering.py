@@ -106,7 +106,7 @@ def make(folder: Path, checkpoint: dict[str, Any], sharpness: float) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Give a digest of a checkpoint's weights by name, and of its tokenizer."""
+    """Return a digest of a checkpoint's weights by name, and of its tokenizer."""
     digest = hashlib.sha256((folder / "tokenizer.json").read_bytes())
     for name, value in sorted(load_file(folder / "model.safetensors").items()):
         digest.update(name.encode() + value.numpy().tobytes())
@@ -157,7 +157,7 @@ def _differences(root: Path) -> dict[str, Any]:
 
 
 def _by_window(pipe: Any, question: str, context: str, options: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """Give the best answers to each window, over all its spans; the empty one, where asked for, is always there."""
+    """Return the best answers to each window, over all its spans; the empty one, where asked for, is always there."""
     before, _, after = pipe._sanitize_parameters(**{**options, "top_k": ALL})
     for window in pipe.preprocess({"question": question, "context": context}, **before):
         found = pipe.postprocess([pipe.forward(dict(window))], **after)

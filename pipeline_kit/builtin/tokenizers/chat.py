@@ -78,6 +78,6 @@ def frame_source(loaded: Any, known: Mapping[str, int], context: StageContext) -
 
 
 def unframed(name: str) -> Fault:
-    """Say that the tokenizer cannot put a language to a text."""
+    """Return the fault of a tokenizer that cannot put a language to a text."""
     hint = "use tokenizer=hf, and a tokenizer_class in tokenizer_config.json that does, such as NllbTokenizer"
     return Fault("task.src_lang", f"{name} does not know where in a text the token of its language stands.", hint=hint)

@@ -140,7 +140,7 @@ def _tables() -> Callable[[dict[str, Any]], object]:
 
 
 def _tell(report: dict[str, Any]) -> None:
-    """Say the outcome in a line for each side, where the report went to a file or another program."""
+    """Print one line for each side where the report went to a file or another program."""
     ratios = {ratio["other"]: ratio["first_is_faster_by"] for ratio in report["ratios"]}
     for side in report["sides"]:
         line = f"{side['name']}: {side['tokens_per_second']['median']:,.0f} tokens/s"

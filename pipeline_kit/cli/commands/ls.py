@@ -77,7 +77,7 @@ def _row(preset: Preset, known: Mapping[tuple[str, str], Preset], groups: tuple[
 
 
 def warn_of_failed(registry: Registry) -> None:
-    """Tell of plugins that could not be loaded."""
+    """Print plugins that could not be loaded."""
     for name, error in registry.failed.items():
         say(f"warning: plugin {name} failed to load: {type(error).__name__}: {error}; see: pipeline-kit doctor")
 

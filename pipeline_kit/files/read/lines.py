@@ -78,7 +78,7 @@ class LinePart(InputPart):
             self._file.check()
 
     def close(self) -> None:
-        """Give up a copy of stdin."""
+        """Release the copy of stdin."""
         self._file.close()
 
     @contextmanager
@@ -167,7 +167,7 @@ def _table_rows(stream: BinaryIO, separator: str, columns: Columns, take: RowSel
 
 
 def _or_torn(picked: ParsedRow, ended: bool) -> ParsedRow:
-    """Say of a bad row that stands in a last line without a newline what may be the matter."""
+    """Add the likely cause to the error of a bad last line without a newline."""
     if ended or not isinstance(picked.example, InputError):
         return picked
     torn = InputError(f"{picked.example} (the file's last line, without a newline: was it cut off?)")

@@ -50,7 +50,7 @@ class File(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give up what is held."""
+        """Release what is held."""
 
     def identity(self) -> dict[str, Any]:
         """Return name, size and sha256 of the bytes.

@@ -129,4 +129,4 @@ class InputPart(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - most parts hold nothing
-        """Give up what is held; the part cannot be read again."""
+        """Release what is held; the part cannot be read again."""

@@ -119,7 +119,7 @@ class OutputConfig:
 
 
 def ending_of(path: Path) -> FileFormat | None:
-    """Tell the format from a file's ending, ``.gz`` left aside; None where it names none."""
+    """Return the format that a file's ending names, ``.gz`` left aside; None if it names none."""
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     suffix = name.suffix.lower()
     return "jsonl" if suffix == ".ndjson" else next((known for known in FILE_FORMATS if suffix == f".{known}"), None)

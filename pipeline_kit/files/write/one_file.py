@@ -63,7 +63,7 @@ def gzip_writer(write: Write) -> Iterator[Write]:
 
 
 def error_text(failure: RowFailure) -> str:
-    """Say in one cell why a row failed."""
+    """Return in one cell why a row failed."""
     return f"{failure.stage}: {failure.error}: {for_message(failure.message, 500)}"
 
 

@@ -35,7 +35,7 @@ NAME = "span_logits"
 
 @final
 class Answers(Postprocessor):
-    """Gives ``answer``, ``score``, ``start`` and ``end``; with ``top_k`` over 1 also ``answers``, best first.
+    """Returns ``answer``, ``score``, ``start`` and ``end``; with ``top_k`` over 1 also ``answers``, best first.
 
     ``answer`` is the context's slice from ``start`` to ``end``, in characters, without white space at its ends.
     ``score`` is the probability that the answer has this text: a softmax over the context's tokens and the first

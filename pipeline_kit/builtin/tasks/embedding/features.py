@@ -28,7 +28,7 @@ NAME = "last_hidden_state"
 
 @final
 class Features(Postprocessor):
-    """Gives ``tokens [T]`` and ``vectors [T][H]``, one vector per token.
+    """Returns ``tokens [T]`` and ``vectors [T][H]``, one vector per token.
 
     The windows of a long text follow each other in order. A token that neighbouring windows share
     appears once, with the vector of the first of them; each window keeps its own special tokens, unless
@@ -85,7 +85,7 @@ class Features(Postprocessor):
 
 
 def _first_seen(windows: Sequence[Encoding]) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Tell for each token of each window whether no window before holds it; special tokens always count.
+    """Return for each token of each window whether no earlier window holds it; special tokens always count.
 
     A token is known by its id and its place in the text. Several may have both in common (the bytes of
     one character), so it is counted how many of them the windows before hold.

@@ -34,7 +34,7 @@ _WIDTHS = ("word_embed_proj_dim", "hidden_size", "dim", "d_model", "n_embd")
 
 @final
 class Pooling(Postprocessor):
-    """Gives ``embedding``, a list of floats.
+    """Returns ``embedding``, a list of floats.
 
     With ``auto`` and null the checkpoint's sentence-transformers files say how to pool, which layers follow and
     whether to normalize; a folder without them gets the normalized mean. An explicit ``pooling`` takes the place of

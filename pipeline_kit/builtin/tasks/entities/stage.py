@@ -33,7 +33,7 @@ DELIMITER = " "
 
 @final
 class Entities(Postprocessor):
-    """Gives ``entities``, a list of ``label``, ``score``, ``text``, ``start`` and ``end`` in the order of the text.
+    """Returns ``entities``, a list of ``label``, ``score``, ``text``, ``start`` and ``end`` in the order of the text.
 
     They never overlap, and ``text`` is what stands in the source from ``start`` to ``end``, in characters, without
     white space around it. The source is the field ``text``, or the field ``words``, joined by a blank.

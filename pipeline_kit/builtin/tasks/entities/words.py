@@ -103,7 +103,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def words_of_text(tokens: Tokens, text: str) -> Bools:
-    """Tell for each token whether a word begins with it, ``[N]``; there must be a token.
+    """Return for each token whether a word begins with it, ``[N]``; there must be a token.
 
     A word begins where the tokenizer begins one, and behind white space, since some tokenizers take a whole text for
     one word. Blanks before a word belong to it. What some tokenizers split for reasons of their own stays together:
@@ -124,7 +124,7 @@ def words_of_text(tokens: Tokens, text: str) -> Bools:
 
 
 def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> Bools:
-    """Tell for each token whether a word begins with it, ``[N]``, where `text` is `words` joined by a blank."""
+    """Return for each token whether a word begins with it, ``[N]``, where `text` is `words` joined by a blank."""
     lengths = np.fromiter((len(word) + 1 for word in words), dtype=np.int64, count=len(words))
     beginnings = np.cumsum(lengths) - lengths
     # A token may begin with blanks; its word is that of the first character that is none.
@@ -137,7 +137,7 @@ def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> Bools:
 
 
 def _spaces(text: str) -> Bools:
-    """Tell for each character whether it is white space."""
+    """Return for each character whether it is white space."""
     characters = np.frombuffer(text.encode("utf-32-le"), dtype="<U1")
     return np.asarray(np.char.isspace(characters), dtype=bool)
 

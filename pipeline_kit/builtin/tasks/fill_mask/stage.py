@@ -31,7 +31,7 @@ _Found = tuple[MaskSpan, RowOutput, int]
 
 @final
 class FillMask(Postprocessor):
-    """Gives ``masks``: for each mask of the text, in order, its likeliest tokens, best first.
+    """Returns ``masks``: for each mask of the text, in order, its likeliest tokens, best first.
 
     Each token has ``token``, the token's text alone; ``id``; ``score``, its probability among the whole
     vocabulary, with ``targets`` too; and ``text``, the example's text with that mask filled in. Other masks

@@ -21,7 +21,7 @@ IDS, LENGTHS = "sequences", "sequence_lengths"
 
 @final
 class GeneratedText(Postprocessor):
-    """Gives ``text``: what the model wrote, without special tokens, cut before the first stop string.
+    """Returns ``text``: what the model wrote, without special tokens, cut before the first stop string.
 
     A text to carry on is in the field ``text``; a conversation, written by the checkpoint's template, in
     ``messages``. With ``full_text`` the prompt stands before what was written, whole even where the model saw only

@@ -25,7 +25,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @final
 class Ranking(Postprocessor):
-    """Gives ``ranking``, for each document its ``index`` in the example and its ``score``, best first.
+    """Returns ``ranking``, for each document its ``index`` in the example and its ``score``, best first.
 
     Documents are sorted by what their score is made of, a logit or log-probability: scores near 1 are equal
     in float32 long before those are. Of equal ones the first given comes first.

@@ -34,7 +34,7 @@ _PACKAGES = ("openvino", "torch", "transformers")
 
 @final
 class OpenVinoModel(Model):
-    """Gives what ``model=hf`` gives, see there, computed by OpenVINO on the CPU.
+    """Returns what ``model=hf`` returns, computed by OpenVINO on the CPU.
 
     The graph is exported from the checkpoint's safetensors and kept under a key of all that it depends on. No graph
     of the checkpoint's own is ever opened. One compiled graph takes batches of every shape.
