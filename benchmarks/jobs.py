@@ -216,7 +216,7 @@ def _write_plain(pipe: Pipeline, source: Path, path: Path) -> None:
 
 
 def _difference(pipe: Pipeline, source: Path, folder: Path) -> dict[str, Any]:
-    """Hold what a job wrote against what the stream gives."""
+    """Hold what a job wrote against what the stream returns."""
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     written = [{key: value for key, value in json.loads(line).items() if key != "id"} for line in lines]
     return difference(list(pipe.stream(_texts(source))), written)

@@ -32,7 +32,7 @@ GOAL_COLUMNS = ("work", "goal", "measured", "lowest to highest round", "reached"
 def read(paths: Sequence[Path]) -> list[Result]:
     """Read results, each comparison's tables once.
 
-    :raises InputError: for a file that is no result.
+    :raises InputError: for a file that is not a result.
     :raises UsageError: if a table is there twice, or some results are of `--quick` and some are not.
     """
     results: list[Result] = []

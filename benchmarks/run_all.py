@@ -61,7 +61,7 @@ def is_done(path: Path, quick: bool) -> bool:
 
 
 def run(name: str, args: argparse.Namespace) -> bool:
-    """Run one comparison, its progress shown; tell whether it ended well."""
+    """Run one comparison, its progress shown; return whether it ended well."""
     chosen = COMPARISONS[name]
     rounds = args.rounds if chosen.rounds is None else max(args.rounds, chosen.rounds)
     command = [sys.executable, str(HERE / chosen.script), *chosen.arguments]

@@ -51,7 +51,7 @@ def measure(
     clock: Clock = time.perf_counter,
     limits: MeasurementLimits = matrix_limit,
 ) -> dict[str, Any]:
-    """Measure `sides` on `examples`; the first one is what the others are held against.
+    """Measure `sides` on `examples`; the first one is what the others are compared with.
 
     All take turns: one uncounted pass each, then rounds whose order rotates, then single texts.
 

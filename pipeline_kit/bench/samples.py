@@ -1,4 +1,4 @@
-"""Texts to measure on where a user gives none: sentences put together by rule, the same on every machine."""
+"""Texts to measure on where a user passes none: sentences put together by rule, the same on every machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sample_rows(name: SampleName) -> int:
 def sample_examples(
     name: SampleName, rows: int, takes: Sequence[str], mask: str | None = None, labels: bool = False
 ) -> list[Example]:
-    """Make `rows` examples for a task; the same arguments give the same examples.
+    """Make `rows` examples for a task; the same arguments make the same examples.
 
     :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`; a field that may be left
         out is left out, unless no other is there.

@@ -2,7 +2,7 @@
 
 The environment variables of huggingface_hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE`` ...) mean
 here what they mean there. Its exceptions for a dead network differ between its versions, so this module
-sorts errors by what they are not: anything that is no answer from a hub counts as "not reached".
+sorts errors by what they are not: anything that is not an answer from a hub counts as "not reached".
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Snapshot:
 
 
 def _is_network(error: Exception) -> bool:
-    """Return whether the hub gave no useful answer at all, so that waiting or going offline is the way out."""
+    """Return whether the hub returned no useful answer at all, so that waiting or going offline is the way out."""
     return not isinstance(error, HfHubHTTPError) or _status(error) >= 500 or _status(error) == 429
 
 

@@ -1,4 +1,4 @@
-"""What a run tells on stderr: a bar while it is long, failed rows, a summary."""
+"""What a run prints on stderr: a bar while it is long, failed rows, a summary."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ Telling = Literal["person", "quiet", "json"]
 
 @final
 class JobProgress:
-    """Follows a job and tells of it."""
+    """Prints the progress of a job."""
 
     def __init__(self, count: Callable[[], int | None], telling: Telling) -> None:
         """Ask `count` for the number of rows once it is worth knowing."""

@@ -90,7 +90,7 @@ class Selection:
     def of(cls, args: argparse.Namespace) -> Selection:
         """Read parsed flags.
 
-        :raises UsageError: for a word that is no override, and for flags that contradict each other.
+        :raises UsageError: for a word that is not an override, and for flags that contradict each other.
         """
         folders, name = list(args.config_dir), args.config_name
         if args.config is not None:
@@ -194,7 +194,7 @@ def as_table(format: str | None) -> bool:
 def report_writer(output: Path | None, format: str | None, tables: Callable[[], Show]) -> Iterator[Show]:
     """Return what takes the report; a file that cannot be written is found out before anything is measured.
 
-    :param tables: gives what prints the tables, when they are wanted.
+    :param tables: returns what prints the tables, when they are wanted.
     """
     if output is not None:
         with atomic_writer(output) as file:

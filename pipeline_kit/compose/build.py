@@ -205,7 +205,7 @@ def _idle(config: PipelineConfig) -> list[str]:
 
 
 def _batching(config: BatchingConfig, device: Device, writes: bool) -> BatchingPolicy:
-    """Make the plan's limits definite; `writes` tells whether the model runs once for each token it writes."""
+    """Make the plan's limits definite; `writes` is whether the model runs once for each token it writes."""
     if config.name == "fixed":
         return BatchingPolicy(False, None, config.max_rows or 8, config.window)
     max_tokens = config.max_tokens or default_max_tokens(device.kind)

@@ -61,7 +61,7 @@ def _entry_points() -> tuple[EntryPoint, ...]:
 
 
 def load_plugins_named(registry: Registry, names: Iterable[str]) -> bool:
-    """Load the installed plugins called like one of `names`; tell whether there were any."""
+    """Load the installed plugins called like one of `names`; return whether there were any."""
     folded = {name.replace("-", "_") for name in names}
     chosen = [ep for ep in _entry_points() if ep.name.replace("-", "_") in folded]
     allowed = installed()

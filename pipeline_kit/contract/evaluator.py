@@ -36,7 +36,7 @@ class Verdict:
     """One row: what it should have been and what it was, as JSON values.
 
     :param right: None where a result is neither right nor wrong, such as a score.
-    :param score: the pipeline's own score of what it predicted, where it gives one.
+    :param score: the pipeline's own score of what it predicted, where there is one.
     """
 
     right: bool | None

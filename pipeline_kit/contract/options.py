@@ -33,7 +33,7 @@ def option(
 ) -> Any:
     """Declare an option of a stage or policy, as a dataclass field.
 
-    :param default: the value when the user gives none; `REQUIRED` if the user must.
+    :param default: the value when the user sets none; `REQUIRED` if the user must set one.
     :param help: one line, shown by ``pipeline-kit show``.
     :param minimum: the smallest number allowed.
     :param maximum: the largest number allowed.
@@ -169,7 +169,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _value(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults: list[Fault]) -> Any:
-    """Check one value against its annotation and limits; give it back, converted where that loses nothing."""
+    """Check one value against its annotation and limits; return it, converted where that loses nothing."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return value

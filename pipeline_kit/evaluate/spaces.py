@@ -30,7 +30,7 @@ class LabelSet(ABC):
 
     @abstractmethod
     def predicted(self, name: Any) -> int:
-        """Return the number of a label that the pipeline gave; raises StageError if there is none."""
+        """Return the number of a label that the pipeline returned; raises StageError if there is none."""
 
 
 @final

@@ -35,7 +35,7 @@ class Method:
     :param summary: what a token's score is.
     :param complete: whether the scores of a linear model would add up to its number less that at zero embeddings;
         how far they are from it then says how much the scores leave out.
-    :param run: gives a token's score, ``[T]``, from ``captum.attr``, a forward and embeddings.
+    :param run: returns a token's score, ``[T]``, from ``captum.attr``, a forward and embeddings.
     """
 
     name: str
@@ -100,7 +100,7 @@ METHODS: Mapping[str, Method] = {
         _occlusion,
     ),
 }
-"""By the name a user gives."""
+"""By the name a user passes."""
 
 DEFAULT = tuple(METHODS)
 
@@ -287,7 +287,7 @@ def targets_of(trace: Trace, row: RowTrace, postprocessor: Postprocessor) -> Seq
 
 
 def raw_logits(trace: Trace, row: RowTrace, number: int) -> np.ndarray[Any, Any]:
-    """Return the logits that the model gave for a row's sequence, ``[L]``, ``[T, L]`` or one; none of padding."""
+    """Return the logits that the model returned for a row's sequence, ``[L]``, ``[T, L]`` or one; none of padding."""
     place, line = row.places[number]
     batch = trace.batches[place]
     found = np.asarray(batch.outputs["logits"][line])

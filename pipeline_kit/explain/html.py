@@ -261,7 +261,7 @@ def _tensors(first: Trace, second: Trace, place: int) -> Iterator[Difference]:
 
 
 def _outputs(trace: Trace, place: int) -> dict[str, list[np.ndarray[Any, Any]]]:
-    """Return what the model gave for the sequences of one example, by name, without padding."""
+    """Return what the model returned for the sequences of one example, by name, without padding."""
     found: dict[str, list[np.ndarray[Any, Any]]] = {}
     for at, line in trace.rows[place].places:
         if not 0 <= at < len(trace.batches):

@@ -45,7 +45,7 @@ def batch_values(batch: TokenBatch) -> tuple[Value, ...]:
 
 
 def output_values(output: ModelOutput) -> tuple[Value, ...]:
-    """Describe the tensors a model gave."""
+    """Describe the tensors a model returned."""
     return tuple(describe_value(name, tensor) for name, tensor in output.tensors.items())
 
 
@@ -125,7 +125,7 @@ def layer_of(name: str, states: Any, batch: TokenBatch) -> Layer:
 def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
     """Ask `model` for the attention of `batch`, by a run of its own, and compare that run to the one that counts.
 
-    :param ran: the hidden states of the run that gave the result.
+    :param ran: the hidden states of the run that made the result.
     :returns: the maps, and a note that says how far the two runs' hidden states are apart.
     """
     with model.watched() as again:

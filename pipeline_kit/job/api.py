@@ -40,10 +40,10 @@ def run_job(
     :param overrides: as on the command line: ``"input.id=review_id"``, ``"job.max_failed_rows=1%"``.
     :param files: files, patterns or saved datasets; or give `rows`.
     :param rows: texts, mappings, or a ``datasets.Dataset``; a job over rows that can be gone through only once cannot
-        be taken up again.
+        be resumed.
     :param restart: begin anew; the folder that is there is renamed.
     :param retry: run the rows again that failed before; options may differ then, task, input and output may not.
-    :param watcher: told how the job goes on.
+    :param watcher: receives the progress of the job.
     :raises PipelineKitError: as the command line does; what is done is kept.
     """
     if restart and retry:

@@ -125,7 +125,7 @@ class JobFolder:
         return other
 
     def files(self) -> Iterator[tuple[int, str]]:
-        """List the files with names that a job gives to shards and dead letters, with the number of the shard."""
+        """List the files with the names of shards and dead letters, with the number of the shard."""
         for folder, above in ((self.path, ""), (self.path / "_dead", "_dead/")):
             for name in sorted(os.listdir(folder)):
                 number = shard_of(above + name)

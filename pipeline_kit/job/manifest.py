@@ -52,7 +52,7 @@ class Manifest:
     def changes(self, identity: Mapping[str, Any], folder: Path) -> list[str]:
         """List what differs between the job in `folder` and one of `identity`.
 
-        :raises UsageError: if the input can be read only once, so that nothing tells whether it is the same.
+        :raises UsageError: if the input can be read only once, so that nothing shows whether it is the same.
         """
         if any(item.get("sha256", "") is None for item in identity["input"]):
             raise UsageError(
@@ -62,7 +62,7 @@ class Manifest:
         return list(differences(self.identity, json.loads(json.dumps(identity))))
 
     def check_same(self, identity: Mapping[str, Any], folder: Path) -> None:
-        """Refuse to go on with another job than the one in the folder.
+        """Refuse to continue another job than the one in the folder.
 
         :raises UsageError: naming what differs.
         """
@@ -122,7 +122,7 @@ WITHOUT_EFFECT = ("job", "runner")
 def identity_of(config: PipelineConfig, source: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Describe a job as JSON values: config, versions, checkpoint, plugins, input.
 
-    :param source: what :meth:`pipeline_kit.files.read.source.Source.identity` gives.
+    :param source: what :meth:`pipeline_kit.files.read.source.Source.identity` returns.
     :raises CheckpointError: if the checkpoint cannot be read.
     """
     checkpoint = resolve_checkpoint(config.checkpoint)

@@ -77,10 +77,10 @@ class _Done:
 def run_shard(
     pipeline: Pipeline, work: ShardTask, layout: Layout, format: ShardFormat, agree: Agree, listener: Listener
 ) -> ShardResult:
-    """Run the pipeline on the rows of one shard, and encode what it gives.
+    """Run the pipeline on the rows of one shard, and encode what it returns.
 
     A shard is always run as a whole and by itself, so its batches, and with them the last bits of its numbers,
-    are the same in a job that went through and in one that was taken up again.
+    are the same in a job that went through and in one that was resumed.
     """
     stats = RunStats()
     done = _results(pipeline, work, layout, stats, listener)
@@ -194,7 +194,7 @@ class ShardRunner(ABC):
     def finished(self, missing: Iterator[ShardTask]) -> Iterator[ShardResult]:
         """Make all shards of `missing`, taking them when they are needed; in any order.
 
-        :raises JobError: if it cannot go on.
+        :raises JobError: if it cannot continue.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a job tells while it runs."""
+"""The events of a job while it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline_kit.job.receipt import Receipt
 
 
 class JobWatcher(Protocol):
-    """Is told how a job goes on."""
+    """Receives the progress of a job."""
 
     def resumed(self, rows: int) -> None:
         """Receive the number of rows that were done before."""

@@ -14,7 +14,7 @@ from pipeline_kit.runtime.calls import Failed, InStage, is_interruption, isolate
 FIRST_CHUNK = 64  # A stream's first results should not wait for a whole sort window; chunks grow from here.
 
 Prepare = Callable[[Example], Sequence[Example]]
-"""``Postprocessor.prepare``, or None where it gives the example itself."""
+"""``Postprocessor.prepare``, or None where the example itself is encoded."""
 
 Lists = Sequence[Sequence[Example]]
 

@@ -55,7 +55,7 @@ class Pipeline:
         """Run on one example, on a list of them, or on a stream.
 
         :returns: a result for a string or mapping; a list for anything with a length, in the same order;
-            an iterator for a generator or other iterator, as :meth:`stream` gives.
+            an iterator for a generator or other iterator, as :meth:`stream` returns.
         :raises RowError: on the first row that fails.
         """
         if isinstance(inputs, str | Mapping):

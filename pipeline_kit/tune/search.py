@@ -61,7 +61,7 @@ class Search:
     """One run of the search.
 
     :ivar trials: what is known at any time, the user's config first.
-    :ivar reference: what answers are held against; see `Space.reference`.
+    :ivar reference: what answers are compared with; see `Space.reference`.
     :ivar notes: what a reader of the figures has to know.
     :ivar interrupted: whether ctrl-c ended it.
     :ivar late: whether something was left untried for want of time.

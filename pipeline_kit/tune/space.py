@@ -32,7 +32,7 @@ class SearchSpace:
     """Candidates around a user's config.
 
     :ivar own: that config.
-    :ivar reference: the built-in model in float32 with its own settings, which answers are held against.
+    :ivar reference: the built-in model in float32 with its own settings, which answers are compared with.
     """
 
     def __init__(

@@ -115,7 +115,7 @@ def _texts(example: Example) -> Texts:
 
 
 def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list[Views]]]:
-    """Cut the rows into calls of bounded size; gives the place of the first row and the rows' views."""
+    """Cut the rows into calls of bounded size; returns the place of the first row and the rows' views."""
     limit = None if encoder.looks is None else encoder.looks.first
     start, size = 0, 0
     group: list[Views] = []
@@ -214,7 +214,7 @@ def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Row) ->
 
 
 def _spans(encoder: Encoder, views: Views, encoded: Row) -> list[list[TokenSpan]]:
-    """Decide which tokens stay, for each encoding that the row gives.
+    """Decide which tokens stay, for each encoding of the row.
 
     :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
     """
@@ -271,7 +271,7 @@ _FILLER = "a"
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a pair gives that was put together; the attributes are those of ``tokenizers.Encoding``.
+    """The encoding of a pair that was put together; the attributes are those of ``tokenizers.Encoding``.
 
     The ones that nobody asked for are empty.
     """
@@ -299,7 +299,7 @@ def encode_rows(
 
     :param call: encodes texts and pairs plainly, in one batch.
     :param fields: the attributes that are read besides ids, segment ids and sequence ids.
-    :returns: for each row what `call` gives for it.
+    :returns: for each row what `call` returns for it.
     """
     shared = _shared(rows)
     if not shared:

@@ -214,7 +214,7 @@ def _layout(config: PipelineConfig) -> Layout:
 
 
 def _run(config: PipelineConfig, inputs: Inputs, source: Source | None, printing: OutputPlan) -> int:
-    """Run one pipeline over all rows; give the number of those that failed.
+    """Run one pipeline over all rows; return the number of those that failed.
 
     :param source: the rows that options chose; None: all there are.
     """

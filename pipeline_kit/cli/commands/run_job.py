@@ -1,4 +1,4 @@
-"""``run --output DIR``: a job that can be stopped, killed and taken up again."""
+"""``run --output DIR``: a job that can be stopped, killed and resumed."""
 
 from __future__ import annotations
 

@@ -239,9 +239,9 @@ def json_value(value: Any) -> Any:
     """Return `value` as JSON values alone.
 
     NaN and the infinities become null. Dates and times become ISO 8601 text, with a time zone as UTC; lengths of
-    time become ``PT12.5S``; decimals exact text; bytes base64; numpy's scalars and arrays what ``tolist`` gives.
+    time become ``PT12.5S``; decimals exact text; bytes base64; numpy's scalars and arrays what ``tolist`` returns.
 
-    :raises InputError: for any other type, a key that is no string, a text that UTF-8 cannot represent,
+    :raises InputError: for any other type, a key that is not a string, a text that UTF-8 cannot represent,
         and nesting too deep to be followed.
     """
     try:

@@ -125,7 +125,7 @@ def check_lines(stream: BinaryIO, format: Format, columns: Columns) -> None:
 
 
 def count_lines(stream: BinaryIO, format: Format) -> int:
-    """Count the rows as :func:`read_rows` gives them."""
+    """Count the rows as :func:`read_rows` returns them."""
     if format in ("csv", "tsv"):
         return sum(1 for _ in CsvTable(stream, "\t" if format == "tsv" else ",").cells())
     return sum(1 for line in read_lines(stream) if format == "text" or not _blank(line))
@@ -343,7 +343,7 @@ class CsvTable:
                 yield start, cells
 
     def row(self, cells: list[str] | InputError, columns: Columns) -> RawRow:
-        """Return the wanted cells of a row that :meth:`cells` gave last, by column."""
+        """Return the wanted cells of a row that :meth:`cells` returned last, by column."""
         if isinstance(cells, InputError):
             return cells
         if len(cells) != len(self.header):

@@ -216,7 +216,7 @@ def same_throughout(stream: BinaryIO, before: tuple[int, ...] | None = None) -> 
 
 
 def regular(stream: BinaryIO) -> tuple[int, ...] | None:
-    """Return what tells one version of the regular file behind `stream` from another; None for anything else."""
+    """Return what identifies this version of the regular file behind `stream`; None for anything else."""
     try:
         found = os.fstat(stream.fileno())
     except (AttributeError, OSError, ValueError):

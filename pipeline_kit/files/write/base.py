@@ -44,7 +44,7 @@ class UnwritableRowsError(OutputError):
 class StreamFormat(ABC):
     """How rows become one file, written from its begin to its end.
 
-    The same rows under the same schema always give the same bytes: no time, no name, no random order.
+    The same rows under the same schema always make the same bytes: no time, no name, no random order.
     """
 
     suffix: ClassVar[str]
@@ -64,7 +64,7 @@ class StreamFormat(ABC):
     def stream(self, write: Write, schema: Schema | None) -> AbstractContextManager[Append]:
         """Begin a file whose bytes go to `write`; it is complete when the body ends without an error.
 
-        :param schema: what :meth:`schema` gave for the first rows of this file or of an earlier one.
+        :param schema: what :meth:`schema` returned for the first rows of this file or of an earlier one.
         """
 
 
@@ -74,7 +74,7 @@ class ShardFormat(ABC):
     @property
     @abstractmethod
     def suffix(self) -> str:
-        """The ending of the file that holds the rows; ``encode`` always gives it."""
+        """The ending of the file that holds the rows; ``encode`` always writes it."""
 
     @abstractmethod
     def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
@@ -88,7 +88,7 @@ class ShardFormat(ABC):
     def encode(self, rows: Sequence[OutputValues], schema: Schema | None) -> Mapping[str, bytes]:
         """Return the files of a shard: the ending of each name and its bytes.
 
-        The same rows under the same schema always give the same bytes.
+        The same rows under the same schema always make the same bytes.
 
         :param rows: each with the columns of the layout; keys of the result that may be left out may be missing.
         :raises UnwritableRows: naming the rows that do not fit; without those the rest can be encoded.

@@ -1,4 +1,4 @@
-"""Parquet through pyarrow, which the extra ``files`` brings; the same rows always give the same bytes."""
+"""Parquet through pyarrow, which the extra ``files`` brings; the same rows always make the same bytes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 @final
 class AnswerEvaluator(Evaluator):
     """``exact_match`` and ``f1`` as SQuAD 2.0 defines them: the best over the answers of a question, after
-    normalization. A question without an answer has both 1 if the pipeline gives the empty answer, else 0.
+    normalization. A question without an answer has both 1 if the pipeline returns the empty answer, else 0.
 
     Where there are questions of both kinds, each kind has its own figures too.
     https://rajpurkar.github.io/SQuAD-explorer/

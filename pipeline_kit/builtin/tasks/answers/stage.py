@@ -86,7 +86,7 @@ class Answers(Postprocessor):
     ) -> list[Result]:
         """Find the best spans of each context.
 
-        :raises StageError: if the model gave more or fewer logits than there are tokens.
+        :raises StageError: if the model returned more or fewer logits than there are tokens.
         :raises ExampleError: if a logit is not finite, or a context has no token that could be an answer.
         """
         if not examples:

@@ -19,7 +19,7 @@ def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Ten
     """Return the tensor `name` of `output` as it is.
 
     :param dims: how many dimensions it has to have; `axes` names them in the message.
-    :raises StageError: if the model gave no such tensor, or one of another rank.
+    :raises StageError: if the model returned no such tensor, or one of another rank.
     """
     tensor = output.tensors.get(name)
     if tensor is None:
@@ -92,7 +92,7 @@ def window_weights(windows: Sequence[Encoding]) -> np.ndarray[Any, np.dtype[np.f
 
 
 def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
-    """Check that a model that gives `width` logits has one for each of `labels`.
+    """Check that a model that returns `width` logits has one for each of `labels`.
 
     :raises StageError: if it does not.
     """

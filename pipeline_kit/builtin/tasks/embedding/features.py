@@ -55,7 +55,7 @@ class Features(Postprocessor):
     ) -> list[Result]:
         """List tokens and vectors.
 
-        :raises StageError: if the model gave more or fewer vectors than there are tokens.
+        :raises StageError: if the model returned more or fewer vectors than there are tokens.
         :raises ExampleError: if a value is not finite.
         """
         return [self._one(windows, rows) for _, windows, rows in zip(examples, encodings, outputs, strict=True)]

@@ -34,7 +34,7 @@ class SpanEvaluator(Evaluator):
     def __init__(self, setting: EvaluationContext) -> None:
         """Find the labels without their prefixes.
 
-        :raises UsageError: if the pipeline gives tokens rather than entities.
+        :raises UsageError: if the pipeline returns tokens rather than entities.
         """
         self._how = getattr(setting.options, "aggregation", None)
         if self._how == "none":

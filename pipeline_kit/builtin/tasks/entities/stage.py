@@ -38,8 +38,8 @@ class Entities(Postprocessor):
     They never overlap, and ``text`` is what stands in the source from ``start`` to ``end``, in characters, without
     white space around it. The source is the field ``text``, or the field ``words``, joined by a blank.
 
-    ``simple`` and the aggregations by word give tags, without their ``B-`` or ``I-``; ``none`` gives each token with
-    its whole label. A long text is split into windows and put together again before anything else is done, so an
+    ``simple`` and the aggregations by word return tags, without their ``B-`` or ``I-``; ``none`` returns each token
+    with its whole label. A long text is split into windows and put together again before anything else is done, so an
     entity may reach from one window into the next.
     """
 
@@ -84,7 +84,7 @@ class Entities(Postprocessor):
     ) -> list[Result]:
         """List the entities.
 
-        :raises StageError: if the model gave more or fewer values than there are tokens.
+        :raises StageError: if the model returned more or fewer values than there are tokens.
         :raises ExampleError: if a score is not finite.
         """
         return [

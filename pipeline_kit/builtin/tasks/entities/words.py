@@ -162,7 +162,7 @@ class Tokens:
     :param inside: whether it begins before the end of one that precedes it, ``[N]``: both then hold a part of one
         character, such as the four bytes of an emoji.
     :param breaks: whether the tokenizer begins a new word with it, ``[N]``.
-    :param values: what the model gave for each, by name, ``[N, …]``.
+    :param values: what the model returned for each, by name, ``[N, …]``.
     """
 
     starts: Ints
@@ -192,7 +192,7 @@ def merge_tokens(windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> Toke
     Each token that two windows share is taken from the one where it is farther from the border, so that the model
     saw more of what stands around it; of an odd number the middle one is taken from the first.
 
-    :raises StageError: if the model gave more or fewer values than there are tokens.
+    :raises StageError: if the model returned more or fewer values than there are tokens.
     """
     for window, row in zip(windows, rows, strict=True):
         for name, value in row.items():

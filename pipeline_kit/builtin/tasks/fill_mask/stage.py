@@ -48,7 +48,7 @@ class FillMask(Postprocessor):
         """Find the checkpoint's mask and the ids of the targets.
 
         :raises CheckpointError: if the checkpoint has no mask.
-        :raises ConfigError: if ``mask_token`` or one of the targets is no token, or several.
+        :raises ConfigError: if ``mask_token`` or one of the targets is not a token, or several.
         """
         if context.tokenizer is None:
             raise StageError("postprocessor=fill_mask is built after the tokenizer")
@@ -184,7 +184,7 @@ class FillMask(Postprocessor):
 def best(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `count` largest of each row of `values`, ``[N, n]``, and their places; of equal ones the first.
 
-    ``topk`` leaves open which of equal values it gives, and in which order.
+    ``topk`` leaves open which of equal values it returns, and in which order.
 
     :returns: two tensors ``[N, min(count, n)]``.
     """

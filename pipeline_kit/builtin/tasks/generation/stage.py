@@ -66,7 +66,7 @@ class GeneratedText(Postprocessor):
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Return ``sequences [B, N]`` and ``sequence_lengths [B]``, and drop the rest.
 
-        :raises StageError: if the model gave no such tensors.
+        :raises StageError: if the model returned no such tensors.
         """
         del batch
         kept: dict[str, torch.Tensor] = {}
@@ -173,7 +173,7 @@ def text_or_messages(example: Example) -> str | list[Mapping[str, Any]]:
 def messages_of(value: object) -> list[Mapping[str, Any]]:
     """Return the messages of a conversation; a string may hold them as JSON, as in a CSV cell.
 
-    :raises ExampleError: if it is no list of mappings with a ``role`` and a ``content``, both strings.
+    :raises ExampleError: if it is not a list of mappings with a ``role`` and a ``content``, both strings.
     """
     if isinstance(value, str):
         try:

@@ -136,7 +136,7 @@ def ranking_function(checkpoint: Checkpoint) -> Function:
     """Decide how the logits of `checkpoint` become scores.
 
     Of one label: by the torch class that its sentence-transformers configuration names, as ``CrossEncoder``
-    does; else as task=text-classification. Of several that name says nothing, since ``CrossEncoder`` gives
+    does; else as task=text-classification. Of several that name says nothing, since ``CrossEncoder`` returns
     their logits as they are and ranks by none of them.
 
     :raises CheckpointError: if it names another class than the ones known here.

@@ -46,7 +46,7 @@ class OpenVinoModel(Model):
         :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
         :raises ConfigError: if there is no such head, a package or an instruction is missing, or the cache cannot be
             written.
-        :raises DeviceError: if the device is no CPU.
+        :raises DeviceError: if the device is not a CPU.
         """
         head = config.head or context.head
         check_head_name(head)
