@@ -50,10 +50,10 @@ def read(paths: Sequence[Path]) -> list[Result]:
         for measurement in result["measurements"]:
             other = homes.setdefault(measurement["name"], path)
             if other != path:
-                raise UsageError(f"{path} and {other} both hold {measurement['name']}; give one of them")
+                raise UsageError(f"{path} and {other} both hold {measurement['name']}; pass one of them")
         results.append(result)
     if len({result["quick"] for result in results}) > 1:
-        raise UsageError("some of these results are of --quick, which are no figures; give the others alone")
+        raise UsageError("some of these results are of --quick, which are no figures; pass the others alone")
     return results
 
 

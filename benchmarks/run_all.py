@@ -80,7 +80,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     names = list(args.only or COMPARISONS)
     if args.quick and any(is_done(args.output / f"{name}.json", quick=False) for name in names):
-        sys.exit(f"{args.output} holds figures, which --quick would overwrite; give another --output")
+        sys.exit(f"{args.output} holds figures, which --quick would overwrite; pass another --output")
     waiting = [name for name in names if args.force or not is_done(args.output / f"{name}.json", args.quick)]
     for name in names:
         if name not in waiting:

@@ -47,7 +47,7 @@ def sample_examples(
     wanted = [field for field in takes if not field.endswith("?")] or [takes[0].rstrip("?")]
     unknown = [field for field in wanted if field not in _FIELDS]
     if unknown:
-        raise UsageError(f"there is no sample for the field '{unknown[0]}'; give rows with --json or --input")
+        raise UsageError(f"there is no sample for the field '{unknown[0]}'; pass rows with --json or --input")
     random = Random(0)  # noqa: S311 - sentences, not secrets
     return [_example(name, wanted, mask, labels, random) for _ in range(rows)]
 

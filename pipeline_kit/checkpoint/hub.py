@@ -86,7 +86,7 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
     """
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise CheckpointError(
-            f"checkpoint.revision={for_message(revision)} is no revision; give a commit, a tag or a branch"
+            f"checkpoint.revision={for_message(revision)} is not a revision; pass a commit, a tag or a branch"
         )
     wanted = _Wanted(repository, revision, os.path.expanduser(cache_dir) if cache_dir else None, hint)
     if offline or constants.HF_HUB_OFFLINE:
@@ -112,7 +112,7 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
         return wanted.fetch(offline=False)
     except Exception as error:
         raise CheckpointError(
-            f"the download of '{repository}' broke off: {_explain(wanted, error)}. Run again: it goes on where it was"
+            f"the download of '{repository}' broke off: {_explain(wanted, error)}. Run again to resume it"
         ) from error
 
 
@@ -132,7 +132,7 @@ def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
     if f"{inner}config.json" not in names:
         formats = sorted({Path(name).suffix for name in names} & {".gguf", ".onnx"})
         kind = f"; it holds {', '.join(formats)} files, use the repository they were made from" if formats else ""
-        raise CheckpointError(f"{where} has no config.json, so it is no transformers checkpoint{kind}")
+        raise CheckpointError(f"{where} has no config.json, so it is not a transformers checkpoint{kind}")
     if f"{inner}{WEIGHTS_NAME}" in names or f"{inner}{INDEX_NAME}" in names:
         return
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)

@@ -157,7 +157,7 @@ def output_path(name: str | None, format: str | None, files: Sequence[FileFormat
         raise UsageError(f"--format {for_message(format, 40)}: the formats are {', '.join(formats)}{hint}")
     if name is None:
         if format in FILE_FORMATS[1:]:
-            raise UsageError(f"--format {format} is for files: give --output FILE.{format}")
+            raise UsageError(f"--format {format} is for files: pass --output FILE.{format}")
         return None
     if format == "table":
         raise UsageError(f"--format table is for a terminal; --output writes {' or '.join(files)}")

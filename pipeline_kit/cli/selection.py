@@ -95,7 +95,7 @@ class Selection:
         folders, name = list(args.config_dir), args.config_name
         if args.config is not None:
             if name is not None:
-                raise UsageError("--config and --config-name both name the config to start from; give one")
+                raise UsageError("--config and --config-name both name the config to start from; pass one")
             path = _config_file(args.config)
             folders, name = [str(path.parent), *folders], path.stem
         for word in args.words:
@@ -166,7 +166,7 @@ def subtree(data: Any, key: str | None) -> Any:
 def _config_file(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
-        raise UsageError(f"--config {for_message(name)}: give a YAML file that is there, a regular one")
+        raise UsageError(f"--config {for_message(name)}: pass a YAML file that is there, a regular one")
     if path.suffix == ".yml":
         raise UsageError(f"--config {for_message(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
     return path

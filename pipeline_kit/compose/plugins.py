@@ -133,7 +133,7 @@ def _load_given(registry: Registry, plugin: str) -> None:
         ) from error
     except BaseException as error:
         raise_if_stopped(error)
-        hint = "give a .py file, or a module that can be imported"
+        hint = "pass a .py file, or a module that can be imported"
         raise RegistryError([Fault(where, f"failed to load: {_why(error)}.", hint=hint)]) from error
     function = getattr(module, "register", None)
     if function is None:

@@ -103,7 +103,7 @@ def value_of(result: Result, key: str) -> Any:
     if key not in result:
         there = for_message(", ".join(map(str, result)) or "nothing", 120)
         raise StageError(
-            f"results of this task are judged by their '{key}', and this postprocessor gives {there}; "
+            f"results of this task are judged by their '{key}', and this postprocessor returns {there}; "
             "leave the task's own postprocessor in place"
         )
     return result[key]

@@ -70,7 +70,7 @@ def texts_of(value: object, name: str, *, least: int = 1) -> list[str]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise ExampleError(f"the field '{name}' is no JSON list of texts: {for_message(str(error))}") from error
+            raise ExampleError(f"the field '{name}' is not a JSON list of texts: {for_message(str(error))}") from error
     if not isinstance(value, list | tuple):
         raise ExampleError(
             f"the field '{name}' is {type(value).__name__}, not a list of texts: {for_message(value)}; "

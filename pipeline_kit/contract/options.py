@@ -116,7 +116,7 @@ def parse_options(
             trial: list[Fault] = []
             values[item.name] = _value(hints[item.name], data[item.name], where, item.metadata, trial)
             if data[item.name] == HIDDEN:
-                faults.append(Fault(where, f"{HIDDEN} stands where a secret was taken out; give the secret."))
+                faults.append(Fault(where, f"{HIDDEN} stands where a secret was taken out; pass the secret."))
             elif trial and is_secret(where):
                 faults.append(Fault(where, f"its value, which is not shown, is not {_type_name(hints[item.name])}."))
             else:

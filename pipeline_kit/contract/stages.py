@@ -165,7 +165,7 @@ class Tokenizer(ABC):
         :raises ExampleError: if the checkpoint has no form for conversations, or none for this one.
         """
         del messages
-        raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
+        raise ExampleError(f"{type(self).__name__} has no form for conversations; pass the field 'text'")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
         """Return panels on how `example` became `encodings`, for ``pipeline-kit explain``; none by default.

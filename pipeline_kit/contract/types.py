@@ -106,7 +106,7 @@ class ModelOutput:
         try:
             return self.tensors[name]
         except KeyError:
-            raise KeyError(f"the model gave no '{name}', only {', '.join(sorted(self.tensors))}") from None
+            raise KeyError(f"the model returned no '{name}', only {', '.join(sorted(self.tensors))}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def check_attribution(pipeline: Pipeline, methods: Sequence[str] = DEFAULT) -> N
         if method not in METHODS:
             near = closest_match(method, tuple(METHODS))
             raise UsageError(
-                f"'{for_message(method, 60)}' is no method of attribution."
+                f"'{for_message(method, 60)}' is not a method of attribution."
                 + (f" Did you mean '{near}'?" if near else "")
                 + f"\n  allowed: {', '.join(METHODS)}"
             )

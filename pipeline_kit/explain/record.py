@@ -189,8 +189,8 @@ def _arrays(output: ModelOutput) -> dict[str, Any]:
 def _silent(pipeline: Pipeline) -> str:
     model = pipeline.description.get("model")
     if isinstance(model, Mapping) and model.get("compile") is True:
-        return "a compiled network tells nothing of its layers; model.compile=false shows them"
-    return f"the model ({type(pipeline.model).__name__}) tells nothing of its layers"
+        return "a compiled network does not report its layers; model.compile=false shows them"
+    return f"the model ({type(pipeline.model).__name__}) does not report its layers"
 
 
 def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:

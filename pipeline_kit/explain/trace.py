@@ -88,7 +88,7 @@ class RowTrace:
     :param sequences: its encodings; empty if it failed before.
     :param places: for each sequence the batch that held it and its row there, ``(-1, -1)`` if it reached none.
     :param result: None if the row failed; `failure` says why.
-    :param panels: what tokenizer and postprocessor tell of this example, by stage kind.
+    :param panels: the panels of tokenizer and postprocessor for this example, by stage kind.
     """
 
     example: Example

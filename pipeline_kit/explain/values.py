@@ -131,14 +131,14 @@ def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[
     with model.watched() as again:
         maps: Mapping[str, Any] = model.attentions(batch)
     if not maps:
-        return {}, "the model tells nothing of its attention"
+        return {}, "the model does not report its attention"
     found = {name: to_numpy(weights) for name, weights in maps.items()}
     difference = _difference(ran, again, batch)
     if difference is None:
-        return found, "attention comes from a second run, which could not be compared with the one that gave the result"
+        return found, "attention comes from a second run, which could not be compared with the one that made the result"
     return found, (
         "attention comes from a second run; its hidden states differ by "
-        f"{difference:.1e} at the most from those that gave the result"
+        f"{difference:.1e} at the most from those that made the result"
     )
 
 

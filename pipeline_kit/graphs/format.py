@@ -108,7 +108,7 @@ def graph_inputs(batch: TokenBatch, head: str, takes: NetworkInputs) -> dict[str
     given.pop("use_cache", None)
     given.setdefault("attention_mask", batch.attention_mask)
     if takes.token_type_ids and "token_type_ids" not in given:
-        raise ValueError("this graph was exported with token_type_ids, and the tokenizer gave none")
+        raise ValueError("this graph was exported with token_type_ids, and the tokenizer returned none")
     if takes.position_ids and "position_ids" not in given:
         width = batch.input_ids.shape[1]
         places = torch.arange(width, device=batch.input_ids.device)

@@ -47,7 +47,7 @@ def run_job(
     :raises PipelineKitError: as the command line does; what is done is kept.
     """
     if restart and retry:
-        raise UsageError("restart=True begins anew, retry=True runs rows again that failed; give one of the two")
+        raise UsageError("restart=True begins anew, retry=True runs rows again that failed; pass one of the two")
     if (files is None) == (rows is None):
         raise UsageError("give files=... or rows=..., one of the two")
     folders = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir)

@@ -69,7 +69,7 @@ class JobFolder:
         strange = [name for name in names if name not in _FIRST]
         if strange and not folder.manifest.exists():
             listed = ", ".join(strange[:3])
-            raise OutputError(f"{path}: holds something that is no job's ({listed}); name another folder")
+            raise OutputError(f"{path}: holds something that is not a job's ({listed}); name another folder")
         return folder._made()
 
     @property

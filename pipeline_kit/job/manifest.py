@@ -56,7 +56,7 @@ class Manifest:
         """
         if any(item.get("sha256", "") is None for item in identity["input"]):
             raise UsageError(
-                f"{folder}: holds a job already, and this input can be gone through only once, so nothing tells "
+                f"{folder}: holds a job already, and this input can be gone through only once, so nothing shows "
                 "whether it is the same; write it to a file, or begin anew with --restart"
             )
         return list(differences(self.identity, json.loads(json.dumps(identity))))
@@ -72,7 +72,7 @@ class Manifest:
             more = f"\n  ... and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
             raise UsageError(
                 f"{folder}: holds a job that is not this one:\n  {shown}{more}\n"
-                "to go on with it, give the same input, options and versions; to begin anew, add --restart "
+                "to continue it, pass the same input, options and versions; to begin anew, add --restart "
                 "(the folder is renamed, nothing is deleted) or name another folder"
             )
 

@@ -254,7 +254,7 @@ class WorkerProcess:
         work = "" if self.work is None else f" while it made shard {self.work.number}"
         return JobError(
             f"worker {self.number} (process {self.process.pid}) {how}{work}; {hint}.\n"
-            "  What is done is kept; run the same command again to go on"
+            "  What is done is kept; run the same command again to continue"
         )
 
     def end(self) -> None:

@@ -219,7 +219,7 @@ class Pipeline:
             examples, encodings, outputs = ([row[i] for row in part] for i in range(3))
             results = self.postprocessor(examples, encodings, outputs)
             if len(results) != len(examples):
-                raise StageError(f"the postprocessor gave {len(results)} results for {len(examples)} examples")
+                raise StageError(f"the postprocessor returned {len(results)} results for {len(examples)} examples")
             if self.observer is not None:
                 self.observer("postprocessor", (examples, encodings, outputs), results)
             return results

@@ -120,7 +120,7 @@ class ModelConformance(StageConformance):
         assert list(first.input_ids) != list(second.input_ids), "encodings() gives the same row twice"
         rows = self.rows(stage, self.batch([first, second]))
         same = all(np.array_equal(rows[0][name], rows[1][name]) for name in rows[0])
-        assert not same, "the model gives two different rows one answer"
+        assert not same, "the model returns one answer for two different rows"
 
     def test_inputs_are_not_mutated(self) -> None:
         """``forward`` leaves the batch's tensors as they were."""

@@ -128,7 +128,7 @@ class StageConformance:
         spec = self.spec()
         assert spec.summary, f"{spec.kind}={spec.name} has no summary, which `pipeline-kit ls` shows"
         found = spec.load()
-        assert issubclass(found, self.interface), f"{spec.target} is no {self.interface.__name__}"
+        assert issubclass(found, self.interface), f"{spec.target} is not a {self.interface.__name__}"
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         assert not missing, f"{spec.target} lacks {', '.join(missing)}"
 

@@ -48,7 +48,7 @@ class TokenizerConformance(StageConformance):
         for encoding in encodings:
             ids = list(encoding.input_ids)
             assert ids, f"example {encoding.example} has an encoding without tokens"
-            assert all(int(i) == i and i >= 0 for i in ids), f"an id is no integer from 0: {ids}"
+            assert all(int(i) == i and i >= 0 for i in ids), f"an id is not an integer from 0: {ids}"
         for place in range(len(self.examples)):
             windows = [e.window for e in encodings if e.example == place]
             assert windows == list(range(len(windows))), f"the windows of example {place} are numbered {windows}"
@@ -135,7 +135,7 @@ class TokenizerConformance(StageConformance):
         """``decode`` returns a string for what ``encode`` returned, and for no ids."""
         stage = self.build()
         for ids in ([], *(e.input_ids for e in stage.encode(self.examples))):
-            assert isinstance(stage.decode(ids), str), f"decode({list(ids)}) is no string"
+            assert isinstance(stage.decode(ids), str), f"decode({list(ids)}) is not a string"
 
     def test_properties(self) -> None:
         """The padding token, the padding side and the longest length are of their types."""

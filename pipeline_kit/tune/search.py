@@ -118,7 +118,7 @@ class Search:
         self.measuring.hold(examples, trial, self._plan.repeats, self._enough)
         if trial is not None and trial.problem is not None:
             self.reference = "your config"
-            self.notes.append(f"answers are held against those of your config: {reference.engine}: {trial.problem}")
+            self.notes.append(f"answers are compared with those of your config: {reference.engine}: {trial.problem}")
         if self.own.excluded is not None:
             self.notes.append(f"your own config is not good enough itself: {self.own.excluded}")
         if trial is not None:

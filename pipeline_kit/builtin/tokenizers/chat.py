@@ -37,7 +37,7 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
     if not getattr(loaded, "chat_template", None):
         raise ExampleError(
             f"the checkpoint '{for_message(checkpoint)}' has no chat template, so it was not trained on conversations; "
-            "give the field 'text' instead of 'messages'"
+            "pass the field 'text' instead of 'messages'"
         )
     from pipeline_kit.builtin.tokenizers.chat_limits import LimitError, limited
 
@@ -58,7 +58,9 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
             f"{type(error).__name__}: {for_message(str(error), 300)}"
         ) from error
     if not isinstance(text, str):
-        raise ExampleError(f"the chat template of '{for_message(checkpoint)}' gave {type(text).__name__}, not a text")
+        raise ExampleError(
+            f"the chat template of '{for_message(checkpoint)}' returned {type(text).__name__}, not a text"
+        )
     return Rendered(text)
 
 

@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
         return cfg.print_configs(selection, args.package, args.resolve)
     refuse_without_cfg(args)
     if not 1 <= args.repeats <= MOST_REPEATS:
-        raise UsageError(f"--repeats {args.repeats}: give 1 to {MOST_REPEATS} rounds")
+        raise UsageError(f"--repeats {args.repeats}: pass 1 to {MOST_REPEATS} rounds")
     output = output_path(args.output, args.format)
     plot = _plot(args.plot)
     texts = BenchTexts.of(args)

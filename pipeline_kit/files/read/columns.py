@@ -278,7 +278,7 @@ def _value(value: Any) -> Any:
 
 def _key(key: Any) -> str:
     if not isinstance(key, str) or has_lone_surrogate(key):
-        raise InputError(f"has the key {for_message(key, 40)}, which is no text")
+        raise InputError(f"has the key {for_message(key, 40)}, which is not a text")
     return str(key)
 
 
@@ -297,7 +297,7 @@ def _other(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
         return _value(value.tolist())
-    raise InputError(f"is of the type {type(value).__name__}, which is no JSON value")
+    raise InputError(f"is of the type {type(value).__name__}, which is not a JSON value")
 
 
 MAX_ID = 1024

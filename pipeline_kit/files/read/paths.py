@@ -143,10 +143,12 @@ def _dataset(folder: Path, label: str, limits: DecompressionLimits) -> InputPart
     for item in listed if isinstance(listed, list) else []:
         name = item.get("filename") if isinstance(item, dict) else None
         if not isinstance(name, str) or not name or os.path.basename(name) != name or name in (".", ".."):
-            raise InputError(f"{folder / _STATE}: '{for_message(str(name), 80)}' is no name of a file in this folder")
+            raise InputError(
+                f"{folder / _STATE}: '{for_message(str(name), 80)}' is not a name of a file in this folder"
+            )
         files.append(opened_file(folder / name, f"{label}/{_printable(name)}"))
     if not files:
-        raise InputError(f"{folder / _STATE}: names no data files, so this is no saved dataset")
+        raise InputError(f"{folder / _STATE}: names no data files, so this is not a saved dataset")
     return _arrow_part(label, files, "arrow", limits)
 
 
@@ -159,7 +161,7 @@ def _state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {for_message(str(error))}") from error
     if not isinstance(state, dict):
-        raise InputError(f"{path}: is no state of a dataset")
+        raise InputError(f"{path}: is not a state of a dataset")
     return state
 
 

@@ -225,7 +225,7 @@ class PythonPart(InputPart):
         """
         if self._once and self._used:
             raise UsageError(
-                f"{self.label}: an iterator can be gone through once; give a list, or an object whose "
+                f"{self.label}: an iterator can be gone through once; pass a list, or an object whose "
                 "__iter__ begins anew"
             )
         self._used = True

@@ -145,7 +145,9 @@ class RowErrors:
         for index, row in enumerate(rows):
             if not row.keys() <= known:
                 key = next(key for key in row if key not in known)
-                self.add(index, f"the key '{for_message(key, 80)}' is no column of this file; JSON lines take any key")
+                self.add(
+                    index, f"the key '{for_message(key, 80)}' is not a column of this file; JSON lines take any key"
+                )
 
     def add_all(self, error: UnwritableRowsError) -> None:
         """Refuse what was refused elsewhere."""

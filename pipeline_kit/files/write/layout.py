@@ -166,7 +166,9 @@ class Layout:
     def _kind_faults(self) -> list[Fault]:
         allowed = (*((ID,) if self.identified else ()), *self.carry)
         return [
-            Fault(f"output.types.{for_message(name, 80)}", "is no column whose type can be set.", allowed or ("none",))
+            Fault(
+                f"output.types.{for_message(name, 80)}", "is not a column whose type can be set.", allowed or ("none",)
+            )
             for name in self.kinds
             if name not in allowed and (self.fixed or name in (*COUNTS, ERROR))
         ]

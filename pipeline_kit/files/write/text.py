@@ -100,7 +100,7 @@ def csv_cell(value: Any) -> str:
         text = "'" + value if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
     elif isinstance(value, float):
         if not isfinite(value):
-            raise ValueError(f"{value} is no finite number")
+            raise ValueError(f"{value} is not a finite number")
         return repr(float(value))
     else:
         text = json_line(value)

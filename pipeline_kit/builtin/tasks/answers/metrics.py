@@ -102,7 +102,7 @@ def _texts(gold: Any) -> list[str]:
     texts = [item for item in items if isinstance(item, str)]
     if len(texts) < len(items):
         raise InputError(
-            f"the label {for_message(repr(gold), 80)} holds no answers; give a text, a list of texts, or SQuAD's "
+            f"the label {for_message(repr(gold), 80)} holds no answers; pass a text, a list of texts, or SQuAD's "
             '{"text": [...]}; [] for a question without an answer'
         )
     return texts

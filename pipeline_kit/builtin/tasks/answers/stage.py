@@ -144,7 +144,7 @@ def _context(example: Example) -> str:
 
 def _checked(logits: np.ndarray[Any, Any], window: Encoding) -> np.ndarray[Any, Any]:
     if len(logits) != len(window.input_ids):
-        raise StageError(f"the model gave {len(logits)} start and end logits for {len(window.input_ids)} tokens")
+        raise StageError(f"the model returned {len(logits)} start and end logits for {len(window.input_ids)} tokens")
     if not np.isfinite(logits).all():
         raise ExampleError("the model's start and end logits for this example are not all finite numbers")
     return logits

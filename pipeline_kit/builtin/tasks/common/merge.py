@@ -24,11 +24,13 @@ def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Ten
     tensor = output.tensors.get(name)
     if tensor is None:
         raise StageError(
-            f"the postprocessor needs '{name}', the model gave only {', '.join(sorted(output.tensors)) or 'nothing'}; "
+            f"the postprocessor needs '{name}', the model has only {', '.join(sorted(output.tensors)) or 'nothing'}; "
             "does model.head fit the task?"
         )
     if tensor.ndim != dims:
-        raise StageError(f"the postprocessor needs '{name}' as {axes}, the model gave the shape {list(tensor.shape)}")
+        raise StageError(
+            f"the postprocessor needs '{name}' as {axes}, the model returned the shape {list(tensor.shape)}"
+        )
     return tensor
 
 
@@ -98,7 +100,7 @@ def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
     """
     if width != len(labels):
         raise StageError(
-            f"the model gives {width} logits, but '{checkpoint}' names {len(labels)} labels; "
+            f"the model returns {width} logits, but '{checkpoint}' names {len(labels)} labels; "
             "check id2label in its config.json"
         )
 

@@ -74,7 +74,7 @@ class Features(Postprocessor):
             assert names is not None, "`requires` names it"
             assert special is not None, "`requires` names it"
             if len(row[NAME]) != len(names):
-                raise StageError(f"the model gave {len(row[NAME])} vectors for {len(names)} tokens")
+                raise StageError(f"the model returned {len(row[NAME])} vectors for {len(names)} tokens")
             if not np.isfinite(row[NAME]).all():
                 raise ExampleError(f"the model's '{NAME}' for this example are not all finite numbers")
             if not self._special_tokens:
@@ -135,7 +135,7 @@ def feature_panels(
     squares = [f"{panel_number(abs(value))}^2" for value in vectors[0][0]]
     formula = wrap_terms("norm = sqrt", squares, " +", (f"= {panel_number(float(str(rows[0][4])))}",))
     note = notes(
-        f"{kept} of {counted(len(rows), 'vector')} of {width} numbers are in the result, as the model gave them",
+        f"{kept} of {counted(len(rows), 'vector')} of {width} numbers are in the result, as the model returned them",
         "a token that windows share counts in the first of them" if len(encodings) > 1 else "",
         "" if special_tokens else "special tokens are left out",
         left,

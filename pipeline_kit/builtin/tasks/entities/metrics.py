@@ -59,8 +59,8 @@ class SpanEvaluator(Evaluator):
         values = as_list(gold)
         if values is None:
             raise InputError(
-                f"the label {for_message(repr(gold), 60)} is no list; give [{{start, end, label}}, ...] in characters, "
-                "or with 'words' a tag for each; in CSV as JSON"
+                f"the label {for_message(repr(gold), 60)} is not a list; pass [{{start, end, label}}, ...] in "
+                "characters, or with 'words' a tag for each; in CSV as JSON"
             )
         words = _words(example)
         if values and not isinstance(values[0], Mapping):

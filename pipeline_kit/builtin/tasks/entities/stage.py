@@ -146,7 +146,7 @@ def _source(example: Example) -> tuple[str, list[str] | None]:
             )
         if "words" in example:
             if "text" in example:
-                raise ExampleError("the fields 'text' and 'words' are both there; give one of them")
+                raise ExampleError("the fields 'text' and 'words' are both there; pass one of them")
             words = texts_of(read_fields(example, ("words",), ("text",))["words"], "words", least=0)
             return DELIMITER.join(words), words
     return text_of(read_fields(example, ("text",), ("words",))["text"], "text"), None

@@ -197,7 +197,7 @@ def merge_tokens(windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> Toke
     for window, row in zip(windows, rows, strict=True):
         for name, value in row.items():
             if len(value) != len(window.input_ids):
-                raise StageError(f"the model gave {len(value)} '{name}' for {len(window.input_ids)} tokens")
+                raise StageError(f"the model returned {len(value)} '{name}' for {len(window.input_ids)} tokens")
     found = [_read(window) for window in windows]
     kept = _kept(found)
     spans = np.concatenate([w.spans[begin:end] for w, (begin, end) in zip(found, kept, strict=True)])

@@ -86,7 +86,7 @@ class FillMask(Postprocessor):
         else:
             wanted = torch.from_numpy(self._targets.ids)
             if int(wanted[-1]) >= logits.shape[-1]:
-                raise StageError(f"a target has the id {int(wanted[-1])}, the model gives {logits.shape[-1]} logits")
+                raise StageError(f"a target has the id {int(wanted[-1])}, the model returns {logits.shape[-1]} logits")
             found = {"scores": probabilities[:, wanted.to(logits.device)]}
         tensors = {name: values.new_zeros(*at.shape, values.shape[-1]) for name, values in found.items()}
         for name, values in found.items():

@@ -75,7 +75,7 @@ class GeneratedText(Postprocessor):
             if tensor is None or tensor.ndim != dims or tensor.is_floating_point():
                 found = "nothing" if tensor is None else f"the shape {list(tensor.shape)}"
                 raise StageError(
-                    f"the postprocessor needs '{name}', ids in {dims} dimension(s); the model gave {found}. "
+                    f"the postprocessor needs '{name}', ids in {dims} dimension(s); the model returned {found}. "
                     "Use model=generate, or a model that writes"
                 )
             kept[name] = tensor
@@ -180,7 +180,7 @@ def messages_of(value: object) -> list[Mapping[str, Any]]:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ExampleError(
-                f"the field 'messages' is no JSON list of messages: {for_message(str(error))}"
+                f"the field 'messages' is not a JSON list of messages: {for_message(str(error))}"
             ) from error
     if not isinstance(value, Sequence):
         raise ExampleError(

@@ -74,7 +74,7 @@ class ZeroShot(Postprocessor):
             problem, allowed = self._no_opposite("a single candidate")
             raise ExampleError(
                 f"{problem} Name it: postprocessor.contradiction_label=… (one of {', '.join(allowed)}), "
-                "or give a second label"
+                "or pass a second label"
             )
         sentences = self._hypotheses if labels is self._labels else hypotheses(self._template, labels)
         return [{"text": text, "text_pair": sentence} for sentence in sentences]
