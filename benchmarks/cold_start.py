@@ -64,7 +64,7 @@ def compare(args: argparse.Namespace) -> Measurement:
 
 
 def _run(name: str) -> tuple[float, str]:
-    """Start a command; give its seconds and the last line that it printed."""
+    """Start a command; return its seconds and the last line that it printed."""
     start = time.perf_counter()
     done = subprocess.run(COMMANDS[name], capture_output=True, text=True)
     seconds = time.perf_counter() - start

@@ -84,16 +84,16 @@ class Quiet:
     """Watches a job and does nothing."""
 
     def resumed(self, rows: int) -> None:
-        """Hear how many rows were done before."""
+        """Receive the number of rows that were done before."""
 
     def loaded(self, notes: Sequence[str]) -> None:
-        """Hear that the model is there."""
+        """Note that the model is loaded."""
 
     def advanced(self, stats: Any) -> None:
-        """Hear how far the job is."""
+        """Receive the progress of the job."""
 
     def shard(self, receipt: Receipt) -> None:
-        """Hear that a shard is done."""
+        """Note that a shard is done."""
 
 
 class Peaks(Quiet):
@@ -216,7 +216,7 @@ def _write_plain(pipe: Pipeline, source: Path, path: Path) -> None:
 
 
 def _difference(pipe: Pipeline, source: Path, folder: Path) -> dict[str, Any]:
-    """Hold what a job wrote against what the stream gives."""
+    """Hold what a job wrote against what the stream returns."""
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     written = [{key: value for key, value in json.loads(line).items() if key != "id"} for line in lines]
     return difference(list(pipe.stream(_texts(source))), written)

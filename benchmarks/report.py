@@ -32,7 +32,7 @@ GOAL_COLUMNS = ("work", "goal", "measured", "lowest to highest round", "reached"
 def read(paths: Sequence[Path]) -> list[Result]:
     """Read results, each comparison's tables once.
 
-    :raises InputError: for a file that is no result.
+    :raises InputError: for a file that is not a result.
     :raises UsageError: if a table is there twice, or some results are of `--quick` and some are not.
     """
     results: list[Result] = []
@@ -50,10 +50,10 @@ def read(paths: Sequence[Path]) -> list[Result]:
         for measurement in result["measurements"]:
             other = homes.setdefault(measurement["name"], path)
             if other != path:
-                raise UsageError(f"{path} and {other} both hold {measurement['name']}; give one of them")
+                raise UsageError(f"{path} and {other} both hold {measurement['name']}; pass one of them")
         results.append(result)
     if len({result["quick"] for result in results}) > 1:
-        raise UsageError("some of these results are of --quick, which are no figures; give the others alone")
+        raise UsageError("some of these results are of --quick, which are no figures; pass the others alone")
     return results
 
 

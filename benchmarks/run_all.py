@@ -61,7 +61,7 @@ def is_done(path: Path, quick: bool) -> bool:
 
 
 def run(name: str, args: argparse.Namespace) -> bool:
-    """Run one comparison, its progress shown; tell whether it ended well."""
+    """Run one comparison, its progress shown; return whether it ended well."""
     chosen = COMPARISONS[name]
     rounds = args.rounds if chosen.rounds is None else max(args.rounds, chosen.rounds)
     command = [sys.executable, str(HERE / chosen.script), *chosen.arguments]
@@ -80,7 +80,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     names = list(args.only or COMPARISONS)
     if args.quick and any(is_done(args.output / f"{name}.json", quick=False) for name in names):
-        sys.exit(f"{args.output} holds figures, which --quick would overwrite; give another --output")
+        sys.exit(f"{args.output} holds figures, which --quick would overwrite; pass another --output")
     waiting = [name for name in names if args.force or not is_done(args.output / f"{name}.json", args.quick)]
     for name in names:
         if name not in waiting:

@@ -2,7 +2,7 @@
 
     python benchmarks/shipped_checkpoint.py [--rounds 3] [--engines int8 ...]
 
-It is trained, so its labels say what an engine's rounding costs: each is held against float32 and against the true
+It is trained, so its labels say what an engine's rounding costs: each is compared with float32 and with the true
 labels on all texts of data/ but the long ones.
 """
 

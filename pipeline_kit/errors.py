@@ -107,7 +107,7 @@ class OutputError(PipelineKitError):
 
 
 class JobError(PipelineKitError):
-    """A job that cannot go on, or cannot be taken up; what it has done is kept."""
+    """A job that cannot continue, or cannot be resumed; what it has done is kept."""
 
 
 class ExampleError(PipelineKitError):

@@ -45,7 +45,7 @@ def engines(
     """Build several engines, float32 first; leave out what this machine or installation cannot run.
 
     :param trial: examples that each engine has to answer before it is measured.
-    :returns: the sides, and by engine why it is no side.
+    :returns: the sides, and by engine why it is not a side.
     :raises PipelineKitError: or whatever else it is, if float32 cannot run.
     """
     sides: list[PipelineSide] = []

@@ -35,7 +35,7 @@ class Goal:
     """One line of the goals.
 
     :param unit: ``x`` for a ratio of speeds, ``%`` for a share, ``of its time``, ``MB``.
-    :param find: gives the value, or None where its measurement or a side is missing.
+    :param find: returns the value, or None where its measurement or a side is missing.
     """
 
     work: str

@@ -34,7 +34,7 @@ def measure_sides(
     """Let all sides take turns on `texts`.
 
     :param name: what goals and tables find the measurement by, ``classifier/short``.
-    :param ours: the first of them is what all others are held against.
+    :param ours: the first of them is what all others are compared with.
     :param peers: sides that read the same tokens as the first, which are not counted again.
     :param exact: names of the sides that compute what the first does, in float32.
     :param left_out: by name why a side is not there.

@@ -1,4 +1,4 @@
-"""Says on stderr which side ran how long, and about how long the rest will take."""
+"""Prints on stderr how long each side ran, and about how long the rest will take."""
 
 from __future__ import annotations
 

@@ -90,5 +90,5 @@ def tell(text: str) -> None:
 
 def _rounds(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_ROUNDS:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 to {MOST_ROUNDS}")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to {MOST_ROUNDS}")
     return int(text)

@@ -110,7 +110,7 @@ def network_cost(folder: Path, config: Mapping[str, Any], head: str) -> Cost | s
     """Estimate the operations of a forward pass of the checkpoint in `folder`; say why if that cannot be done.
 
     ``2 x N`` for each token, where N counts the entries of the weights of linear layers (Kaplan et al. 2020,
-    https://arxiv.org/abs/2001.08361, section 2.1): the two-dimensional weights that are no embeddings. Those of
+    https://arxiv.org/abs/2001.08361, section 2.1): the two-dimensional weights that are not embeddings. Those of
     a pooler, and of a classifier for whole texts, count once for each text. Attention adds ``4 x T x H`` for each
     layer and token of a text of T tokens: the products with the keys and with the values, H wide. A head over the
     vocabulary whose weight is that of the embedding, and therefore not in the file, is counted.

@@ -51,7 +51,7 @@ def measure(
     clock: Clock = time.perf_counter,
     limits: MeasurementLimits = matrix_limit,
 ) -> dict[str, Any]:
-    """Measure `sides` on `examples`; the first one is what the others are held against.
+    """Measure `sides` on `examples`; the first one is what the others are compared with.
 
     All take turns: one uncounted pass each, then rounds whose order rotates, then single texts.
 
@@ -184,7 +184,7 @@ def notes_of(sides: Sequence[dict[str, Any]], load: float | None, left_out: int)
         if wide[worst] > _UNSTEADY:
             notes.append(f"the rounds of '{worst}' differ by {wide[worst]:.0%} (quartiles): measure again, or longer")
     if min(side["seconds"]["median"] for side in sides) < _SHORT_SECONDS:
-        notes.append("a round took less than 0.05 s, mostly overhead: give more texts, or a larger --rows")
+        notes.append("a round took less than 0.05 s, mostly overhead: pass more texts, or a larger --rows")
     if len({side["tokens"] for side in sides}) > 1:
         notes.append("the sides read different numbers of tokens: compare texts/s and the ratios, not tokens/s")
     models = [side["pipeline"].get("model", {}) for side in sides]

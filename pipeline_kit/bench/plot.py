@@ -21,7 +21,7 @@ _NAME, _LINES = 30, 3
 def check_plot(name: str) -> Path:
     """Check, before anything is measured, that a plot can be written to the file `name`.
 
-    :raises UsageError: for a name that is no .png, a folder that is not there, or without matplotlib.
+    :raises UsageError: for a name that is not a .png, a folder that is not there, or without matplotlib.
     """
     path = Path(name).expanduser()
     if path.suffix.lower() != ".png":
@@ -118,7 +118,7 @@ def _titles(figure: Any, report: Mapping[str, Any], height: float) -> None:
 
 
 def _ratio(ratios: list[dict[str, Any]], place: int) -> str:
-    """Describe what part of the first's speed a side has; the first itself is what the others are held against."""
+    """Describe what part of the first's speed a side has; the first itself is what the others are compared with."""
     if not place:
         return ""
     found = ratios[place - 1]["first_is_faster_by"]

@@ -66,7 +66,7 @@ def watch(device: Device) -> Iterator[Peak]:
 
 
 def read_status(text: str, key: str) -> int | None:
-    """Find a line such as ``VmHWM:  1234 kB`` of /proc/self/status; give bytes."""
+    """Find a line such as ``VmHWM:  1234 kB`` of /proc/self/status; return bytes."""
     found = re.search(rf"^{key}:\s+(\d+) kB$", text, flags=re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 

@@ -1,4 +1,4 @@
-"""Texts to measure on where a user gives none: sentences put together by rule, the same on every machine."""
+"""Texts to measure on where a user passes none: sentences put together by rule, the same on every machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sample_rows(name: SampleName) -> int:
 def sample_examples(
     name: SampleName, rows: int, takes: Sequence[str], mask: str | None = None, labels: bool = False
 ) -> list[Example]:
-    """Make `rows` examples for a task; the same arguments give the same examples.
+    """Make `rows` examples for a task; the same arguments make the same examples.
 
     :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`; a field that may be left
         out is left out, unless no other is there.
@@ -47,7 +47,7 @@ def sample_examples(
     wanted = [field for field in takes if not field.endswith("?")] or [takes[0].rstrip("?")]
     unknown = [field for field in wanted if field not in _FIELDS]
     if unknown:
-        raise UsageError(f"there is no sample for the field '{unknown[0]}'; give rows with --json or --input")
+        raise UsageError(f"there is no sample for the field '{unknown[0]}'; pass rows with --json or --input")
     random = Random(0)  # noqa: S311 - sentences, not secrets
     return [_example(name, wanted, mask, labels, random) for _ in range(rows)]
 

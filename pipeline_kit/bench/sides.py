@@ -132,7 +132,7 @@ def cost_of(config: PipelineConfig) -> Cost | str:
 
 
 def use_threads(device: Device) -> None:
-    """Give torch the number of threads that a side was composed with: it is one number for the whole process."""
+    """Set torch's number of threads to that of a side's config: it is one number for the whole process."""
     import torch
 
     if torch.get_num_threads() != device.threads:

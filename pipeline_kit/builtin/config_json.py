@@ -45,7 +45,7 @@ def check_language(key: str, value: str | None, known: Mapping[str, int], contex
         example = f"for example: task.src_lang={codes[0]} task.tgt_lang={codes[-1]}"
         fault = Fault(key, f"is required: '{name}' knows {len(codes)} languages.", shown, hint=example)
     else:
-        problem = f"'{for_message(value, 80)}' is no language of '{name}'."
+        problem = f"'{for_message(value, 80)}' is not a language of '{name}'."
         fault = Fault(key, problem, shown, closest_match(value, codes))
     raise ConfigError([fault])
 

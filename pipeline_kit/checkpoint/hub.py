@@ -2,7 +2,7 @@
 
 The environment variables of huggingface_hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE`` ...) mean
 here what they mean there. Its exceptions for a dead network differ between its versions, so this module
-sorts errors by what they are not: anything that is no answer from a hub counts as "not reached".
+sorts errors by what they are not: anything that is not an answer from a hub counts as "not reached".
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
     """
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise CheckpointError(
-            f"checkpoint.revision={for_message(revision)} is no revision; give a commit, a tag or a branch"
+            f"checkpoint.revision={for_message(revision)} is not a revision; pass a commit, a tag or a branch"
         )
     wanted = _Wanted(repository, revision, os.path.expanduser(cache_dir) if cache_dir else None, hint)
     if offline or constants.HF_HUB_OFFLINE:
@@ -112,7 +112,7 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
         return wanted.fetch(offline=False)
     except Exception as error:
         raise CheckpointError(
-            f"the download of '{repository}' broke off: {_explain(wanted, error)}. Run again: it goes on where it was"
+            f"the download of '{repository}' broke off: {_explain(wanted, error)}. Run again to resume it"
         ) from error
 
 
@@ -132,7 +132,7 @@ def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
     if f"{inner}config.json" not in names:
         formats = sorted({Path(name).suffix for name in names} & {".gguf", ".onnx"})
         kind = f"; it holds {', '.join(formats)} files, use the repository they were made from" if formats else ""
-        raise CheckpointError(f"{where} has no config.json, so it is no transformers checkpoint{kind}")
+        raise CheckpointError(f"{where} has no config.json, so it is not a transformers checkpoint{kind}")
     if f"{inner}{WEIGHTS_NAME}" in names or f"{inner}{INDEX_NAME}" in names:
         return
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
@@ -181,7 +181,7 @@ def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Snapshot:
 
 
 def _is_network(error: Exception) -> bool:
-    """Return whether the hub gave no useful answer at all, so that waiting or going offline is the way out."""
+    """Return whether the hub returned no useful answer at all, so that waiting or going offline is the way out."""
     return not isinstance(error, HfHubHTTPError) or _status(error) >= 500 or _status(error) == 429
 
 
@@ -190,7 +190,7 @@ def _status(error: HfHubHTTPError) -> int:
 
 
 def _explain(wanted: _Wanted, error: Exception) -> str:
-    """Say in one line what the hub answered, or that it did not."""
+    """Return in one line what the hub answered, or that it did not."""
     name, host = f"'{wanted.repository}'", hidden(constants.ENDPOINT)
     sign_in = "sign in with 'hf auth login' or set HF_TOKEN"
     if isinstance(error, GatedRepoError):

@@ -43,7 +43,7 @@ def open_file(path: Path) -> BufferedReader:
 def read_bytes(path: Path, limit: int) -> bytes:
     """Read a regular file of at most `limit` bytes.
 
-    :raises CheckpointError: if it cannot be read, is no regular file (after symlinks) or is longer.
+    :raises CheckpointError: if it cannot be read, is not a regular file (after symlinks) or is longer.
     """
     with open_file(path) as file:
         try:

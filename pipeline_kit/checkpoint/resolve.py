@@ -61,7 +61,7 @@ def resolve_checkpoint(config: CheckpointConfig) -> Checkpoint:
     elif config.revision is not None:
         raise CheckpointError(
             f"checkpoint.revision={config.revision}: '{config.path}' is a folder on this machine, which has no "
-            "revisions; leave checkpoint.revision out, or give a hub id as checkpoint.path"
+            "revisions; leave checkpoint.revision out, or pass a hub id as checkpoint.path"
         )
     found = open_folder(folder, config.path, unsafe_files, revision)
     return replace(found, prompts=dict(config.prompts)) if config.prompts else found
@@ -124,7 +124,7 @@ def _sha256(path: Path) -> str:
 def _object(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is no model's file")
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is not a model's file")
     return value
 
 
@@ -167,7 +167,7 @@ def _check_layers(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Se
 
 
 def _no_config(folder: Path) -> str:
-    message = f"{folder} has no config.json, so it is no model folder"
+    message = f"{folder} has no config.json, so it is not a model folder"
     if (folder / "adapter_config.json").exists():
         return f"{message} but a PEFT adapter; merge it into its base model and save that with save_pretrained"
     other = _other_format(folder)
@@ -221,7 +221,7 @@ def find_folder(path: str) -> Path | None:
         return _inside_package(path)
     if "://" in path:
         raise CheckpointError(
-            f"checkpoint.path={for_message(path)} is a URL; give a folder, or the hub id alone: org/name"
+            f"checkpoint.path={for_message(path)} is a URL; pass a folder, or the hub id alone: org/name"
         )
     try:
         folder = Path(path).expanduser()

@@ -58,7 +58,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _shard(folder: Path, index: Path, name: str) -> Path:
     if not name.endswith(".safetensors"):
         raise CheckpointError(
-            f"{index} names '{for_message(name)}', which is no .safetensors file; nothing else is loaded"
+            f"{index} names '{for_message(name)}', which is not a .safetensors file; nothing else is loaded"
         )
     if PurePosixPath(name).name != name or {"\\", ":", "\0"} & {*name}:
         raise CheckpointError(

@@ -147,7 +147,7 @@ def _no_command(name: str) -> UsageError:
         )
     near = closest_match(name, list(COMMANDS))
     hint = f" Did you mean '{near}'?" if near else f' To run on a text: {PROG} run --text "{for_message(name, 80)}"'
-    return UsageError(f"'{for_message(name, 80)}' is no subcommand.{hint}\n  subcommands: {names}")
+    return UsageError(f"'{for_message(name, 80)}' is not a subcommand.{hint}\n  subcommands: {names}")
 
 
 def _help() -> str:

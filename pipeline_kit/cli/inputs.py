@@ -91,7 +91,7 @@ class Inputs:
             if sys.stdin is None or is_terminal(sys.stdin):
                 raise UsageError(
                     'nothing to run on. Try: pipeline-kit run --text "I love this."\n'
-                    "  or give a file: pipeline-kit run --input reviews.csv --output labels.jsonl"
+                    "  or pass a file: pipeline-kit run --input reviews.csv --output labels.jsonl"
                 )
             files = ["-"]
         if "-" in files:

@@ -91,7 +91,7 @@ def columns_sink(
 ) -> Iterator[Sink]:
     """Write rows to `path` in a format with columns; a row that failed says why in the column ``error``.
 
-    :param failed: told of each row with a result that the format cannot hold.
+    :param failed: called with each row with a result that the format cannot hold.
     :param carry: the columns of the input that such a row keeps, as it keeps its id.
     """
     keep = (ID, *carry)
@@ -157,7 +157,7 @@ def output_path(name: str | None, format: str | None, files: Sequence[FileFormat
         raise UsageError(f"--format {for_message(format, 40)}: the formats are {', '.join(formats)}{hint}")
     if name is None:
         if format in FILE_FORMATS[1:]:
-            raise UsageError(f"--format {format} is for files: give --output FILE.{format}")
+            raise UsageError(f"--format {format} is for files: pass --output FILE.{format}")
         return None
     if format == "table":
         raise UsageError(f"--format table is for a terminal; --output writes {' or '.join(files)}")
@@ -229,7 +229,7 @@ class _Read:
 
 
 def run_rows(pipeline: Outcomes, records: Iterable[Record], stats: RunStats) -> Iterator[OutputRow]:
-    """Run `pipeline` on the examples among `records`; give one row for each record, in order.
+    """Run `pipeline` on the examples among `records`; return one row for each record, in order.
 
     No more than `MOST_WAITING` failed records wait for the example before them, so memory stays bounded
     even for a stream of nothing but bad rows.

@@ -1,4 +1,4 @@
-"""The YAML of the config groups, as files to read: what ``ls`` and ``show`` tell of them."""
+"""The YAML of the config groups, as files to read, for ``ls`` and ``show``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells on stderr: a bar while it is long, failed rows, a summary."""
+"""What a run prints on stderr: a bar while it is long, failed rows, a summary."""
 
 from __future__ import annotations
 
@@ -82,26 +82,26 @@ class ProgressBar:
 
 
 class Failures:
-    """Tells of failed rows, the first ones one by one."""
+    """Prints failed rows, the first ones one by one."""
 
     def __init__(self) -> None:
         """Start with none."""
         self.count = 0
 
     def add(self, failure: RowFailure) -> None:
-        """Tell of one more."""
+        """Print or count one more."""
         self.count += 1
         if self.count <= MOST_SHOWN:
             say(f"row {failure.index} failed: {failure.stage}: {failure.error}: {for_message(failure.message)}")
 
     def close(self) -> None:
-        """Tell how many were not told of."""
+        """Print how many were not printed."""
         if self.count > MOST_SHOWN:
             say(f"... and {self.count - MOST_SHOWN:,} more rows failed; the results say why")
 
 
 def summary(stats: RunStats, device: Device, seconds: float) -> str:
-    """Say in one line what a run did."""
+    """Summarise a run in one line."""
     parts = [f"{stats.rows:,} row{'s' if stats.rows != 1 else ''}"]
     if stats.failed:
         parts.append(f"{stats.failed:,} failed")
@@ -124,7 +124,7 @@ Telling = Literal["person", "quiet", "json"]
 
 @final
 class JobProgress:
-    """Follows a job and tells of it."""
+    """Prints the progress of a job."""
 
     def __init__(self, count: Callable[[], int | None], telling: Telling) -> None:
         """Ask `count` for the number of rows once it is worth knowing."""
@@ -146,7 +146,7 @@ class JobProgress:
             self._bar.stop()
 
     def resumed(self, rows: int) -> None:
-        """Tell what was done before."""
+        """Print what was done before."""
         self._before = rows
         if rows:
             self._say(f"{rows:,} rows were done before", {"event": "resumed", "rows": rows})

@@ -63,7 +63,7 @@ def add_source_flags(parser: argparse._ActionsContainer) -> None:
 
 
 class _Unsupported(argparse.Action):
-    """Says what to use instead of a flag of Hydra's that has no meaning here."""
+    """Reports what to use instead of a flag of Hydra's that has no meaning here."""
 
     def __call__(
         self,
@@ -90,12 +90,12 @@ class Selection:
     def of(cls, args: argparse.Namespace) -> Selection:
         """Read parsed flags.
 
-        :raises UsageError: for a word that is no override, and for flags that contradict each other.
+        :raises UsageError: for a word that is not an override, and for flags that contradict each other.
         """
         folders, name = list(args.config_dir), args.config_name
         if args.config is not None:
             if name is not None:
-                raise UsageError("--config and --config-name both name the config to start from; give one")
+                raise UsageError("--config and --config-name both name the config to start from; pass one")
             path = _config_file(args.config)
             folders, name = [str(path.parent), *folders], path.stem
         for word in args.words:
@@ -166,7 +166,7 @@ def subtree(data: Any, key: str | None) -> Any:
 def _config_file(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
-        raise UsageError(f"--config {for_message(name)}: give a YAML file that is there, a regular one")
+        raise UsageError(f"--config {for_message(name)}: pass a YAML file that is there, a regular one")
     if path.suffix == ".yml":
         raise UsageError(f"--config {for_message(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
     return path
@@ -194,7 +194,7 @@ def as_table(format: str | None) -> bool:
 def report_writer(output: Path | None, format: str | None, tables: Callable[[], Show]) -> Iterator[Show]:
     """Return what takes the report; a file that cannot be written is found out before anything is measured.
 
-    :param tables: gives what prints the tables, when they are wanted.
+    :param tables: returns what prints the tables, when they are wanted.
     """
     if output is not None:
         with atomic_writer(output) as file:

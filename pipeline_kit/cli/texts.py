@@ -49,7 +49,7 @@ class BenchTexts:
         :raises UsageError: for a sample that is none, or flags that contradict each other.
         """
         if args.rows is not None and not 1 <= args.rows <= MOST_ROWS:
-            raise UsageError(f"--rows {args.rows}: give 1 to {MOST_ROWS:,} texts")
+            raise UsageError(f"--rows {args.rows}: pass 1 to {MOST_ROWS:,} texts")
         given = bool(args.text or args.json or args.input)
         if given and args.sample is not None:
             raise UsageError("--sample is for want of texts; leave it out, or --text, --json and --input")
@@ -124,6 +124,6 @@ def _mask(first: PipelineSide) -> str:
     if not isinstance(text, str):
         name = Path(str(first.description["checkpoint"]["name"])).name
         raise UsageError(
-            f"'{for_message(name, 80)}' names no mask_token, which a sample would need; give texts with --text"
+            f"'{for_message(name, 80)}' names no mask_token, which a sample would need; pass texts with --text"
         )
     return text

@@ -150,7 +150,9 @@ def _class(choice: StageChoice, interface: type[Any]) -> Any:
     found = choice.spec.load()
     if not issubclass(found, interface):
         where = f"{choice.spec.kind}={choice.name}"
-        raise RegistryError([Fault(where, f"'{choice.spec.target}' is no {interface.__name__}; see docs/plugins.md.")])
+        raise RegistryError(
+            [Fault(where, f"'{choice.spec.target}' is not a {interface.__name__}; see docs/plugins.md.")]
+        )
     return found
 
 
@@ -165,7 +167,7 @@ def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> Paddi
         side = next(iter(sides))
     limit = tokenizer.max_length
     if config.max_length is not None and limit is not None and config.max_length > limit:
-        problem = f"{config.max_length} is more than the {limit} tokens that the tokenizer gives at the most."
+        problem = f"{config.max_length} is more than the {limit} tokens that the tokenizer returns at the most."
         raise ConfigError([Fault("padding.max_length", problem, hint="set tokenizer.max_length too")])
     if config.name == "max_length" and config.max_length is None and limit is None:
         problem = "padding=max_length needs a length: this checkpoint names none."
@@ -205,7 +207,7 @@ def _idle(config: PipelineConfig) -> list[str]:
 
 
 def _batching(config: BatchingConfig, device: Device, writes: bool) -> BatchingPolicy:
-    """Make the plan's limits definite; `writes` tells whether the model runs once for each token it writes."""
+    """Make the plan's limits definite; `writes` is whether the model runs once for each token it writes."""
     if config.name == "fixed":
         return BatchingPolicy(False, None, config.max_rows or 8, config.window)
     max_tokens = config.max_tokens or default_max_tokens(device.kind)

@@ -246,7 +246,9 @@ def _grammar_faults(text: str) -> list[Fault]:
         hint = f'a text goes behind --text: --text "{where}"; an option is written key=value'
         return [Fault(where, "is not an override.", suggestion=closest_match(key, GROUPS), hint=hint)]
     if "@" in key or "/" in key or not _KEY.fullmatch(key):
-        return [Fault(where, f"'{for_message(key, 80)}' is no option's name.", GROUPS, closest_match(key, GROUPS))]
+        return [
+            Fault(where, f"'{for_message(key, 80)}' is not the name of an option.", GROUPS, closest_match(key, GROUPS))
+        ]
     if key in GROUPS and "," not in value:
         return []
     try:

@@ -61,7 +61,7 @@ def _entry_points() -> tuple[EntryPoint, ...]:
 
 
 def load_plugins_named(registry: Registry, names: Iterable[str]) -> bool:
-    """Load the installed plugins called like one of `names`; tell whether there were any."""
+    """Load the installed plugins called like one of `names`; return whether there were any."""
     folded = {name.replace("-", "_") for name in names}
     chosen = [ep for ep in _entry_points() if ep.name.replace("-", "_") in folded]
     allowed = installed()
@@ -133,7 +133,7 @@ def _load_given(registry: Registry, plugin: str) -> None:
         ) from error
     except BaseException as error:
         raise_if_stopped(error)
-        hint = "give a .py file, or a module that can be imported"
+        hint = "pass a .py file, or a module that can be imported"
         raise RegistryError([Fault(where, f"failed to load: {_why(error)}.", hint=hint)]) from error
     function = getattr(module, "register", None)
     if function is None:

@@ -42,7 +42,7 @@ POLICIES: dict[str, type[Any]] = {
     "job": JobConfig,
     "runner": RunnerConfig,
 }
-"""The groups that are no stages, with their options."""
+"""The groups that are not stages, with their options."""
 
 for _group, _schema in POLICIES.items():
     declare(_schema, _group)

@@ -39,7 +39,7 @@ def scan_yaml(path: Path) -> list[Fault]:
 def read_regular_file(path: Path, limit: int = -1) -> bytes:
     """Read at most `limit` bytes of a file; a pipe, device or socket is neither waited for nor read.
 
-    :raises OSError: if it is no regular file, or cannot be read.
+    :raises OSError: if it is not a regular file, or cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

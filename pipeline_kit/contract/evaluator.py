@@ -36,7 +36,7 @@ class Verdict:
     """One row: what it should have been and what it was, as JSON values.
 
     :param right: None where a result is neither right nor wrong, such as a score.
-    :param score: the pipeline's own score of what it predicted, where it gives one.
+    :param score: the pipeline's own score of what it predicted, where there is one.
     """
 
     right: bool | None
@@ -103,7 +103,7 @@ def value_of(result: Result, key: str) -> Any:
     if key not in result:
         there = for_message(", ".join(map(str, result)) or "nothing", 120)
         raise StageError(
-            f"results of this task are judged by their '{key}', and this postprocessor gives {there}; "
+            f"results of this task are judged by their '{key}', and this postprocessor returns {there}; "
             "leave the task's own postprocessor in place"
         )
     return result[key]

@@ -47,7 +47,7 @@ def text_of(value: object, name: str, *, empty: bool = True) -> str:
     """Return the text in the field `name`.
 
     :param empty: whether a text of nothing but white space will do.
-    :raises ExampleError: if it is no string, holds a lone surrogate, which no encoder can represent, or is empty
+    :raises ExampleError: if it is not a string, holds a lone surrogate, which no encoder can represent, or is empty
         where it may not be.
     """
     if not isinstance(value, str):
@@ -64,13 +64,13 @@ def text_of(value: object, name: str, *, empty: bool = True) -> str:
 def texts_of(value: object, name: str, *, least: int = 1) -> list[str]:
     """Return the list of texts in the field `name`; a string may hold such a list as JSON, as in a CSV cell.
 
-    :raises ExampleError: if it is no list of strings, or has fewer than `least` of them.
+    :raises ExampleError: if it is not a list of strings, or has fewer than `least` of them.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise ExampleError(f"the field '{name}' is no JSON list of texts: {for_message(str(error))}") from error
+            raise ExampleError(f"the field '{name}' is not a JSON list of texts: {for_message(str(error))}") from error
     if not isinstance(value, list | tuple):
         raise ExampleError(
             f"the field '{name}' is {type(value).__name__}, not a list of texts: {for_message(value)}; "

@@ -33,7 +33,7 @@ def option(
 ) -> Any:
     """Declare an option of a stage or policy, as a dataclass field.
 
-    :param default: the value when the user gives none; `REQUIRED` if the user must.
+    :param default: the value when the user sets none; `REQUIRED` if the user must set one.
     :param help: one line, shown by ``pipeline-kit show``.
     :param minimum: the smallest number allowed.
     :param maximum: the largest number allowed.
@@ -116,7 +116,7 @@ def parse_options(
             trial: list[Fault] = []
             values[item.name] = _value(hints[item.name], data[item.name], where, item.metadata, trial)
             if data[item.name] == HIDDEN:
-                faults.append(Fault(where, f"{HIDDEN} stands where a secret was taken out; give the secret."))
+                faults.append(Fault(where, f"{HIDDEN} stands where a secret was taken out; pass the secret."))
             elif trial and is_secret(where):
                 faults.append(Fault(where, f"its value, which is not shown, is not {_type_name(hints[item.name])}."))
             else:
@@ -169,7 +169,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _value(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults: list[Fault]) -> Any:
-    """Check one value against its annotation and limits; give it back, converted where that loses nothing."""
+    """Check one value against its annotation and limits; return it, converted where that loses nothing."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return value

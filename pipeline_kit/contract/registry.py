@@ -82,7 +82,7 @@ class Registry:
         """
         where = f"{kind}={for_message(name)}"
         if kind not in KINDS:
-            raise RegistryError([Fault(where, f"'{for_message(kind)}' is no kind of stage.", allowed=KINDS)])
+            raise RegistryError([Fault(where, f"'{for_message(kind)}' is not a kind of stage.", allowed=KINDS)])
         if not _NAME.fullmatch(name):
             raise RegistryError([Fault(where, "a stage's name is a-z, 0-9 and _, at most 64 characters.")])
         if not _TARGET.fullmatch(target):

@@ -1,4 +1,4 @@
-"""Panels: what a stage tells about its own work, as plain data that every view can draw."""
+"""Panels: what a stage shows about its own work, as plain data that every view can draw."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Panel:
 class Seen:
     """One example on its way through a postprocessor.
 
-    :param raw: for each encoding what the model gave, before `reduce`; padding is taken off.
+    :param raw: for each encoding what the model returned, before `reduce`; padding is taken off.
     :param outputs: for each encoding what `reduce` left of it, as ``Postprocessor.__call__`` gets it.
     """
 
@@ -158,17 +158,17 @@ class Tokenizer(ABC):
         """Write a conversation as the checkpoint was trained to see it.
 
         Called from another thread than ``encode``. A written conversation holds its special tokens already, so
-        what is returned is for this tokenizer's own ``encode``, which must not add them again; how it tells is
+        what is returned is for this tokenizer's own ``encode``, which must not add them again; how it recognises one is
         its own affair.
 
         :param messages: each with a ``role`` and a ``content``, strings, and perhaps more keys.
         :raises ExampleError: if the checkpoint has no form for conversations, or none for this one.
         """
         del messages
-        raise ExampleError(f"{type(self).__name__} has no form for conversations; give the field 'text'")
+        raise ExampleError(f"{type(self).__name__} has no form for conversations; pass the field 'text'")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """Tell more of how `example` became `encodings`, for ``pipeline-kit explain``; the default tells nothing.
+        """Return panels on how `example` became `encodings`, for ``pipeline-kit explain``; none by default.
 
         :param example: one that was given to ``encode``: what the postprocessor's `prepare` made.
         """
@@ -231,10 +231,10 @@ class Model(ABC):
         """
 
     def watched(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
-        """While the body calls ``forward``, note what each layer gives, for ``pipeline-kit explain``.
+        """While the body calls ``forward``, note what each layer returns, for ``pipeline-kit explain``.
 
         :returns: a list that fills up with names (``embeddings``, ``layer 1``) and hidden states ``[B, T, H]`` on the
-            model's device; the default notes nothing. The numbers that ``forward`` gives must not change.
+            model's device; the default notes nothing. The numbers that ``forward`` returns must not change.
         """
         return nullcontext(())
 
@@ -244,7 +244,7 @@ class Model(ABC):
         return {}
 
     def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
-        """Tell more of how `batch` became `output`, for ``pipeline-kit explain``; the default tells nothing."""
+        """Return panels on how `batch` became `output`, for ``pipeline-kit explain``; none by default."""
         del batch, output
         return ()
 
@@ -268,14 +268,14 @@ class Postprocessor(ABC):
     much of the windows of a long text as of a short text."""
 
     pair: ClassVar[tuple[str, str]] = PAIR
-    """What messages call the two texts of a pair that `prepare` gives: where they came from."""
+    """What messages call the two texts of a pair that `prepare` returns: where they came from."""
 
     def prepare(self, example: Example) -> Sequence[Example]:
         """Read the task's fields and say what is to be encoded: texts and pairs, for any tokenizer.
 
         :returns: one string or mapping with ``text`` and perhaps ``text_pair`` for each sequence that the
             model is to see: usually one, or one per candidate label, document or choice; at least one. The
-            encodings that ``__call__`` gets say in ``part`` which of them they belong to. The default gives
+            encodings that ``__call__`` gets say in ``part`` which of them they belong to. The default returns
             the example itself.
         :raises ExampleError: naming the field, when one is missing, unknown or of the wrong type; use
             :func:`~pipeline_kit.contract.fields.read_fields`.
@@ -298,11 +298,11 @@ class Postprocessor(ABC):
         encodings: Sequence[Sequence[Encoding]],
         outputs: Sequence[Sequence[RowOutput]],
     ) -> list[Result]:
-        """Turn what the model gave into results.
+        """Turn what the model returned into results.
 
         :param encodings: for each example its encodings: one, or several in the order of ``part`` (what
-            `prepare` gave) and, within one, of ``window`` (those of a long text).
-        :param outputs: for each example, what the model gave for each of those; float32 arrays.
+            `prepare` returned) and, within one, of ``window`` (those of a long text).
+        :param outputs: for each example, what the model returned for each of those; float32 arrays.
         :returns: exactly one result per example, in order, made of JSON values; ``[]`` for ``[]``.
             A result depends on its own example, encodings and outputs alone.
         :raises ExampleError: when an example has no result, such as a score that is not a number.
@@ -317,7 +317,7 @@ class Postprocessor(ABC):
 class Differentiable(ABC):
     """A network that takes token embeddings, in float32 and without anything that has no gradient.
 
-    It reads one row at a time, a batch of one without padding, and gives to it what the stage gives in any batch.
+    It reads one row at a time, a batch of one without padding, and returns for it what the stage returns in any batch.
     """
 
     @property
@@ -337,7 +337,7 @@ class Differentiable(ABC):
     def forward_embeddings(self, embeddings: torch.Tensor, batch: TokenBatch) -> ModelOutput:
         """Run the network on other embeddings in place of the row's own; positions, segments and ids stay the row's.
 
-        :param embeddings: ``[N, T, H]``, N variants of what :meth:`embed` gave.
+        :param embeddings: ``[N, T, H]``, N variants of what :meth:`embed` returned.
         :returns: the tensors of ``forward`` with first dimension ``N``, through which gradients flow back to
             `embeddings`.
         """

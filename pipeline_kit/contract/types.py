@@ -24,10 +24,10 @@ Example = str | Mapping[str, Any]
 """A text, or a mapping with the task's named fields (``text``, ``text_pair`` ...)."""
 
 Result = dict[str, Any]
-"""What one example gives: JSON values only."""
+"""The result of one example: JSON values only."""
 
 RowOutput = Mapping[str, "np.ndarray[Any, Any]"]
-"""What the model (after ``Postprocessor.reduce``) gave for one encoding: arrays on the CPU without
+"""What the model (after ``Postprocessor.reduce``) returned for one encoding: arrays on the CPU without
 the batch dimension and, for the names in ``ModelOutput.per_token``, without padding rows."""
 
 Side = Literal["right", "left"]
@@ -106,7 +106,7 @@ class ModelOutput:
         try:
             return self.tensors[name]
         except KeyError:
-            raise KeyError(f"the model gave no '{name}', only {', '.join(sorted(self.tensors))}") from None
+            raise KeyError(f"the model returned no '{name}', only {', '.join(sorted(self.tensors))}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class RowFailure:
-    """A row that gave no result: which, in what stage, and why.
+    """A row that has no result: which, in what stage, and why.
 
     :param index: the row's place in the input.
     :param stage: ``input``, ``tokenizer``, ``model`` or ``postprocessor``.
@@ -185,7 +185,7 @@ class RowFailure:
 class RunStats:
     """Counts of one run, filled while it streams.
 
-    :param rows: examples that went in; `failed` of them gave no result.
+    :param rows: examples that went in; `failed` of them have no result.
     :param truncated_rows: examples of which something was cut off.
     :param tokens: tokens the model saw, padding not counted; `slots` counts padding too.
     :param retries: calls that were made again, see ``runner.retries``.

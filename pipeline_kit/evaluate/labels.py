@@ -115,7 +115,7 @@ def parse_labels_map(values: Sequence[str]) -> dict[str, str]:
             if found.setdefault(value, target) != target:
                 raise UsageError(
                     f"--labels-map: '{for_message(value, 40)}' stands for '{for_message(found[value], 40)}' "
-                    f"and for '{for_message(target, 40)}'; give one"
+                    f"and for '{for_message(target, 40)}'; pass one"
                 )
     return found
 

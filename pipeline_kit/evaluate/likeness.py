@@ -93,7 +93,7 @@ class _Comparison:
         self.not_finite = 0
 
     def walk(self, path: str, mine: Any, theirs: Any) -> bool:
-        """Compare a part of the reference with the same part of the other; tell whether both say the same."""
+        """Compare a part of the reference with the same part of the other; return whether both say the same."""
         key = path.rpartition(".")[2]
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             if mine.keys() != theirs.keys():
@@ -126,7 +126,7 @@ class _Comparison:
         return named.keys() == other.keys() and all(inside)
 
     def _numbers(self, path: str, mine: Sequence[float], theirs: Sequence[float]) -> bool:
-        """Keep the largest difference; tell whether all could be compared."""
+        """Keep the largest difference; return whether all could be compared."""
         with np.errstate(invalid="ignore"):
             differences = np.abs(np.asarray(mine, dtype=np.float64) - np.asarray(theirs, dtype=np.float64))
         finite = np.isfinite(differences)
@@ -145,7 +145,7 @@ class _Comparison:
 
 
 def _named(items: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """Name items by all of them that is no number, the second of the same name apart from the first."""
+    """Name items by all their values that are not numbers, the second of the same name apart from the first."""
     seen: Counter[str] = Counter()
     named = {}
     for item in items:

@@ -1,4 +1,4 @@
-"""Runs a pipeline over labelled rows and judges what it gives."""
+"""Runs a pipeline over labelled rows and judges what it returns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_gold(evaluator: Evaluator, row: Labelled) -> Any:
 
 @contextmanager
 def in_row(row: Labelled) -> Iterator[None]:
-    """Say in an InputError of the body which row it is about."""
+    """Add the row's place to an InputError that the body raises."""
     try:
         yield
     except InputError as error:
@@ -66,7 +66,7 @@ def in_row(row: Labelled) -> Iterator[None]:
 
 
 def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> int:
-    """Read all labels before a model is loaded; give the number of rows.
+    """Read all labels before a model is loaded; return the number of rows.
 
     :raises InputError: at the first label that is none.
     """
@@ -99,7 +99,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class EvaluationWatcher:
-    """Who is told of each row."""
+    """Called with each row."""
 
     judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None
     failed: Callable[[RowFailure], None] = lambda failure: None
@@ -114,7 +114,7 @@ def run(
     evaluator: Evaluator,
     watcher: EvaluationWatcher = _NOBODY,
 ) -> Counts:
-    """Judge every row that gives a result. No more rows are held than the pipeline holds.
+    """Judge every row that has a result. No more rows are held than the pipeline holds.
 
     :raises InputError: if a label is none, or does not go with its example.
     :raises StageError: if a result lacks what is judged.
@@ -159,7 +159,7 @@ def run(
 
 
 def report(counts: Counts, evaluator: Evaluator) -> dict[str, Any]:
-    """Return counts, metrics and notes as JSON values; no metrics if no row gave a result."""
+    """Return counts, metrics and notes as JSON values; no metrics if no row has a result."""
     evaluated = counts.rows - counts.failed
     notes: tuple[str, ...] = ("no row gave a result, so there is nothing to measure",)
     values: dict[str, Any] = {}

@@ -30,7 +30,7 @@ class LabelSet(ABC):
 
     @abstractmethod
     def predicted(self, name: Any) -> int:
-        """Return the number of a label that the pipeline gave; raises StageError if there is none."""
+        """Return the number of a label that the pipeline returned; raises StageError if there is none."""
 
 
 @final
@@ -63,7 +63,7 @@ class CheckpointLabels(LabelSet):
         found = self._numbers.get(name)
         if found is None:
             raise StageError(
-                f"the postprocessor gave the label '{for_message(name, 80)}', which is none of the checkpoint's: "
-                f"{listed(self._labels.names)}; only those can be held against a file's labels"
+                f"the postprocessor returned the label '{for_message(name, 80)}', which is none of the checkpoint's: "
+                f"{listed(self._labels.names)}; only those can be compared with a file's labels"
             )
         return found

@@ -35,7 +35,7 @@ class Method:
     :param summary: what a token's score is.
     :param complete: whether the scores of a linear model would add up to its number less that at zero embeddings;
         how far they are from it then says how much the scores leave out.
-    :param run: gives a token's score, ``[T]``, from ``captum.attr``, a forward and embeddings.
+    :param run: returns a token's score, ``[T]``, from ``captum.attr``, a forward and embeddings.
     """
 
     name: str
@@ -100,7 +100,7 @@ METHODS: Mapping[str, Method] = {
         _occlusion,
     ),
 }
-"""By the name a user gives."""
+"""By the name a user passes."""
 
 DEFAULT = tuple(METHODS)
 
@@ -114,7 +114,7 @@ def check_attribution(pipeline: Pipeline, methods: Sequence[str] = DEFAULT) -> N
         if method not in METHODS:
             near = closest_match(method, tuple(METHODS))
             raise UsageError(
-                f"'{for_message(method, 60)}' is no method of attribution."
+                f"'{for_message(method, 60)}' is not a method of attribution."
                 + (f" Did you mean '{near}'?" if near else "")
                 + f"\n  allowed: {', '.join(METHODS)}"
             )
@@ -129,7 +129,7 @@ def check_attribution(pipeline: Pipeline, methods: Sequence[str] = DEFAULT) -> N
 
 
 def attribute(pipeline: Pipeline, trace: Trace, methods: Sequence[str] = DEFAULT) -> Trace:
-    """Say for each row of `trace` which tokens moved its result, by each of `methods`.
+    """Return for each row of `trace` which tokens moved its result, by each of `methods`.
 
     What is explained is a logit, see :func:`~pipeline_kit.explain.attribution.targets_of`. It is run again
     from the token embeddings, one sequence at a time in float32; the note of an attribution says by which network, and
@@ -236,7 +236,7 @@ def _attribution(
 
 
 Pick = Callable[[ModelOutput, TokenBatch], "torch.Tensor"]
-"""Gives the number, ``[N]``, of what the model gives to N variants of one row."""
+"""Returns the explained number, ``[N]``, from the model's outputs for N variants of one row."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def targets_of(trace: Trace, row: RowTrace, postprocessor: Postprocessor) -> Seq
 
 
 def raw_logits(trace: Trace, row: RowTrace, number: int) -> np.ndarray[Any, Any]:
-    """Return the logits that the model gave for a row's sequence, ``[L]``, ``[T, L]`` or one; none of padding."""
+    """Return the logits that the model returned for a row's sequence, ``[L]``, ``[T, L]`` or one; none of padding."""
     place, line = row.places[number]
     batch = trace.batches[place]
     found = np.asarray(batch.outputs["logits"][line])

@@ -67,7 +67,7 @@ def apart(first: Any, second: Any) -> bool:
 
 
 def padding_of(trace: Trace, row: int, sequence: int) -> str:
-    """Say in what batch a sequence ran, and how it was padded there."""
+    """Describe the batch in which a sequence ran, and its padding there."""
     found = trace.rows[row]
     number, place = found.places[sequence] if sequence < len(found.places) else (-1, -1)
     if number < 0:

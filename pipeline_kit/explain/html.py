@@ -177,7 +177,7 @@ def compare_config(first: Trace, second: Trace) -> tuple[Difference, ...]:
 
 
 def token_marks(first: RowTrace, second: RowTrace) -> tuple[Marks, Marks]:
-    """Say of each token that the other side spells or numbers otherwise; sequences are held against their like."""
+    """Mark each token whose text or id differs on the other side; a sequence is compared with its counterpart."""
     ours: dict[int, dict[int, str]] = {}
     theirs: dict[int, dict[int, str]] = {}
     for place, (one, two) in enumerate(zip(first.sequences, second.sequences, strict=False)):
@@ -261,7 +261,7 @@ def _tensors(first: Trace, second: Trace, place: int) -> Iterator[Difference]:
 
 
 def _outputs(trace: Trace, place: int) -> dict[str, list[np.ndarray[Any, Any]]]:
-    """Return what the model gave for the sequences of one example, by name, without padding."""
+    """Return what the model returned for the sequences of one example, by name, without padding."""
     found: dict[str, list[np.ndarray[Any, Any]]] = {}
     for at, line in trace.rows[place].places:
         if not 0 <= at < len(trace.batches):

@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """A token's chip; `joined` if it goes on with the word before it, `differs` tells what another trace has."""
+    """A token's chip; `joined` if it continues the word before it, `differs` shows what another trace has."""
 
     shown: str
     id: int
@@ -339,7 +339,7 @@ def tensor_view(
 ) -> TensorView:
     """Choose the picture for one sequence's tensor.
 
-    :param origin: who gave it, ``model`` or ``reduced on the device``.
+    :param origin: where it comes from, ``model`` or ``reduced on the device``.
     :param values: without batch dimension and padding.
     :param tokens: as they are shown; one for each place of a `per_token` tensor.
     """

@@ -1,4 +1,4 @@
-"""Runs a pipeline on a few examples and writes down what each stage took and gave."""
+"""Runs a pipeline on a few examples and writes down what each stage took and returned."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ MOST_PARTS = 3
 
 
 def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attentions: bool = False) -> Trace:
-    """Run `pipeline` on `examples` and give all that was seen of it; the results in it are those of ``pipeline(x)``.
+    """Run `pipeline` on `examples` and return all that was seen; the results in it are those of ``pipeline(x)``.
 
-    The code that runs is the pipeline's own. A stage that tells nothing of itself is shown by what it took and gave.
+    The code that runs is the pipeline's own. A stage without panels is shown by what it took and returned.
 
     :param examples: one example or several, which are then batched as in any run. All of what their batches held
         is kept, so give a few.
@@ -112,7 +112,7 @@ class _Account:
         self._reduced: dict[RowPlace, RowOutput] = {}
 
     def batch(self, number: int, found: SeenBatch, attentions: bool) -> BatchTrace:
-        """Describe one batch; remembers what it gave for each of its rows."""
+        """Describe one batch; remembers what it returned for each of its rows."""
         batch, output, reduced = found.batch, found.output, found.reduced or found.output
         owners = tuple(self._owners[id(encoding)] for encoding in found.encodings)
         self._places.update({owner: (number, row) for row, owner in enumerate(owners)})
@@ -189,8 +189,8 @@ def _arrays(output: ModelOutput) -> dict[str, Any]:
 def _silent(pipeline: Pipeline) -> str:
     model = pipeline.description.get("model")
     if isinstance(model, Mapping) and model.get("compile") is True:
-        return "a compiled network tells nothing of its layers; model.compile=false shows them"
-    return f"the model ({type(pipeline.model).__name__}) tells nothing of its layers"
+        return "a compiled network does not report its layers; model.compile=false shows them"
+    return f"the model ({type(pipeline.model).__name__}) does not report its layers"
 
 
 def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:
@@ -258,7 +258,7 @@ def _encodings(encodings: Sequence[Encoding]) -> tuple[Value, ...]:
 
 
 def or_note(notes: list[str], what: str, call: Any, otherwise: Any) -> Any:
-    """Return what `call` gives; where a stage's account of itself fails, note that and give `otherwise`."""
+    """Return what `call` returns; where a stage's account of itself fails, note that and return `otherwise`."""
     try:
         return call()
     except BaseException as error:
@@ -284,7 +284,7 @@ class WatchedModel(Model):
         return self._model.supported_sides
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
-        """Run the model; what its layers gave is then in `layers`, the time it took in `seconds`."""
+        """Run the model; what its layers returned is then in `layers`, the time it took in `seconds`."""
         with ExitStack() as stack:
             seen = or_note(self._notes, "watching the model", lambda: stack.enter_context(self._model.watched()), ())
             start = perf_counter()

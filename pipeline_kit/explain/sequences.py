@@ -53,7 +53,7 @@ def show_encodings(tokenizer: Tokenizer, parts: Sequence[Example], encodings: Se
         elif [_ids(encoding) for encoding in again] == [_ids(encoding) for encoding in encodings]:
             filled = again
         else:
-            note = "asked for the places of its tokens the tokenizer gave other ids; shown are those that ran"
+            note = "asked for the places of its tokens the tokenizer returned other ids; shown are those that ran"
     elif any(encoding.offsets is None for encoding in encodings):
         name = type(tokenizer).__name__
         note = f"{name} does not tell where its tokens stand in the text; their texts are what it decodes each id to"
@@ -91,7 +91,7 @@ def _sequence(source: tuple[str, ...], ran: Encoding, tokens: tuple[Token, ...])
 
 
 def _with_cuts(sequences: Sequence[SequenceTrace]) -> tuple[SequenceTrace, ...]:
-    """Say in the first window of each text what none of its windows holds."""
+    """Note in the first window of each text what none of its windows holds."""
     found = []
     for sequence in sequences:
         if not sequence.window and (sequence.truncated or sequence.truncated_chars):

@@ -213,7 +213,7 @@ def _cells(token: Token | None) -> tuple[Any, Any]:
 
 
 def _outputs(first: Trace, second: Trace, row: int, index: int) -> list[RenderableType]:
-    """Set what the model gave for a sequence side by side, one number for each label or one table cell."""
+    """Set what the model returned for a sequence side by side, one number for each label or one table cell."""
     left, right = (_given(trace, row, index) for trace in (first, second))
     found: list[RenderableType] = []
     for name in dict.fromkeys([*left, *right]):

@@ -1,4 +1,4 @@
-"""The terminal's view of batches: the padded grid, the layers, attention, and what the model gave."""
+"""The terminal's view of batches: the padded grid, the layers, attention, and what the model returned."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _largest(found: Attribution) -> float:
 
 
 def _part(score: float, largest: float) -> float:
-    """Return how large a score is as a part of the largest; 0 for one that is no number."""
+    """Return how large a score is as a part of the largest; 0 for one that is not a number."""
     return abs(score) / largest if largest and np.isfinite(score) else 0.0
 
 

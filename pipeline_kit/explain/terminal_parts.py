@@ -122,7 +122,7 @@ def _cell(value: Any) -> RenderableType:
 
 
 def draw_panel(panel: Panel, full: bool) -> list[RenderableType]:
-    """Draw what a stage tells: its heading, formula, table with bars, and note."""
+    """Draw what a stage shows: its heading, formula, table with bars, and note."""
     found: list[RenderableType] = [Text(for_message(panel.title, 200), style="bold")]
     if panel.formula:
         found += [indented(escaped(part, 1000)) for part in panel.formula.split("\n")]
@@ -141,7 +141,7 @@ def draw_panel(panel: Panel, full: bool) -> list[RenderableType]:
 
 
 def _size(value: object) -> float | None:
-    """Return how far a number is from zero; None for what is no number that could be drawn."""
+    """Return how far a number is from zero; None for what is not a number that could be drawn."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return abs(float(value))

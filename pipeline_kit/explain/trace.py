@@ -28,7 +28,7 @@ class Token:
     :param text: the token as the tokenizer spells it.
     :param start: where it begins in the source text, in characters; None for a special token or if unknown.
     :param end: where it ends, exclusive.
-    :param word: the word it belongs to, if the tokenizer tells.
+    :param word: the word it belongs to, if the tokenizer has words.
     :param sequence: 0 for the text, 1 for its pair, None for a special token or if unknown.
     :param type: its segment id (``token_type_ids``), where the model takes one.
     """
@@ -88,7 +88,7 @@ class RowTrace:
     :param sequences: its encodings; empty if it failed before.
     :param places: for each sequence the batch that held it and its row there, ``(-1, -1)`` if it reached none.
     :param result: None if the row failed; `failure` says why.
-    :param panels: what tokenizer and postprocessor tell of this example, by stage kind.
+    :param panels: the panels of tokenizer and postprocessor for this example, by stage kind.
     """
 
     example: Example
@@ -102,7 +102,7 @@ class RowTrace:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one layer of the network gave.
+    """What one layer of the network returned.
 
     :param name: such as ``embeddings``, ``layer 1``.
     :param shape: of its hidden states, usually ``[B, T, H]``.
@@ -178,7 +178,7 @@ class StageTrace:
 class Trace:
     """All that was seen while a pipeline ran over a few examples.
 
-    :param config: the resolved config, as :attr:`Pipeline.description` gives it.
+    :param config: the resolved config, as :attr:`Pipeline.description` holds it.
     :param labels: the checkpoint's label names, by index.
     :param seconds: of the whole run.
     """

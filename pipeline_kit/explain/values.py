@@ -20,7 +20,7 @@ _SHOWN = 6
 
 
 def describe_value(name: str, value: Any) -> Value:
-    """Say of what type and shape a value is, and what is in it."""
+    """Describe type, shape and content of a value."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         dtype = str(value.dtype).removeprefix("torch.")
         kind = "array" if isinstance(value, np.ndarray) else "tensor"
@@ -45,7 +45,7 @@ def batch_values(batch: TokenBatch) -> tuple[Value, ...]:
 
 
 def output_values(output: ModelOutput) -> tuple[Value, ...]:
-    """Describe the tensors a model gave."""
+    """Describe the tensors a model returned."""
     return tuple(describe_value(name, tensor) for name, tensor in output.tensors.items())
 
 
@@ -125,20 +125,20 @@ def layer_of(name: str, states: Any, batch: TokenBatch) -> Layer:
 def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
     """Ask `model` for the attention of `batch`, by a run of its own, and compare that run to the one that counts.
 
-    :param ran: the hidden states of the run that gave the result.
+    :param ran: the hidden states of the run that made the result.
     :returns: the maps, and a note that says how far the two runs' hidden states are apart.
     """
     with model.watched() as again:
         maps: Mapping[str, Any] = model.attentions(batch)
     if not maps:
-        return {}, "the model tells nothing of its attention"
+        return {}, "the model does not report its attention"
     found = {name: to_numpy(weights) for name, weights in maps.items()}
     difference = _difference(ran, again, batch)
     if difference is None:
-        return found, "attention comes from a second run, which could not be compared with the one that gave the result"
+        return found, "attention comes from a second run, which could not be compared with the one that made the result"
     return found, (
         "attention comes from a second run; its hidden states differ by "
-        f"{difference:.1e} at the most from those that gave the result"
+        f"{difference:.1e} at the most from those that made the result"
     )
 
 

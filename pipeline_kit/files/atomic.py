@@ -89,7 +89,7 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether `name` is one that :func:`atomic_writer` gives to its temporary files."""
+    """Return whether `name` is one that :func:`atomic_writer` chooses for its temporary files."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -181,7 +181,7 @@ def _sync_folder(target: Path, new: bool) -> None:
 
 
 def _checked(target: Path) -> int | None:
-    """Refuse a target that a rename would harm; give the permissions of the file it replaces.
+    """Refuse a target that a rename would harm; return the permissions of the file it replaces.
 
     :raises OutputError: see :func:`atomic_writer`.
     """
@@ -239,7 +239,7 @@ def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | P
 
 
 def _chain(path: str | Path) -> list[object]:
-    """Return what tells a file from others, then the same of each folder around it."""
+    """Return what identifies a file, then the same of each folder around it."""
     real = Path(os.path.realpath(path)) if "\0" not in str(path) else Path(path)
     found: list[object] = []
     for place in (Path(path), *real.parents):

@@ -14,7 +14,7 @@ def json_line(value: Any) -> str:
     """Write a value as one line of JSON.
 
     :raises ValueError: if it holds NaN or Infinity, which JSON cannot say.
-    :raises TypeError: if it holds something that is no JSON value.
+    :raises TypeError: if it holds something that is not a JSON value.
     """
     line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
@@ -75,7 +75,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _float(text: str) -> float:

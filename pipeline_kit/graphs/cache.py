@@ -102,7 +102,7 @@ def _remove_leftovers(root: Path, mine: str | None) -> None:
 
 
 def _publish(folder: Path, target: Path) -> None:
-    """Give the folder its name once everything in it is on the disk."""
+    """Rename the folder to its final name once everything in it is on the disk."""
     for path in (*folder.iterdir(), folder):
         _sync(path)
     try:

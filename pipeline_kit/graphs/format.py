@@ -50,7 +50,7 @@ class GraphFormat(ABC):
 
     @abstractmethod
     def save(self, program: Any, folder: Path) -> None:
-        """Write what `trace` gave into an empty folder."""
+        """Write what `trace` returned into an empty folder."""
 
     @abstractmethod
     def load(self, folder: Path, device: Device) -> Graph:
@@ -64,14 +64,14 @@ PER_TOKEN = frozenset({"base", "token-classification", "question-answering", "ma
 """The heads that answer for each token; the others answer for a row."""
 
 OUTPUTS = {"base": ("last_hidden_state",), "question-answering": ("start_logits", "end_logits")}
-"""By head: what a graph gives, by transformers' names; of the others it is ``logits``."""
+"""By head: what a graph returns, by transformers' names; of the others it is ``logits``."""
 
 
 @dataclass(frozen=True)
 class GraphInfo:
     """What is known of a graph.
 
-    :param takes: the inputs of its network; ``token_type_ids`` only if the tokenizer gives them.
+    :param takes: the inputs of its network; ``token_type_ids`` only if the tokenizer returns them.
     :param sides: on which padding may stand.
     :param end: the token that the classifier of an encoder-decoder reads, None for all others.
     """
@@ -92,7 +92,7 @@ class GraphInfo:
 
     @classmethod
     def from_json(cls, found: Any) -> GraphInfo:
-        """Read what `to_json` gave.
+        """Read what `to_json` returned.
 
         :raises KeyError: or TypeError, if `found` is something else.
         """
@@ -108,7 +108,7 @@ def graph_inputs(batch: TokenBatch, head: str, takes: NetworkInputs) -> dict[str
     given.pop("use_cache", None)
     given.setdefault("attention_mask", batch.attention_mask)
     if takes.token_type_ids and "token_type_ids" not in given:
-        raise ValueError("this graph was exported with token_type_ids, and the tokenizer gave none")
+        raise ValueError("this graph was exported with token_type_ids, and the tokenizer returned none")
     if takes.position_ids and "position_ids" not in given:
         width = batch.input_ids.shape[1]
         places = torch.arange(width, device=batch.input_ids.device)

@@ -50,7 +50,7 @@ def graph_key(context: StageContext, head: str, recipe: int, versions: Mapping[s
 def find_graph(root: Path, context: StageContext, key: Mapping[str, Any], kind: GraphFormat) -> tuple[Path, GraphInfo]:
     """Find the float32 graph for `key` below `root`, or export it.
 
-    :param key: what :func:`graph_key` gave.
+    :param key: what :func:`graph_key` returned.
     :returns: the folder that `kind` loads, every file in it as it was written, and what is known of the graph.
     :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
     :raises ConfigError: if the cache cannot be written.
@@ -65,7 +65,7 @@ def find_graph(root: Path, context: StageContext, key: Mapping[str, Any], kind: 
 
 
 def _gives_types(context: StageContext) -> bool:
-    """Return whether the tokenizer gives ``token_type_ids``; GPT-2 and XLNet tell none from zeros."""
+    """Return whether the tokenizer returns ``token_type_ids``; GPT-2 and XLNet do not distinguish none from zeros."""
     if context.tokenizer is None:
         return False
     return context.tokenizer.encode(["a"])[0].token_type_ids is not None
@@ -74,7 +74,7 @@ def _gives_types(context: StageContext) -> bool:
 def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphFormat) -> GraphInfo:
     """Write the graph of the checkpoint's network into `folder`, in float32.
 
-    :param types: whether the tokenizer gives ``token_type_ids``.
+    :param types: whether the tokenizer returns ``token_type_ids``.
     :raises CheckpointError: if the checkpoint lacks the head or a part of the network, or if the exporter cannot
         express the network, or not for every length.
     """
@@ -147,7 +147,7 @@ def sample(settings: Any, takes: NetworkInputs) -> TokenBatch:
 def trials(batch: TokenBatch, context: StageContext, settings: Any) -> Iterator[TokenBatch]:
     """Yield batches without padding, of one row and of several, from one token to the most there may be.
 
-    :param batch: what :func:`sample` gave.
+    :param batch: what :func:`sample` returned.
     """
     longest = _longest(context, settings)
     for rows, width in ((2, batch.input_ids.shape[1]), (1, 1), (1, 2), (3, 6), (1, longest)):

@@ -40,14 +40,14 @@ def run_job(
     :param overrides: as on the command line: ``"input.id=review_id"``, ``"job.max_failed_rows=1%"``.
     :param files: files, patterns or saved datasets; or give `rows`.
     :param rows: texts, mappings, or a ``datasets.Dataset``; a job over rows that can be gone through only once cannot
-        be taken up again.
+        be resumed.
     :param restart: begin anew; the folder that is there is renamed.
     :param retry: run the rows again that failed before; options may differ then, task, input and output may not.
-    :param watcher: told how the job goes on.
+    :param watcher: receives the progress of the job.
     :raises PipelineKitError: as the command line does; what is done is kept.
     """
     if restart and retry:
-        raise UsageError("restart=True begins anew, retry=True runs rows again that failed; give one of the two")
+        raise UsageError("restart=True begins anew, retry=True runs rows again that failed; pass one of the two")
     if (files is None) == (rows is None):
         raise UsageError("give files=... or rows=..., one of the two")
     folders = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir)
@@ -62,16 +62,16 @@ def run_job(
 
 @final
 class _Silent(JobWatcher):
-    """Says nothing."""
+    """Watcher that ignores every event."""
 
     def resumed(self, rows: int) -> None:
-        """Hear nothing."""
+        """Ignore the event."""
 
     def loaded(self, notes: Sequence[str]) -> None:
-        """Hear nothing."""
+        """Ignore the event."""
 
     def advanced(self, stats: RunStats) -> None:
-        """Hear nothing."""
+        """Ignore the event."""
 
     def shard(self, receipt: Receipt) -> None:
-        """Hear nothing."""
+        """Ignore the event."""

@@ -69,7 +69,7 @@ class JobFolder:
         strange = [name for name in names if name not in _FIRST]
         if strange and not folder.manifest.exists():
             listed = ", ".join(strange[:3])
-            raise OutputError(f"{path}: holds something that is no job's ({listed}); name another folder")
+            raise OutputError(f"{path}: holds something that is not a job's ({listed}); name another folder")
         return folder._made()
 
     @property
@@ -125,7 +125,7 @@ class JobFolder:
         return other
 
     def files(self) -> Iterator[tuple[int, str]]:
-        """List the files with names that a job gives to shards and dead letters, with the number of the shard."""
+        """List the files with the names of shards and dead letters, with the number of the shard."""
         for folder, above in ((self.path, ""), (self.path / "_dead", "_dead/")):
             for name in sorted(os.listdir(folder)):
                 number = shard_of(above + name)

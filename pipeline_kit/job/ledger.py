@@ -147,7 +147,7 @@ class JobLedger:
         self._watcher.shard(receipt)
 
     def begin(self) -> None:
-        """Say by its absence that the job is not complete."""
+        """Delete the success marker: the job is not complete."""
         self._folder.success.unlink(missing_ok=True)
 
     def finish(self) -> None:

@@ -52,17 +52,17 @@ class Manifest:
     def changes(self, identity: Mapping[str, Any], folder: Path) -> list[str]:
         """List what differs between the job in `folder` and one of `identity`.
 
-        :raises UsageError: if the input can be read only once, so that nothing tells whether it is the same.
+        :raises UsageError: if the input can be read only once, so that nothing shows whether it is the same.
         """
         if any(item.get("sha256", "") is None for item in identity["input"]):
             raise UsageError(
-                f"{folder}: holds a job already, and this input can be gone through only once, so nothing tells "
+                f"{folder}: holds a job already, and this input can be gone through only once, so nothing shows "
                 "whether it is the same; write it to a file, or begin anew with --restart"
             )
         return list(differences(self.identity, json.loads(json.dumps(identity))))
 
     def check_same(self, identity: Mapping[str, Any], folder: Path) -> None:
-        """Refuse to go on with another job than the one in the folder.
+        """Refuse to continue another job than the one in the folder.
 
         :raises UsageError: naming what differs.
         """
@@ -72,7 +72,7 @@ class Manifest:
             more = f"\n  ... and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
             raise UsageError(
                 f"{folder}: holds a job that is not this one:\n  {shown}{more}\n"
-                "to go on with it, give the same input, options and versions; to begin anew, add --restart "
+                "to continue it, pass the same input, options and versions; to begin anew, add --restart "
                 "(the folder is renamed, nothing is deleted) or name another folder"
             )
 
@@ -122,7 +122,7 @@ WITHOUT_EFFECT = ("job", "runner")
 def identity_of(config: PipelineConfig, source: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Describe a job as JSON values: config, versions, checkpoint, plugins, input.
 
-    :param source: what :meth:`pipeline_kit.files.read.source.Source.identity` gives.
+    :param source: what :meth:`pipeline_kit.files.read.source.Source.identity` returns.
     :raises CheckpointError: if the checkpoint cannot be read.
     """
     checkpoint = resolve_checkpoint(config.checkpoint)

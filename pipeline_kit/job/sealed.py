@@ -101,7 +101,7 @@ def _seal(content: Mapping[str, Any]) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the body runs.
 
-    The system gives the lock back when a process dies, so a dead one's is simply taken over. The file itself
+    The system releases the lock when a process dies, so a dead one's is simply taken over. The file itself
     stays: removing it could remove one that another process has just locked.
 
     :raises OutputError: if another process holds it, which is named; or if the file is not a lock.

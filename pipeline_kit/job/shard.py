@@ -21,17 +21,17 @@ TOLD_ROWS = 32
 """After how many rows it is told again how far a shard is."""
 
 Agree = Callable[[Sequence[OutputValues]], Schema | None]
-"""Gives what all shards agree on, settled from these rows if they are the first."""
+"""Returns the schema of all shards, settled from these rows if they are the first."""
 
 
 class Listener:
-    """Hears how a shard is being made. This one does nothing."""
+    """Receives the events of one shard. The default methods do nothing."""
 
     def told(self, stats: RunStats) -> None:
-        """Hear how far the shard is."""
+        """Receive the progress of the shard."""
 
     def numbered(self, rows: Sequence[int]) -> None:
-        """Hear which rows, numbered as in the input, the pipeline gets next; it counts them from 0."""
+        """Receive the input's row numbers of the rows that the pipeline reads next; it counts them from 0."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class _Done:
 def run_shard(
     pipeline: Pipeline, work: ShardTask, layout: Layout, format: ShardFormat, agree: Agree, listener: Listener
 ) -> ShardResult:
-    """Run the pipeline on the rows of one shard, and encode what it gives.
+    """Run the pipeline on the rows of one shard, and encode what it returns.
 
     A shard is always run as a whole and by itself, so its batches, and with them the last bits of its numbers,
-    are the same in a job that went through and in one that was taken up again.
+    are the same in a job that went through and in one that was resumed.
     """
     stats = RunStats()
     done = _results(pipeline, work, layout, stats, listener)
@@ -163,7 +163,7 @@ class ShardHost(Protocol):
         ...
 
     def loaded(self, settled: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-        """Hear that a pipeline was built, what its model settled, and what the config became."""
+        """Receive the choices of the model and the resolved config, once a pipeline is built."""
         ...
 
     @property
@@ -172,15 +172,15 @@ class ShardHost(Protocol):
         ...
 
     def agree(self, schema: Schema) -> None:
-        """Hear what all shards are to agree on, before any of them is finished."""
+        """Receive the schema of all shards, before any of them is finished."""
         ...
 
     def advanced(self, stats: RunStats) -> None:
-        """Hear how far the shards are that are being made, taken together."""
+        """Receive the progress of all running shards together."""
         ...
 
     def late(self, failure: RowFailure, work: ShardTask) -> None:
-        """Hear of a row that took too long, before its shard is finished.
+        """Note a row that timed out, before its shard is finished.
 
         :raises JobError: if no row more may fail.
         """
@@ -194,7 +194,7 @@ class ShardRunner(ABC):
     def finished(self, missing: Iterator[ShardTask]) -> Iterator[ShardResult]:
         """Make all shards of `missing`, taking them when they are needed; in any order.
 
-        :raises JobError: if it cannot go on.
+        :raises JobError: if it cannot continue.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a job tells while it runs."""
+"""The events of a job while it runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pipeline_kit.job.receipt import Receipt
 
 
 class JobWatcher(Protocol):
-    """Is told how a job goes on."""
+    """Receives the progress of a job."""
 
     def resumed(self, rows: int) -> None:
-        """Hear how many rows were done before."""
+        """Receive the number of rows that were done before."""
         ...
 
     def loaded(self, notes: Sequence[str]) -> None:
-        """Hear that the model is there, and what a user should know of it."""
+        """Note that the model is loaded, with what a user should know of it."""
         ...
 
     def advanced(self, stats: RunStats) -> None:
-        """Hear how far the job is; now and then."""
+        """Receive the progress of the job."""
         ...
 
     def shard(self, receipt: Receipt) -> None:
-        """Hear that a shard is done."""
+        """Note that a shard is done."""
         ...

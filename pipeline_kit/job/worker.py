@@ -164,7 +164,7 @@ class ShardDone:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """The worker cannot go on: the error's class, its message, and where it was raised."""
+    """The worker cannot continue: the error's class, its message, and where it was raised."""
 
     error: str
     message: str

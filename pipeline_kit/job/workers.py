@@ -63,7 +63,7 @@ class WorkerPool(ShardRunner):
         self._hands.clear()
 
     def _start(self, hand: WorkerProcess) -> None:
-        """Say what to build: to the first worker, and to the others once it has settled how."""
+        """Send the config: to the first worker, and to the others once the first has made its choices."""
         if hand.started or (self._settled is None and hand.number > 0):
             return
         hand.started = True
@@ -229,7 +229,7 @@ class WorkerProcess:
         theirs.close()
 
     def send(self, message: Any) -> None:
-        """Tell the worker.
+        """Send a message to the worker.
 
         :raises JobError: if it is gone.
         """
@@ -254,7 +254,7 @@ class WorkerProcess:
         work = "" if self.work is None else f" while it made shard {self.work.number}"
         return JobError(
             f"worker {self.number} (process {self.process.pid}) {how}{work}; {hint}.\n"
-            "  What is done is kept; run the same command again to go on"
+            "  What is done is kept; run the same command again to continue"
         )
 
     def end(self) -> None:

@@ -82,7 +82,7 @@ def plan_batches(lengths: Sequence[int], batching: BatchingPolicy, padding: Padd
 
 
 def _cuts_when_full(lengths: Sequence[int], batching: BatchingPolicy, padding: PaddingPolicy) -> list[int]:
-    """End a batch where one row more would go beyond a limit; gives where each batch ends."""
+    """End a batch where one row more would go beyond a limit; returns where each batch ends."""
     cuts: list[int] = []
     start, longest = 0, 0
     for place, length in enumerate(lengths):

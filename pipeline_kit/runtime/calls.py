@@ -28,7 +28,7 @@ class Failed:
 
 
 class InStage(Exception):
-    """Says that `cause` came from another stage than the one whose call was tried."""
+    """Marks `cause` as raised by another stage than the one that was called."""
 
     def __init__(self, stage: str, cause: BaseException) -> None:
         """Name the stage; keep the cause."""
@@ -47,7 +47,7 @@ def isolate(call: Call[T, R], items: Sequence[T], first: Call[T, R] | None = Non
     stage may raise SystemExit or GeneratorExit, so those are caught too, apart from an interruption.
 
     :param first: called in the place of `call` on all of `items`, such as one that tries several times.
-    :returns: what `call` gave for each item, or :class:`Failed`.
+    :returns: what `call` returned for each item, or :class:`Failed`.
     :raises StageError: at once, since then the stage is wrong and not an item.
     """
     if not items:
@@ -130,13 +130,13 @@ class Retry:
         sleep: Callable[[float], object] = time.sleep,
         fraction: Callable[[], float] = random.random,
     ) -> None:
-        """Follow `options`; `fraction` gives a number from 0 to 1."""
+        """Follow `options`; `fraction` returns a number from 0 to 1."""
         self._options, self._sleep, self._fraction = options, sleep, fraction
 
     def __call__(self, call: Callable[[], R], again: Callable[[BaseException], None]) -> R:
-        """Return what `call` gives.
+        """Return what `call` returns.
 
-        :param again: told of each error after which the call is made again.
+        :param again: called with each error after which the call is made again.
         """
         for tried in range(self._options.retries):
             try:
@@ -174,7 +174,7 @@ class StageCalls:
     def isolated(
         self, stage: str, call: Call[T, R], items: Sequence[T], rows: Sequence[int], stats: RunStats
     ) -> list[R | Failed]:
-        """Call a stage; give what it gave for each item, or why there is nothing.
+        """Call a stage; return what it returned for each item, or why there is nothing.
 
         Only the first call, on all items, is made again: when it keeps failing, its halves are called once.
 
@@ -191,7 +191,7 @@ class StageCalls:
         return isolate(watched, items, lambda all_items: retry(lambda: watched(all_items), again))
 
     def each(self, stage: str, call: Callable[[T], R]) -> Callable[[T], R]:
-        """Return `call`, which is made for one row after another, with the watch told of each."""
+        """Return `call`, which is made for one row after another, with the watch called for each."""
         if self.watch is None:
             return call
         watch, rows = self.watch, count()

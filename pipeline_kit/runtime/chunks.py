@@ -14,7 +14,7 @@ from pipeline_kit.runtime.calls import Failed, InStage, is_interruption, isolate
 FIRST_CHUNK = 64  # A stream's first results should not wait for a whole sort window; chunks grow from here.
 
 Prepare = Callable[[Example], Sequence[Example]]
-"""``Postprocessor.prepare``, or None where it gives the example itself."""
+"""``Postprocessor.prepare``, or None where the example itself is encoded."""
 
 Lists = Sequence[Sequence[Example]]
 
@@ -72,7 +72,7 @@ def _prepared(prepare: Prepare, example: Example) -> Sequence[Example] | Failed:
             raise
         return Failed(InStage("input", error))
     if not found:
-        raise StageError("the postprocessor's prepare gave nothing to encode for an example")
+        raise StageError("the postprocessor's prepare returned nothing to encode for an example")
     return found
 
 
@@ -94,12 +94,12 @@ def _encode(tokenizer: Tokenizer, lists: Sequence[Sequence[Example]]) -> list[li
     seen = [0] * len(owners)
     for encoding in tokenizer.encode([part for parts in lists for part in parts]):
         if not 0 <= encoding.example < len(owners) or not len(encoding.input_ids):
-            raise StageError("the tokenizer gave an encoding that is empty or belongs to no example")
+            raise StageError("the tokenizer returned an encoding that is empty or belongs to no example")
         seen[encoding.example] += 1
         place, part = owners[encoding.example]
         if (place, part) != (encoding.example, 0):
             encoding = replace(encoding, example=place, part=part)
         grouped[place].append(encoding)
     if not all(seen):
-        raise StageError(f"the tokenizer gave no encoding for text {seen.index(0)} of {len(seen)}")
+        raise StageError(f"the tokenizer returned no encoding for text {seen.index(0)} of {len(seen)}")
     return grouped

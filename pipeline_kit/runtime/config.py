@@ -12,7 +12,7 @@ TRANSIENT = ["TransientError", "ConnectionError", "TimeoutError"]
 
 @dataclass
 class RunnerConfig:
-    """Options of the group ``runner``. None of them changes a result, so a job may be taken up with others."""
+    """Options of the group ``runner``. None of them changes a result, so a job may be resumed with others."""
 
     workers: int = option(
         1, "processes that share a job; each loads the model, devices and threads are divided", minimum=1, maximum=256
@@ -35,7 +35,7 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
 
 @dataclass
 class JobConfig:
-    """Options of the group ``job``. None of them changes a result, so a job may be taken up with others."""
+    """Options of the group ``job``. None of them changes a result, so a job may be resumed with others."""
 
     max_failed_rows: int | str | None = option(
         0, "rows that may fail before the job stops: a number, a share of those done such as '1%', null for any"
@@ -60,7 +60,7 @@ class JobConfig:
         return float(text.replace("%", "").strip()) / 100
 
     def allows(self, failed: int, rows: int) -> bool:
-        """Return whether a job may go on after `failed` of `rows` rows failed."""
+        """Return whether a job may continue after `failed` of `rows` rows failed."""
         if self.max_failed_rows is None:
             return True
         if isinstance(self.max_failed_rows, str):

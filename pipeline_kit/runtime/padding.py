@@ -107,7 +107,7 @@ def split_rows(output: ModelOutput, batch: TokenBatch) -> list[RowOutput]:
         per_token = name in output.per_token
         if tensor.shape[0] != count or (per_token and tensor.shape[1] != width):
             raise StageError(
-                f"the model gave '{name}' with shape {list(tensor.shape)} for a batch of {count} rows, {width} tokens"
+                f"the model returned '{name}' with shape {list(tensor.shape)} for {count} rows, {width} tokens"
             )
         array = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
         for i, length in enumerate(batch.lengths.tolist()):

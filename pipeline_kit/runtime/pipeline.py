@@ -55,7 +55,7 @@ class Pipeline:
         """Run on one example, on a list of them, or on a stream.
 
         :returns: a result for a string or mapping; a list for anything with a length, in the same order;
-            an iterator for a generator or other iterator, as :meth:`stream` gives.
+            an iterator for a generator or other iterator, as :meth:`stream` returns.
         :raises RowError: on the first row that fails.
         """
         if isinstance(inputs, str | Mapping):
@@ -219,7 +219,7 @@ class Pipeline:
             examples, encodings, outputs = ([row[i] for row in part] for i in range(3))
             results = self.postprocessor(examples, encodings, outputs)
             if len(results) != len(examples):
-                raise StageError(f"the postprocessor gave {len(results)} results for {len(examples)} examples")
+                raise StageError(f"the postprocessor returned {len(results)} results for {len(examples)} examples")
             if self.observer is not None:
                 self.observer("postprocessor", (examples, encodings, outputs), results)
             return results

@@ -134,12 +134,12 @@ def tiny_checkpoint(
     """Write a checkpoint of two layers with ``config.json``, ``model.safetensors`` and a tokenizer into `folder`.
 
     The weights are random but far larger than at the start of a training, so that the answers to two texts
-    differ clearly. The same arguments give the same weights.
+    differ clearly. The same arguments make the same weights.
 
     :param architecture: a key of `ARCHITECTURES`.
     :param head: a key of `HEADS`.
     :param problem_type: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
-    :param padding_side: None gives the one that is usual for the architecture.
+    :param padding_side: None is the one that is usual for the architecture.
     :param pad_token: False for a checkpoint without one, or the special token that pads, such as the last one.
     :param max_positions: tokens of the longest text.
     :param config: further options of the model's configuration.

@@ -175,7 +175,7 @@ class GraphModelSuite:
         assert f"run: pip install {' '.join(gone)}" in str(caught.value)
 
     def test_token_types_that_do_not_come_are_told(self, make_context: GraphContexts) -> None:
-        """The tokenizer gave them when the graph was made; without them the answer would be another one."""
+        """The tokenizer returned them when the graph was made; without them the answer would be another one."""
         stage = self.build(make_context("bert"))
         batch = collate([Encoding([5, 6, 7])], PaddingPolicy("longest", "right", 0), "cpu")
         with pytest.raises(ValueError, match="token_type_ids"):
@@ -251,7 +251,7 @@ _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_la
 
 
 class GraphContexts:
-    """Makes contexts for tiny checkpoints of one layer; the same arguments give the same one."""
+    """Makes contexts for tiny checkpoints of one layer; the same arguments make the same one."""
 
     def __init__(self, folder: Path) -> None:
         """Write the checkpoints below `folder`."""

@@ -106,7 +106,7 @@ class ModelConformance(StageConformance):
             assert_same(found, expected, self.tolerance, f"rows padded further on the {side}")
 
     def test_order_does_not_matter(self) -> None:
-        """Rows in reverse give the same answers in reverse."""
+        """Rows in reverse have the same answers in reverse."""
         stage = self.build()
         encodings = self._one_length()
         forward = self.rows(stage, self.batch(encodings))
@@ -120,7 +120,7 @@ class ModelConformance(StageConformance):
         assert list(first.input_ids) != list(second.input_ids), "encodings() gives the same row twice"
         rows = self.rows(stage, self.batch([first, second]))
         same = all(np.array_equal(rows[0][name], rows[1][name]) for name in rows[0])
-        assert not same, "the model gives two different rows one answer"
+        assert not same, "the model returns one answer for two different rows"
 
     def test_inputs_are_not_mutated(self) -> None:
         """``forward`` leaves the batch's tensors as they were."""
@@ -130,7 +130,7 @@ class ModelConformance(StageConformance):
             assert_same(getattr(batch, name), getattr(twin, name), 0, f"'{name}' after forward")
 
     def test_deterministic(self) -> None:
-        """The same batch gives the same answer, whatever ran in between."""
+        """The same batch has the same answer, whatever ran in between."""
         stage = self.build()
         batch = self.batch(self._one_length())
         first = self.rows(stage, batch)
@@ -138,7 +138,7 @@ class ModelConformance(StageConformance):
         assert_same(self.rows(stage, batch), first, 0, "rows of a second call")
 
     def test_outputs_are_not_written_to_again(self) -> None:
-        """What a call gave does not change in the next one."""
+        """What a call returned does not change in the next one."""
         stage = self.build()
         encodings = self._one_length()
         output: ModelOutput = stage.forward(self.batch(encodings))
@@ -148,7 +148,7 @@ class ModelConformance(StageConformance):
         assert_same(after, kept, 0, "an output after the next call")
 
     def test_instances_are_independent(self) -> None:
-        """A second instance gives the same and changes nothing about the first."""
+        """A second instance returns the same and changes nothing about the first."""
         stage = self.build()
         batch = self.batch(self._one_length())
         first = self.rows(stage, batch)

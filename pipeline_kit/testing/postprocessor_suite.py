@@ -73,7 +73,7 @@ class PostprocessorConformance(StageConformance):
     def outputs(
         self, stage: Postprocessor, groups: Sequence[Sequence[Encoding]], side: Side = "right", width: int = 1
     ) -> list[list[RowOutput]]:
-        """Run the model and ``reduce`` on all encodings in one batch; give the rows per example."""
+        """Run the model and ``reduce`` on all encodings in one batch; return the rows per example."""
         batch = _batch([e for windows in groups for e in windows], side, width)
         rows = iter(split_rows(stage.reduce(self.forward(batch), batch), batch))
         return [[next(rows) for _ in windows] for windows in groups]
@@ -86,7 +86,7 @@ class PostprocessorConformance(StageConformance):
         return stage(examples, groups, self.outputs(stage, groups, side, width))
 
     def test_no_examples(self) -> None:
-        """``[]`` gives ``[]``."""
+        """``[]`` returns ``[]``."""
         assert_same(self.build()([], [], []), [], 0, "results of no examples")
 
     def test_required_fields_are_known(self) -> None:
@@ -109,14 +109,14 @@ class PostprocessorConformance(StageConformance):
         assert_same(self.results(stage, self.examples), alone, self.tolerance, "results of a batch and alone")
 
     def test_order_is_kept(self) -> None:
-        """Examples in reverse give the same results in reverse."""
+        """Examples in reverse have the same results in reverse."""
         stage = self.build()
         forward = self.results(stage, self.examples)
         backward = self.results(stage, list(reversed(self.examples)))
         assert_same(backward[::-1], forward, self.tolerance, "results of the examples in reverse")
 
     def test_reduce_is_row_wise(self) -> None:
-        """A row that ``reduce`` gives depends on that row alone, whichever side padding is on."""
+        """A row that ``reduce`` returns depends on that row alone, whichever side padding is on."""
         stage = self.build()
         groups = [[e] for windows in self.encode(self.examples) for e in windows]
         alone = [self.outputs(stage, [group])[0] for group in groups]
@@ -155,7 +155,7 @@ class PostprocessorConformance(StageConformance):
         _assert_json(self.results(self.build(), [self.example(LONG), *self.examples]))
 
     def test_bad_numbers_are_an_example_error(self) -> None:
-        """Where the model gives NaN, the example is refused, or the result does without."""
+        """Where the model returns NaN, the example is refused, or the result does without."""
         stage = self.build()
         groups = self.encode(self.examples[:1])
         batch = _batch(groups[0])
@@ -185,21 +185,21 @@ class PostprocessorConformance(StageConformance):
         assert_same((groups, outputs), before, 0, "encodings and outputs after the call")
 
     def test_deterministic(self) -> None:
-        """The same examples give the same results, whatever ran in between."""
+        """The same examples have the same results, whatever ran in between."""
         stage = self.build()
         first = copy.deepcopy(self.results(stage, self.examples))
         self.results(stage, [self.example(LONG)])
         assert_same(self.results(stage, self.examples), first, 0, "results of a second call")
 
     def test_instances_are_independent(self) -> None:
-        """A second instance gives the same and changes nothing about the first."""
+        """A second instance returns the same and changes nothing about the first."""
         stage = self.build()
         first = copy.deepcopy(self.results(stage, self.examples))
         assert_same(self.results(self.build(), self.examples), first, 0, "results of a second instance")
         assert_same(self.results(stage, self.examples), first, 0, "results after a second instance was used")
 
     def test_cuda(self) -> None:
-        """``reduce`` works on a GPU and gives what it gives on the CPU; skipped where there is none."""
+        """``reduce`` works on a GPU and returns what it returns on the CPU; skipped where there is none."""
         device = cuda_or_skip()
         groups = self.encode(self.examples)
         batch = _batch([e for windows in groups for e in windows], device=device.name)

@@ -34,7 +34,7 @@ def tiny_stage_context(
     """Return what a stage is built with, on a checkpoint whose folder does not exist.
 
     :param config: further keys of the checkpoint's ``config.json``, such as ``problem_type``.
-    :param tokenizer: None gives a :class:`WordTokenizer`.
+    :param tokenizer: None is a :class:`WordTokenizer`.
     """
     names = {str(i): label for i, label in enumerate(labels)}
     checkpoint = Checkpoint(Path("tiny-checkpoint"), "tiny-checkpoint", {"id2label": names, **(config or {})})
@@ -65,7 +65,7 @@ def tiny_pipeline(
 
 @final
 class TinyModel(Model):
-    """Gives ``last_hidden_state [B, T, H]`` and ``logits``.
+    """Returns ``last_hidden_state [B, T, H]`` and ``logits``.
 
     ``logits`` are ``[B, L]``, or ``[B, T, L]`` where the context's head is ``token-classification``; ``L``
     is the number of the checkpoint's labels. A token's vector mixes its id, its place, and the mean of its
@@ -112,7 +112,7 @@ _SPECIAL = {_BEGIN[0]: BEGIN, _END[0]: END}
 class WordTokenizer(Tokenizer):
     """Frames words as ``[CLS] … [SEP]``, a pair as ``[CLS] … [SEP] … [SEP]``; all encoding fields are filled.
 
-    Different words may share an id, so ``decode`` gives ids by number and not the words. Of a pair that is too
+    Different words may share an id, so ``decode`` returns ids by number and not the words. Of a pair that is too
     long the first text is cut or split, or the second where the context's ``truncation`` is ``only_second``.
     """
 

@@ -128,7 +128,7 @@ class StageConformance:
         spec = self.spec()
         assert spec.summary, f"{spec.kind}={spec.name} has no summary, which `pipeline-kit ls` shows"
         found = spec.load()
-        assert issubclass(found, self.interface), f"{spec.target} is no {self.interface.__name__}"
+        assert issubclass(found, self.interface), f"{spec.target} is not a {self.interface.__name__}"
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         assert not missing, f"{spec.target} lacks {', '.join(missing)}"
 
@@ -162,7 +162,7 @@ class StageConformance:
         assert not silent, f"no help for: {', '.join(silent)}; declare them with pipeline_kit.option(default, help)"
 
     def test_unknown_option_is_refused(self) -> None:
-        """A key that is no option is a fault with its full key."""
+        """A key that is not an option is a fault with its full key."""
         assert f"{self.kind}.no_such_option" in self._faults({**self.options, "no_such_option": 1})
 
     def test_mistyped_option_is_refused(self) -> None:

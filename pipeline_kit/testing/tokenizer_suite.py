@@ -28,7 +28,7 @@ class TokenizerConformance(StageConformance):
             stage = "keyword"
             options = {"words": ["spam"]}
 
-    :cvar bad_examples: inputs that are no examples; each must raise ExampleError.
+    :cvar bad_examples: inputs that are not examples; each must raise ExampleError.
     """
 
     kind: ClassVar[Kind] = "tokenizer"
@@ -36,7 +36,7 @@ class TokenizerConformance(StageConformance):
     bad_examples: ClassVar[Sequence[Any]] = (7, None, {"no_such_field": "text"}, "a lone surrogate: \ud800")
 
     def test_no_examples(self) -> None:
-        """``[]`` gives ``[]``."""
+        """``[]`` returns ``[]``."""
         assert_same(self.build().encode([]), [], 0, "encode([])")
 
     def test_every_example_is_encoded_in_order(self) -> None:
@@ -48,7 +48,7 @@ class TokenizerConformance(StageConformance):
         for encoding in encodings:
             ids = list(encoding.input_ids)
             assert ids, f"example {encoding.example} has an encoding without tokens"
-            assert all(int(i) == i and i >= 0 for i in ids), f"an id is no integer from 0: {ids}"
+            assert all(int(i) == i and i >= 0 for i in ids), f"an id is not an integer from 0: {ids}"
         for place in range(len(self.examples)):
             windows = [e.window for e in encodings if e.example == place]
             assert windows == list(range(len(windows))), f"the windows of example {place} are numbered {windows}"
@@ -64,7 +64,7 @@ class TokenizerConformance(StageConformance):
         assert_same(stage.encode(self.examples), alone, 0, "encodings of a batch and of its examples alone")
 
     def test_order_does_not_matter(self) -> None:
-        """Examples in reverse give the same encodings in reverse."""
+        """Examples in reverse have the same encodings in reverse."""
         stage = self.build()
         forward = _by_example(stage.encode(self.examples))
         backward = _by_example(stage.encode(list(reversed(self.examples))))
@@ -98,7 +98,7 @@ class TokenizerConformance(StageConformance):
             assert all(len(e.input_ids) for e in encodings), f"{text!r} has an encoding without tokens"
 
     def test_bad_example_is_an_example_error(self) -> None:
-        """What is no example raises ExampleError."""
+        """What is not an example raises ExampleError."""
         stage = self.build()
         for bad in self.bad_examples:
             try:
@@ -132,10 +132,10 @@ class TokenizerConformance(StageConformance):
         assert_same(ids[0], ids[1], 0, "ids without and with the fields on request")
 
     def test_decode_gives_text(self) -> None:
-        """``decode`` gives a string for what ``encode`` gave, and for no ids."""
+        """``decode`` returns a string for what ``encode`` returned, and for no ids."""
         stage = self.build()
         for ids in ([], *(e.input_ids for e in stage.encode(self.examples))):
-            assert isinstance(stage.decode(ids), str), f"decode({list(ids)}) is no string"
+            assert isinstance(stage.decode(ids), str), f"decode({list(ids)}) is not a string"
 
     def test_properties(self) -> None:
         """The padding token, the padding side and the longest length are of their types."""
@@ -152,7 +152,7 @@ class TokenizerConformance(StageConformance):
         assert_same(examples, list(self.examples), 0, "examples after encode")
 
     def test_deterministic(self) -> None:
-        """The same examples give the same encodings, whatever was encoded in between."""
+        """The same examples have the same encodings, whatever was encoded in between."""
         stage = self.build()
         first = stage.encode(self.examples)
         stage.encode(["something else", "many words " * 50])

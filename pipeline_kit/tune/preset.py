@@ -67,7 +67,7 @@ def check_target(path: Path, force: bool, plugins: Sequence[str] = ()) -> None:
         raise OutputError(f"--save {for_message(str(path))}: there is no folder '{for_message(str(path.parent))}'")
     if path.is_dir() or (path.exists() and not force):
         raise UsageError(
-            f"--save {for_message(str(path))}: is there already; give --force to overwrite it, or another name"
+            f"--save {for_message(str(path))}: is there already; pass --force to overwrite it, or another name"
         )
     _composed(_PROBE, plugins, path.stem)
     try:
@@ -86,7 +86,7 @@ def write_preset(path: Path, text: str, force: bool) -> None:
     with atomic_writer(path) as file:
         file.write(text)
         if path.exists() and not force:
-            raise UsageError(f"--save {for_message(str(path))}: is there by now; give --force to overwrite it")
+            raise UsageError(f"--save {for_message(str(path))}: is there by now; pass --force to overwrite it")
 
 
 def _composed(

@@ -114,17 +114,17 @@ def _notes(search: Search, machine: Mapping[str, Any], source: str, given: int) 
     if examples and different < FEW_TEXTS:
         notes.append(
             f"only {counted(different, 'different text')}: even where all agree, {1 - 0.05 ** (1 / different):.0%} of "
-            "others may not (at 95 % confidence); give 300 or more"
+            "others may not (at 95 % confidence); pass 300 or more"
         )
     if source != "given":
-        notes.append("agreement was measured on built-in sentences, not on your texts; give them with --input")
+        notes.append("agreement was measured on built-in sentences, not on your texts; pass them with --input")
     if examples and not floors.varied:
         notes.append(
             "the reference gives every text the same labels, so agreement says nothing here; "
             f"numbers may differ by {floors.limit:g} at the most (--tolerance)"
         )
     if search.own.seconds and search.own.second < _SHORT_SECONDS:
-        notes.append("a round took less than 0.05 s, mostly overhead: give more texts, or a larger --rows")
+        notes.append("a round took less than 0.05 s, mostly overhead: pass more texts, or a larger --rows")
     if search.late:
         notes.append("the time was up before all was tried; --minutes gives more")
     if search.interrupted:

@@ -61,7 +61,7 @@ class Search:
     """One run of the search.
 
     :ivar trials: what is known at any time, the user's config first.
-    :ivar reference: what answers are held against; see `Space.reference`.
+    :ivar reference: what answers are compared with; see `Space.reference`.
     :ivar notes: what a reader of the figures has to know.
     :ivar interrupted: whether ctrl-c ended it.
     :ivar late: whether something was left untried for want of time.
@@ -118,7 +118,7 @@ class Search:
         self.measuring.hold(examples, trial, self._plan.repeats, self._enough)
         if trial is not None and trial.problem is not None:
             self.reference = "your config"
-            self.notes.append(f"answers are held against those of your config: {reference.engine}: {trial.problem}")
+            self.notes.append(f"answers are compared with those of your config: {reference.engine}: {trial.problem}")
         if self.own.excluded is not None:
             self.notes.append(f"your own config is not good enough itself: {self.own.excluded}")
         if trial is not None:
@@ -320,7 +320,7 @@ class TrialRunner:
             trial.own_seconds.append(timings[0].seconds[0])
 
     def _free(self) -> None:
-        """Give back what a model held before the next one is loaded."""
+        """Free the memory of a model before the next one is loaded."""
         gc.collect()
         if self._side.device.kind == "cuda":
             import torch

@@ -32,7 +32,7 @@ class SearchSpace:
     """Candidates around a user's config.
 
     :ivar own: that config.
-    :ivar reference: the built-in model in float32 with its own settings, which answers are held against.
+    :ivar reference: the built-in model in float32 with its own settings, which answers are compared with.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ def candidate_of(
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in one line why something cannot be tried."""
+    """Return in one line why something cannot be tried."""
     faults = getattr(error, "faults", None)
     if faults:
         text = "; ".join(f"{fault.key}: {fault.problem}" if fault.key else fault.problem for fault in faults)

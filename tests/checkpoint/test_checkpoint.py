@@ -299,7 +299,7 @@ def _index(content: object) -> Callable[[Path], None]:
         ({"weight_map": {"a": "sub/x.safetensors"}}, "lies outside the folder"),
         ({"weight_map": {"a": "..\\x.safetensors"}}, "lies outside the folder"),
         ({"weight_map": {"a": "c:x.safetensors"}}, "lies outside the folder"),
-        ({"weight_map": {"a": "pytorch_model.bin"}}, "is no .safetensors file"),
+        ({"weight_map": {"a": "pytorch_model.bin"}}, "is not a .safetensors file"),
     ],
 )
 def test_broken_indexes(folder: Path, content: object, expected: str) -> None:

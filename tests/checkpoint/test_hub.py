@@ -198,7 +198,7 @@ def test_an_unknown_revision(hub: HubServer, machine: Machine, revision: str) ->
 
 @pytest.mark.parametrize("revision", ["../../etc/passwd", "a b", "/x", ""])
 def test_a_revision_that_is_none(revision: str) -> None:
-    with pytest.raises(CheckpointError, match="is no revision"):
+    with pytest.raises(CheckpointError, match="is not a revision"):
         download(ID, revision, offline=False, cache_dir=None)
 
 

@@ -221,7 +221,7 @@ def test_the_version_imports_nothing() -> None:
 def test_module_and_script_are_the_same() -> None:
     done = subprocess.run([sys.executable, "-m", "pipeline_kit", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: 'nothing' is no subcommand.")
+    assert done.stderr.startswith("error: 'nothing' is not a subcommand.")
 
 
 def test_doctor_reports_versions_processor_and_clashes(folder: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_wrong_flags_are_named(argv: list[str], message: str) -> None:
         (["mine.yaml"], r"Did you forget --config mine.yaml\?"),
         (["rows.csv"], r"Did you forget --input rows.csv\?"),
         (["--cfg", "hydra"], "only --cfg job works here"),
-        (["--config", "none.yaml"], "--config none.yaml: give a YAML file that is there"),
+        (["--config", "none.yaml"], "--config none.yaml: pass a YAML file that is there"),
         (["--config", "a.yaml", "-cn", "b"], "both name the config"),
     ],
 )
@@ -105,13 +105,13 @@ def test_part_of_a_config() -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["rnu"], 2, "'rnu' is no subcommand. Did you mean 'run'?"),
+        (["rnu"], 2, "'rnu' is not a subcommand. Did you mean 'run'?"),
         (["I love it"], 2, 'To run on a text: pipeline-kit run --text "I love it"'),
         (["padding=none"], 2, "name a subcommand first, such as: pipeline-kit run padding=none"),
         (["--text", "x"], 2, "name a subcommand first, such as: pipeline-kit run --text"),
         ([], 2, "usage: pipeline-kit"),
         (["ls", "a", "b"], 2, "pipeline-kit ls takes no 'b'"),
-        (["\x1b[31m"], 2, "'\\x1b[31m' is no subcommand"),
+        (["\x1b[31m"], 2, "'\\x1b[31m' is not a subcommand"),
     ],
 )
 def test_the_front_door(argv: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:

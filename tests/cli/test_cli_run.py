@@ -196,10 +196,10 @@ def test_a_table(run: Any, poison: list[str], monkeypatch: pytest.MonkeyPatch) -
         (["--format", "xml", "--text", "a"], "the formats are jsonl, table"),
         (["--format", "table", "--output", "x.jsonl", "--text", "a"], "--output writes jsonl"),
         (["--format", "table", "--output", "x", "--text", "a"], "a folder holds jsonl, csv or parquet"),
-        (["--restart", "--text", "a"], "are for jobs: give --output DIR"),
+        (["--restart", "--text", "a"], "are for jobs: pass --output DIR"),
         (["--output", "x.tsv", "--text", "a"], "name the file .jsonl, .csv"),
         (["--output", "x/", "--text", "a", "--input", __file__], "takes --input, or --text and --json, not both"),
-        (["--output", "x/", "--text", "a", "--quiet", "--log-json"], "give one of the two"),
+        (["--output", "x/", "--text", "a", "--quiet", "--log-json"], "pass one of the two"),
         (["--input", "-", "--input", "-"], "stdin is read once"),
     ],
 )

@@ -290,9 +290,9 @@ def test_a_table_without_the_label_column(evaluate: Any, tmp_path: Path, checkpo
         (["--input", "a.txt"], "a line of text has no label; say --input-format jsonl, csv, tsv"),
         (["--input", "-"], "stdin: say --input-format"),
         (["--input", "missing.jsonl"], "missing.jsonl"),
-        (["--input", "a.jsonl", "--threshold", "2"], "--threshold 2: give a score from 0 to 1"),
+        (["--input", "a.jsonl", "--threshold", "2"], "--threshold 2: pass a score from 0 to 1"),
         (["--input", "a.jsonl", "--save", "a.csv"], "name the file .jsonl"),
-        (["--input", "a.jsonl", "--label", "x", "--fields", "label=y"], "give one"),
+        (["--input", "a.jsonl", "--label", "x", "--fields", "label=y"], "pass one"),
         (["--input", "a.jsonl", "--fields", "txt=y"], "Did you mean 'text'?"),
         (["--input", "a.jsonl", "--labels-map", "a"], "write LABEL=NAME"),
         (["--input", "a.jsonl", "task=feature-extraction"], "task 'feature-extraction' cannot be evaluated"),
@@ -335,7 +335,7 @@ def test_help_cfg_and_completion(evaluate: Any, capsys: pytest.CaptureFixture[st
 
 def test_another_postprocessor_is_named_in_the_error(evaluate: Any, reviews: str, checkpoint: str) -> None:
     done = evaluate("--input", reviews, checkpoint, "postprocessor=logits", code=1)
-    assert "judged by their 'label', and this postprocessor gives labels, logits" in done.err
+    assert "judged by their 'label', and this postprocessor returns labels, logits" in done.err
 
 
 def test_memory_holds_no_rows() -> None:

@@ -249,7 +249,7 @@ def test_the_table_is_for_people(
     assert table.splitlines()[1].split() == ["engine", "budget", "thr", "texts/s", "tokens/s", "ratio", "same", "diff"]
     assert "2.00* 100.0%" in squeezed
     assert "take this" in table
-    assert "24 given texts, 24 different; answers are held against model=hf in float32, your config" in out
+    assert "24 given texts, 24 different; answers are compared with model=hf in float32, your config" in out
     assert "is under" in squeezed
     assert "override model: twin" in err
 
@@ -283,7 +283,7 @@ def test_without_a_network_for_hf_the_users_config_is_the_reference(
     report, _ = tune(capsys, "--input", texts, *words, "--quiet")
     assert report["reference"] == "your config"
     assert by_engine(report)["model=hf"]["problem"] is not None
-    assert "answers are held against those of your config" in "".join(report["notes"])
+    assert "answers are compared with those of your config" in "".join(report["notes"])
 
 
 def test_ctrl_c_shows_what_is_known_and_saves_nothing(
@@ -318,12 +318,12 @@ def test_the_report_may_go_to_a_file(
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (("--minutes", "0"), "--minutes 0: give more than 0"),
+        (("--minutes", "0"), "--minutes 0: pass more than 0"),
         (("--minutes", "nan"), "--minutes nan"),
-        (("--repeats", "0"), "--repeats 0: give 1 to 100"),
-        (("--min-agreement", "99"), "--min-agreement 99: give a share, 0 to 1"),
+        (("--repeats", "0"), "--repeats 0: pass 1 to 100"),
+        (("--min-agreement", "99"), "--min-agreement 99: pass a share, 0 to 1"),
         (("--min-agreement", "nan"), "--min-agreement nan"),
-        (("--tolerance", "-1"), "--tolerance -1: give 0 or more"),
+        (("--tolerance", "-1"), "--tolerance -1: pass 0 or more"),
         (("--tolerance", "nan"), "--tolerance nan"),
         (("--force",), "there is no --save"),
         (("--save", "tuned.yml"), "a config is a .yaml file"),

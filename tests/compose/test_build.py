@@ -113,7 +113,7 @@ def test_a_stage_of_the_wrong_kind_is_refused(tmp_path: Path, bert: Path) -> Non
         "from dataclasses import dataclass\n@dataclass\nclass C: pass\nclass Wrong: pass\n"
         "def register(r):\n    r.model('wrong', f'{__name__}:Wrong', C)\n"
     )
-    with pytest.raises(RegistryError, match="is no Model"):
+    with pytest.raises(RegistryError, match="is not a Model"):
         pk.load(f"checkpoint.path='{bert}'", "model=wrong", plugins=[str(tmp_path / "wrong.py")])
 
 

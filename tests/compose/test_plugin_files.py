@@ -98,8 +98,8 @@ def test_a_broken_file(source: str, message: str, tmp_path: Path) -> None:
     ("given", "message"),
     [
         ("my_stge.py", "there is no such file. Did you mean 'my_stage.py'?"),
-        ("a_module_that_nobody_has", "give a .py file, or a module that can be imported"),
-        ("", "give a .py file, or a module that can be imported"),
+        ("a_module_that_nobody_has", "pass a .py file, or a module that can be imported"),
+        ("", "pass a .py file, or a module that can be imported"),
         ("a\0b", "failed to load"),
         ("folder.py", "failed to load"),
         ("../../x/y.py", "there is no such file"),

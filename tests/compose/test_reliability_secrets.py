@@ -281,7 +281,7 @@ def test_h19_a_fault_of_a_secret_option_does_not_quote_it() -> None:
     assert "'abc' is not an integer" in shown[3], "a number's fault is quoted: what it holds is no secret"
     faults.clear()
     parse_options(Declared, {"where": HIDDEN}, "declared", faults)
-    assert "give the secret" in str(faults[0]), "a printed config is not taken for one with its secrets"
+    assert "pass the secret" in str(faults[0]), "a printed config is not taken for one with its secrets"
 
 
 def test_h20_a_secret_seen_once_is_hidden_in_any_message() -> None:

@@ -262,7 +262,7 @@ def test_a_label_that_the_checkpoint_does_not_have_is_no_prediction() -> None:
     evaluator = evaluator_for(EvaluationContext("text-classification", NAMES), "NEUTRAL")
     with pytest.raises(StageError, match="'good', which is none of the checkpoint's"):
         evaluator.add(0, [{"label": "good"}])
-    with pytest.raises(StageError, match="judged by their 'label', and this postprocessor gives logits"):
+    with pytest.raises(StageError, match="judged by their 'label', and this postprocessor returns logits"):
         evaluator.add(0, [{"logits": {}}])
 
 

@@ -149,7 +149,7 @@ def test_spans_and_tags_mean_the_same() -> None:
 @pytest.mark.parametrize(
     ("gold", "example", "problem"),
     [
-        ("PER", {"text": "x"}, "is no list"),
+        ("PER", {"text": "x"}, "is not a list"),
         (["B-PER"], {"text": "x"}, "needs the field 'words'"),
         (["B-PER"], {"words": ["a", "b"]}, "1 tags for 2 words"),
         (["B-PRE"], {"words": ["a"]}, "'PRE' is none of the checkpoint's: PER, LOC, MISC. Did you mean 'PER'"),

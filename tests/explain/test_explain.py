@@ -200,7 +200,7 @@ def test_stages_that_tell_nothing_are_shown_by_what_they_take_and_give() -> None
     assert trace.rows[1].failure.message == "this one \x1b[2J fails"
     assert [token.text for token in trace.rows[0].sequences[0].tokens] == ["#1", "'", "(", ")"]
     assert any("does not tell where its tokens stand" in note for note in trace.notes)
-    assert any("tells nothing of its layers" in note for note in trace.notes)
+    assert any("does not report its layers" in note for note in trace.notes)
     assert trace.stages[0].name == "Bare"
     assert trace.stages[0].source.endswith("test_explain.py")
     shown = to_text(trace)

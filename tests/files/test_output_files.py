@@ -170,7 +170,7 @@ def test_a_sweep_numbers_its_files(run: Any, tmp_path: Path) -> None:
         ("x.parquet.gz", None, "Parquet is compressed inside; name the file .parquet"),
         ("x.csv", "jsonl", "the ending says csv, the format asked for is jsonl; leave one out"),
         ("x.csv", "table", "--output writes jsonl or csv or parquet"),
-        (None, "csv", "--format csv is for files: give --output FILE.csv"),
+        (None, "csv", "--format csv is for files: pass --output FILE.csv"),
         (None, "parqet", "the formats are jsonl, table, csv, parquet. Did you mean 'parquet'?"),
         ("x/", "csv", "is a folder"),
     ],
@@ -205,7 +205,7 @@ def test_options_of_the_group_output(run: Any, tmp_path: Path, monkeypatch: pyte
     assert pq.read_metadata(path).row_group(0).column(0).compression == "SNAPPY"
     monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("was built"))
     wrong = {
-        ("output.format=csv",): "output.format=csv is for files: give --output FILE.csv",
+        ("output.format=csv",): "output.format=csv is for files: pass --output FILE.csv",
         ("output.format=csv", "--output", "x.parquet"): "the ending says parquet, the format asked for is csv",
         ("output.vectors=npy", "--output", "x.jsonl"): "output.vectors=npy is for folders of shards",
     }

@@ -93,7 +93,7 @@ def test_a_worker_that_dies_ends_the_job_with_its_exit_code(
     assert done.returncode == 1
     assert said in done.stderr
     assert "while it made shard 3" in done.stderr
-    assert "run the same command again to go on" in done.stderr
+    assert "run the same command again to continue" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (out / "_SUCCESS").exists()
 
@@ -126,7 +126,7 @@ def test_no_worker_outlives_the_job(checkpoint: Path, tmp_path: Path, how: signa
     _, told = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
     if how != signal.SIGKILL:
-        assert "run the same command again to go on" in told
+        assert "run the same command again to continue" in told
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
 

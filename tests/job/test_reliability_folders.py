@@ -121,7 +121,7 @@ def test_h1_a_manifest_that_names_plugins_and_options_is_no_job(
     forge(setting.out / "_manifest.json", command=command)
     setting.refused("cannot be told what the job is")
     assert main(["retry", str(setting.out)]) == 2
-    assert "'retry' is no subcommand" in capsys.readouterr().err
+    assert "'retry' is not a subcommand" in capsys.readouterr().err
     assert not marker.exists()
 
 
@@ -384,7 +384,7 @@ def test_h5_a_note_beside_the_shards_is_left_alone_and_a_folder_with_files_is_no
     folder = setting.out.parent / "files"
     folder.mkdir()
     (folder / "notes.txt").write_text("theirs")
-    with pytest.raises(OutputError, match=r"holds something that is no job's \(notes.txt\)"):
+    with pytest.raises(OutputError, match=r"holds something that is not a job's \(notes.txt\)"):
         run_echo(echo_config(setting.checkpoint), [setting.source], folder)
     assert os.listdir(folder) == ["notes.txt"]
 

@@ -110,7 +110,7 @@ def test_a_signal_drops_the_shard_at_hand_and_says_how_to_go_on(
         process.send_signal(number)
         _, err = process.communicate(timeout=5)
         assert process.returncode == code
-    assert f"{job.out}: stopped; what is done is kept, run the same command again to go on" in err
+    assert f"{job.out}: stopped; what is done is kept, run the same command again to continue" in err
     assert "Traceback" not in err
     assert sorted(content_of(job.out)) == ["part-00000.jsonl", "part-00001.jsonl"]
     assert not list(job.out.rglob("*.tmp"))

@@ -195,7 +195,7 @@ def test_scores_of_a_network_do_not_depend_on_the_batches(checkpoint: Path, tmp_
 
 HOSTILE = [
     (b'{"text": "fine"}', None),
-    (b'{"text": "x", "n": NaN}', "NaN is no JSON value"),
+    (b'{"text": "x", "n": NaN}', "NaN is not a JSON value"),
     (b'{"text": "x", "text": "y"}', "the key 'text' is there twice"),
     (b'{"text": ' + b"[" * 100_000, "nested too deep"),
     (b'{"text": "x", "n": ' + b"9" * 5000 + b"}", "Exceeds the limit"),

@@ -221,7 +221,7 @@ class Silent(Picky):
     "pipe", [make(model=Broken()), make(postprocessor=Short()), make(tokenizer=Silent())], ids=["model", "post", "tok"]
 )
 def test_a_stage_that_breaks_its_contract_is_named(pipe: Pipeline) -> None:
-    with pytest.raises(StageError, match="gave"):
+    with pytest.raises(StageError, match="returned"):
         pipe(["a", "b", "c"])
 
 
@@ -237,7 +237,7 @@ def test_an_error_in_reduce_belongs_to_the_postprocessor() -> None:
 def test_a_stage_error_in_reduce_stops_at_once() -> None:
     class Reducer(Echo):
         def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
-            raise StageError("the model gave no 'logits'")
+            raise StageError("the model returned no 'logits'")
 
     with pytest.raises(StageError, match="logits"):
         list(make(postprocessor=Reducer()).outcomes(["a", "b"]))

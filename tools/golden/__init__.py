@@ -1,1 +1,1 @@
-"""Answers that transformers 4 gives for tasks that transformers 5 has no pipeline for, kept as JSON in tests/golden."""
+"""Answers of transformers 4 for tasks without a pipeline in transformers 5, kept as JSON in tests/golden."""

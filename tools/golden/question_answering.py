@@ -1,4 +1,4 @@
-"""What the question-answering pipeline of transformers 4 gives on tiny checkpoints.
+"""What the question-answering pipeline of transformers 4 returns on tiny checkpoints.
 
 Two steps, since transformers 4 and 5 draw the weights of a tiny checkpoint in different orders. With transformers 5
 and this package::
@@ -11,10 +11,10 @@ writes the checkpoints. With transformers 4.57, torch and safetensors alone::
 
 asks them, in some minutes. For each case the file has what ``tiny_checkpoint`` was called with, a fingerprint of
 the weights, and ``sharpness``, by which the head's weights were multiplied (a large one makes sure answers, as a
-trained model gives). Answers are written as ``[answer, score, start, end]``. A run has the pipeline's options, its
+trained model returns). Answers are written as ``[answer, score, start, end]``. A run has the pipeline's options, its
 ``answers`` to each input, and in ``windows`` the best answers to each window of each context by itself, with those
 that differ from them in white space alone, and the empty one last. These are over all spans: the pipeline looks at
-its best ``2 * top_k + 10`` spans and adds those of the same text, so that the scores it gives depend on ``top_k``,
+its best ``2 * top_k + 10`` spans and adds those of the same text, so that the scores it returns depend on ``top_k``,
 until that is larger than the number of spans.
 """
 
@@ -106,7 +106,7 @@ def make(folder: Path, checkpoint: dict[str, Any], sharpness: float) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Give a digest of a checkpoint's weights by name, and of its tokenizer."""
+    """Return a digest of a checkpoint's weights by name, and of its tokenizer."""
     digest = hashlib.sha256((folder / "tokenizer.json").read_bytes())
     for name, value in sorted(load_file(folder / "model.safetensors").items()):
         digest.update(name.encode() + value.numpy().tobytes())
@@ -157,7 +157,7 @@ def _differences(root: Path) -> dict[str, Any]:
 
 
 def _by_window(pipe: Any, question: str, context: str, options: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """Give the best answers to each window, over all its spans; the empty one, where asked for, is always there."""
+    """Return the best answers to each window, over all its spans; the empty one, where asked for, is always there."""
     before, _, after = pipe._sanitize_parameters(**{**options, "top_k": ALL})
     for window in pipe.preprocess({"question": question, "context": context}, **before):
         found = pipe.postprocess([pipe.forward(dict(window))], **after)

@@ -87,7 +87,7 @@ def make(case: Case, folder: Path) -> Path:
 
 
 def weights_sum(folder: Path) -> str:
-    """Give a checksum of a checkpoint's weights."""
+    """Return a checksum of a checkpoint's weights."""
     weights = load_file(folder / "model.safetensors")
     digest = hashlib.sha256()
     for name in sorted(weights):

@@ -67,7 +67,7 @@ class GenerationOptions:
     )
     min_new_tokens: int | None = option(None, "fewest tokens that are written", minimum=0, maximum=1_000_000)
     do_sample: bool | None = option(None, "draw each token by its probability; false: take the likeliest one")
-    seed: int = option(0, "of the draws; the same seed and text give the same answer in any batch", minimum=0)
+    seed: int = option(0, "of the draws; the same seed and text make the same answer in any batch", minimum=0)
     temperature: float | None = option(None, "below 1 the likely tokens get likelier", minimum=0.001, maximum=1000)
     top_k: int | None = option(None, "draw among so many likeliest tokens; 0: among all", minimum=0)
     top_p: float | None = option(

@@ -28,8 +28,8 @@ class StaticModel(Model):
     ``embeddings.weight [V, H]`` and, for classification, ``classifier.weight [L, H]`` and
     ``classifier.bias [L]``, in any float dtype. The idea is that of https://github.com/MinishLab/model2vec.
 
-    ``sequence-classification`` gives ``logits [B, L]``: the head on the mean of a row's token vectors,
-    padding left out. ``base`` gives those vectors, ``last_hidden_state [B, T, H]``.
+    ``sequence-classification`` returns ``logits [B, L]``: the head on the mean of a row's token vectors,
+    padding left out. ``base`` returns those vectors, ``last_hidden_state [B, T, H]``.
 
     Building it sets torch's number of CPU threads to the device's.
     """

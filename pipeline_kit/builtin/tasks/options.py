@@ -81,7 +81,7 @@ class AnswersConfig:
     handle_impossible_answer: bool = option(
         False, "let the empty answer compete, for a model that was trained on questions without an answer"
     )
-    align_to_words: bool = option(True, "widen an answer to whole words, where the tokenizer tells words")
+    align_to_words: bool = option(True, "widen an answer to whole words, where the tokenizer reports words")
     merge: Literal["max", "shared"] = option(
         "max",
         "windows of a long context: an answer's score is that of its best window, each scored by itself; shared "

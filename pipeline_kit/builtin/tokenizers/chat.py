@@ -1,11 +1,11 @@
 """Conversations as text, by the checkpoint's chat template.
 
 A template is a program in Jinja that comes with the checkpoint. transformers runs it in Jinja's
-``ImmutableSandboxedEnvironment``, which gives it no way to Python: https://jinja.palletsprojects.com/en/stable/sandbox/.
+``ImmutableSandboxedEnvironment``, which has no access to Python: https://jinja.palletsprojects.com/en/stable/sandbox/.
 What the sandbox does not bound is time and memory; :mod:`~pipeline_kit.builtin.tokenizers.chat_limits` does.
 
 A rendered conversation holds its special tokens already, so it must be encoded without adding them once more.
-:class:`Rendered` says so. It never leaves the tokenizer that made it: what ``Tokenizer.chat`` gives is for the
+:class:`Rendered` says so. It never leaves the tokenizer that made it: what ``Tokenizer.chat`` returns is for the
 same tokenizer's ``encode``, so other tokenizers need not know of it, and no text of a user can pretend to be one.
 """
 
@@ -37,7 +37,7 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
     if not getattr(loaded, "chat_template", None):
         raise ExampleError(
             f"the checkpoint '{for_message(checkpoint)}' has no chat template, so it was not trained on conversations; "
-            "give the field 'text' instead of 'messages'"
+            "pass the field 'text' instead of 'messages'"
         )
     from pipeline_kit.builtin.tokenizers.chat_limits import LimitError, limited
 
@@ -58,7 +58,9 @@ def render(loaded: Any, checkpoint: str, messages: Sequence[Mapping[str, Any]]) 
             f"{type(error).__name__}: {for_message(str(error), 300)}"
         ) from error
     if not isinstance(text, str):
-        raise ExampleError(f"the chat template of '{for_message(checkpoint)}' gave {type(text).__name__}, not a text")
+        raise ExampleError(
+            f"the chat template of '{for_message(checkpoint)}' returned {type(text).__name__}, not a text"
+        )
     return Rendered(text)
 
 
@@ -78,6 +80,6 @@ def frame_source(loaded: Any, known: Mapping[str, int], context: StageContext) -
 
 
 def unframed(name: str) -> Fault:
-    """Say that the tokenizer cannot put a language to a text."""
+    """Return the fault of a tokenizer that cannot put a language to a text."""
     hint = "use tokenizer=hf, and a tokenizer_class in tokenizer_config.json that does, such as NllbTokenizer"
     return Fault("task.src_lang", f"{name} does not know where in a text the token of its language stands.", hint=hint)

@@ -114,7 +114,7 @@ def _texts(example: Example) -> Texts:
 
 
 def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list[Views]]]:
-    """Cut the rows into calls of bounded size; gives the place of the first row and the rows' views."""
+    """Cut the rows into calls of bounded size; returns the place of the first row and the rows' views."""
     limit = None if encoder.looks is None else encoder.looks.first
     start, size = 0, 0
     group: list[Views] = []
@@ -210,7 +210,7 @@ def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded
 
 
 def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[TokenSpan]]:
-    """Decide which tokens stay, for each encoding that the row gives.
+    """Decide which tokens stay, for each encoding of the row.
 
     :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
     """

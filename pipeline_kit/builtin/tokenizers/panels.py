@@ -1,4 +1,4 @@
-"""What the built-in tokenizers tell of a text: its normalised form, its pre-tokens, and the special tokens put in."""
+"""The panels of the built-in tokenizers: a text's normalised form, its pre-tokens, and the special tokens put in."""
 
 from __future__ import annotations
 

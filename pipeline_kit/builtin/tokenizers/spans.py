@@ -146,7 +146,7 @@ def window_parts(
 
 
 def _no_room(cut: int, where: SpanLayout, max_length: int, names: tuple[str, str]) -> str:
-    """Say that the text which is to stay whole takes all the room; `cut` is the other one."""
+    """Return the error for a text that must stay whole and takes all the room; `cut` is the other one."""
     return (
         f"{names[1 - cut]} has {where.counts[1 - cut]} tokens and may not be cut; with {where.specials} special "
         f"tokens that leaves no room for {names[cut]} in max_length {max_length}. Shorten it, or raise "

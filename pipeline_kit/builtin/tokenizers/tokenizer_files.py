@@ -43,7 +43,7 @@ def takes_token_types(config: Mapping[str, Any], named: bool) -> bool:
 
     :param config: the checkpoint's ``config.json``.
     :param named: whether the tokenizer has them among its ``model_input_names``. Even then a model
-        with fewer than two segments gives the same answer without them, or takes none at all.
+        with fewer than two segments has the same answer without them, or takes none at all.
     """
     segments = config.get("type_vocab_size")
     if isinstance(segments, int):

@@ -117,7 +117,7 @@ def _load(path: Path, checkpoint: Checkpoint) -> Backend:
         raise
     except BaseException as error:  # a panic in native code, set off by a broken file, is no Exception
         raise CheckpointError(
-            f"'{path}' is no tokenizer.json that can be read: {for_message(str(error), 500)}"
+            f"'{path}' is not a tokenizer.json that can be read: {for_message(str(error), 500)}"
         ) from error
 
 

@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
         return cfg.print_configs(selection, args.package, args.resolve)
     refuse_without_cfg(args)
     if not 1 <= args.repeats <= MOST_REPEATS:
-        raise UsageError(f"--repeats {args.repeats}: give 1 to {MOST_REPEATS} rounds")
+        raise UsageError(f"--repeats {args.repeats}: pass 1 to {MOST_REPEATS} rounds")
     output = output_path(args.output, args.format)
     plot = _plot(args.plot)
     texts = BenchTexts.of(args)
@@ -140,7 +140,7 @@ def _tables() -> Callable[[dict[str, Any]], object]:
 
 
 def _tell(report: dict[str, Any]) -> None:
-    """Say the outcome in a line for each side, where the report went to a file or another program."""
+    """Print one line for each side where the report went to a file or another program."""
     ratios = {ratio["other"]: ratio["first_is_faster_by"] for ratio in report["ratios"]}
     for side in report["sides"]:
         line = f"{side['name']}: {side['tokens_per_second']['median']:,.0f} tokens/s"

@@ -135,7 +135,7 @@ def versions() -> Iterator[Finding]:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
-    """Name the processor's features that make models fast, where the system tells."""
+    """Name the processor's features that make models fast, where the system reports them."""
     usable, there = available_cpus(), os.cpu_count() or 1
     cores = f"{usable} of {there} processors usable" if usable != there else f"{there} processors"
     try:

@@ -68,7 +68,7 @@ def execute(args: argparse.Namespace) -> int:
         return cfg.print_configs(selection, args.package, args.resolve)
     refuse_without_cfg(args)
     if not 0 <= args.threshold <= 1:
-        raise UsageError(f"--threshold {args.threshold:g}: give a score from 0 to 1")
+        raise UsageError(f"--threshold {args.threshold:g}: pass a score from 0 to 1")
     require_libraries()
     labels_map = parse_labels_map(args.labels_map)
     save, files = _save_path(args.save), LabelledFiles.of(args)
@@ -249,13 +249,13 @@ class LabelledFiles:
         :raises UsageError: if there is no file.
         """
         if not args.input:
-            raise UsageError(f"nothing to evaluate on: give a file with labels, such as\n  {_EXAMPLE}")
+            raise UsageError(f"nothing to evaluate on: pass a file with labels, such as\n  {_EXAMPLE}")
         inputs = Inputs.of(argparse.Namespace(**{**vars(args), "text": [], "json": []}))
         if args.label is not None:
             other = inputs.columns.get("label", args.label)
             if other != args.label:
                 raise UsageError(
-                    f"--label {for_message(args.label, 40)} and --fields label={for_message(other, 40)}: give one"
+                    f"--label {for_message(args.label, 40)} and --fields label={for_message(other, 40)}: pass one"
                 )
             inputs = replace(inputs, columns={**inputs.columns, "label": args.label})
         return cls(inputs, ChosenInput(inputs))

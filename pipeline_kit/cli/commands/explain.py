@@ -184,7 +184,7 @@ def sides(selection: Selection, other: str | None) -> list[ExplainSide]:
     """Compose the pipelines before any is built.
 
     :param other: the value of ``--vs``.
-    :raises UsageError: if it is no list of overrides, or the two take other fields.
+    :raises UsageError: if it is not a list of overrides, or the two take other fields.
     :raises ConfigError: if one cannot be composed.
     """
     if selection.multirun:

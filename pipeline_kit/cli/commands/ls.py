@@ -36,7 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.group is not None and args.group not in GROUPS:
         near = closest_match(args.group, GROUPS)
         hint = f" Did you mean '{near}'?" if near else ""
-        raise UsageError(f"'{for_message(args.group, 80)}' is no kind.{hint}\n  kinds: {', '.join(GROUPS)}")
+        raise UsageError(f"'{for_message(args.group, 80)}' is not a kind.{hint}\n  kinds: {', '.join(GROUPS)}")
     registry = load_registry(args.plugin, everything=True)
     groups = GROUPS if args.group is None else (args.group,)
     print_groups(registry, args.config_dir, groups, args.json)
@@ -68,7 +68,7 @@ def print_groups(registry: Registry, config_dirs: list[str], groups: tuple[str, 
 
 
 def _row(preset: Preset, known: Mapping[tuple[str, str], Preset], groups: tuple[str, ...]) -> dict[str, Any]:
-    """Return what is told of a preset; of tasks, listed by themselves, also what they take and give."""
+    """Return the columns of a preset; of tasks, listed by themselves, also fields and result keys."""
     row = {"group": preset.group, "name": preset.name}
     if groups == TASK:
         own = known.get((preset.group, preset.extends or ""), preset)  # an alias has nothing but another's name
@@ -77,7 +77,7 @@ def _row(preset: Preset, known: Mapping[tuple[str, str], Preset], groups: tuple[
 
 
 def warn_of_failed(registry: Registry) -> None:
-    """Tell of plugins that could not be loaded."""
+    """Print plugins that could not be loaded."""
     for name, error in registry.failed.items():
         say(f"warning: plugin {name} failed to load: {type(error).__name__}: {error}; see: pipeline-kit doctor")
 

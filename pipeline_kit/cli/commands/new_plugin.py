@@ -63,7 +63,7 @@ def _kind(text: str) -> Kind:
             return kind
     near = closest_match(text, KINDS)
     hint = f" Did you mean '{near}'?" if near else ""
-    raise UsageError(f"'{for_message(text, 80)}' is no kind of stage: {', '.join(KINDS)}.{hint}")
+    raise UsageError(f"'{for_message(text, 80)}' is not a kind of stage: {', '.join(KINDS)}.{hint}")
 
 
 def _name(text: str, kind: Kind) -> str:

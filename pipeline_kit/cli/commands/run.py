@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         "-o",
         metavar="FILE|DIR",
-        help="a file, all or nothing: .jsonl, .csv, .parquet; or a folder of shards, a job that can be taken up again",
+        help="a file, all or nothing: .jsonl, .csv, .parquet; or a folder of shards, a job that can be resumed",
     )
     group.add_argument(
         "--format",
@@ -104,7 +104,7 @@ def execute(args: argparse.Namespace) -> int:
     if folder is not None:
         return _run_folders(args, selection, folder)
     if args.restart or args.retry or args.log_json:
-        raise UsageError("--restart, --retry and --log-json are for jobs: give --output DIR, a folder")
+        raise UsageError("--restart, --retry and --log-json are for jobs: pass --output DIR, a folder")
     output = output_path(args.output, args.format, FILE_FORMATS)
     inputs = Inputs.of(args)
     if args.stream:
@@ -112,7 +112,7 @@ def execute(args: argparse.Namespace) -> int:
     registry = selection.registry()
     jobs = selection.compositions(registry)
     if any(config.runner.workers > 1 or config.runner.batch_timeout is not None for _, config in jobs):
-        raise UsageError("runner.workers and runner.batch_timeout are for jobs: give --output DIR, a folder")
+        raise UsageError("runner.workers and runner.batch_timeout are for jobs: pass --output DIR, a folder")
     if args.stream:
         return run_stream(jobs[0][1], inputs, args.quiet)
     for _, config in jobs:
@@ -135,9 +135,9 @@ def execute(args: argparse.Namespace) -> int:
 def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -> int:
     """Run a job, or one for each combination of a sweep, in ``DIR.0``, ``DIR.1`` and so on."""
     if args.quiet and args.log_json:
-        raise UsageError("--quiet and --log-json: give one of the two")
+        raise UsageError("--quiet and --log-json: pass one of the two")
     if args.restart and args.retry:
-        raise UsageError("--restart begins anew, --retry runs rows again that failed; give one of the two")
+        raise UsageError("--restart begins anew, --retry runs rows again that failed; pass one of the two")
     inputs = Inputs.of(args)
     jobs = selection.compositions(selection.registry())
     telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
@@ -170,7 +170,7 @@ class OutputPlan:
     def sink(
         self, bar: ProgressBar, config: PipelineConfig, failed: Callable[[RowFailure], None]
     ) -> AbstractContextManager[Sink]:
-        """Open what takes the rows; `failed` is told of those with a result that cannot be written."""
+        """Open what takes the rows; `failed` is called for those with a result that cannot be written."""
         if self.path is not None and self.format in ("csv", "parquet"):
             name: FileFormat = "csv" if self.format == "csv" else "parquet"
             format = stream_format(name, _layout(config), config.output.compression)
@@ -197,7 +197,7 @@ def _format(path: Path | None, asked: str | None, options: OutputConfig) -> str:
         output_path(str(path), chosen, FILE_FORMATS)
         return chosen or ending_of(path) or "jsonl"
     if asked is None and options.format not in (None, "jsonl"):
-        raise UsageError(f"output.format={options.format} is for files: give --output FILE.{options.format}")
+        raise UsageError(f"output.format={options.format} is for files: pass --output FILE.{options.format}")
     return asked or options.format or ("table" if is_terminal(stdout()) else "jsonl")
 
 
@@ -214,7 +214,7 @@ def _layout(config: PipelineConfig) -> Layout:
 
 
 def _run(config: PipelineConfig, inputs: Inputs, source: Source | None, printing: OutputPlan) -> int:
-    """Run one pipeline over all rows; give the number of those that failed.
+    """Run one pipeline over all rows; return the number of those that failed.
 
     :param source: the rows that options chose; None: all there are.
     """

@@ -1,4 +1,4 @@
-"""``run --output DIR``: a job that can be stopped, killed and taken up again."""
+"""``run --output DIR``: a job that can be stopped, killed and resumed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def until_stopped(path: Path, count: Callable[[], int | None], telling: Telling,
         with _second_signal_ends(), JobProgress(count, telling) as progress:
             return run(progress)
     except (KeyboardInterrupt, SystemExit):
-        say(f"{path}: stopped; what is done is kept, run the same command again to go on")
+        say(f"{path}: stopped; what is done is kept, run the same command again to continue")
         raise
 
 
@@ -159,5 +159,5 @@ def _told_again(summary: JobSummary, path: Path) -> str:
     done = summary.rows - summary.reused - summary.dead
     rows = f"{done:,} row{'s have' if done != 1 else ' has'} a result now"
     failed = f", {summary.dead:,} failed again, see {path / '_dead'}" if summary.dead else ""
-    rest = "" if summary.complete else "; the job is not complete, run it without --retry to go on"
+    rest = "" if summary.complete else "; the job is not complete, run it without --retry to continue"
     return "\n".join([*(f"note: {line}" for line in summary.changes), f"{path}: {rows}{failed}{rest}"])

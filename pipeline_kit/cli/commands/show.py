@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
     if group not in GROUPS:
         near = closest_match(group, GROUPS)
         hint = f" Did you mean '{near}/{name or '...'}'?" if near else ""
-        raise UsageError(f"'{for_message(group, 80)}' is no kind.{hint}\n  kinds: {', '.join(GROUPS)}")
+        raise UsageError(f"'{for_message(group, 80)}' is not a kind.{hint}\n  kinds: {', '.join(GROUPS)}")
     registry = load_registry(args.plugin, everything=True)
     if not name and group in KINDS:
         print_groups(registry, args.config_dir, (group,), args.json)

@@ -46,7 +46,7 @@ examples:
   pipeline-kit tune task=sentence-embedding --input texts.txt --min-agreement 0.999
 
 Tried are model=hf in float32, bfloat16 and int8, the models of every installed plugin, then other token budgets and
-thread counts for the best of them. All answers are held against those of model=hf in float32. Give 300 texts or more of
+thread counts for the best of them. All answers are compared with those of model=hf in float32. Use 300 texts or more of
 the kind you will run on, and measure with nothing else running. ctrl-c shows what is known by then.
 """
 
@@ -106,7 +106,7 @@ def execute(args: argparse.Namespace) -> int:
     _keep(report, preset, save, args)
     left_out = [] if preset is None else _secrets(report, search)
     if left_out:
-        say(f"secrets are not in the preset; give them again behind it: {' '.join(without_secrets(left_out))}")
+        say(f"secrets are not in the preset; pass them again behind it: {' '.join(without_secrets(left_out))}")
     if report["interrupted"]:
         return 130
     return 1 if report["texts"]["left_out"] else 0
@@ -116,13 +116,13 @@ def _check(args: argparse.Namespace) -> None:
     if args.multirun:
         raise UsageError("-m gives several configs; tune takes one and tries its own variants of it")
     if not 0 < args.minutes <= MOST_MINUTES:
-        raise UsageError(f"--minutes {args.minutes:g}: give more than 0, at most {MOST_MINUTES:,}")
+        raise UsageError(f"--minutes {args.minutes:g}: pass more than 0, at most {MOST_MINUTES:,}")
     if not 1 <= args.repeats <= MOST_REPEATS:
-        raise UsageError(f"--repeats {args.repeats}: give 1 to {MOST_REPEATS} rounds")
+        raise UsageError(f"--repeats {args.repeats}: pass 1 to {MOST_REPEATS} rounds")
     if not 0 <= args.min_agreement <= 1:
-        raise UsageError(f"--min-agreement {args.min_agreement:g}: give a share, 0 to 1, such as 0.99")
+        raise UsageError(f"--min-agreement {args.min_agreement:g}: pass a share, 0 to 1, such as 0.99")
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
-        raise UsageError(f"--tolerance {args.tolerance:g}: give 0 or more, such as 0.01")
+        raise UsageError(f"--tolerance {args.tolerance:g}: pass 0 or more, such as 0.01")
     if args.force and args.save is None:
         raise UsageError("--force lets --save FILE overwrite a file; there is no --save")
 
@@ -287,7 +287,7 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
     return [
         "ratio: how many times as fast as your config; *: measured anew, side by side, and chosen among; "
         "same: texts with the same answer; diff: the largest difference of a number",
-        f"{texts['rows']:,} {source}, {texts['different']:,} different; answers are held against "
+        f"{texts['rows']:,} {source}, {texts['different']:,} different; answers are compared with "
         f"{report['reference']}: at least {floors['min_agreement']:.1%} the same{limit}",
         f"{machine['gpu'] or machine['processor']} ({machine['capability']}), "
         f"{counted(machine['processors'], 'processor')}, torch {machine['torch']}, "

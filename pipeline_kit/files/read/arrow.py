@@ -90,7 +90,7 @@ class ArrowPart(InputPart):
                 raise self._error(file, error) from error
 
     def close(self) -> None:
-        """Give up a copy of stdin."""
+        """Release the copy of stdin."""
         for file in self._files:
             file.close()
 

@@ -195,7 +195,7 @@ def _moment(units: int, per_second: int) -> str:
 def _clock(units: int, per_second: int) -> str:
     seconds, rest = divmod(units, per_second)
     if not 0 <= seconds < 86_400:
-        raise ValueError(f"{units} is no time of a day")
+        raise ValueError(f"{units} is not a time of a day")
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" + _fraction(rest, per_second)
 
 

@@ -239,9 +239,9 @@ def json_value(value: Any) -> Any:
     """Return `value` as JSON values alone.
 
     NaN and the infinities become null. Dates and times become ISO 8601 text, with a time zone as UTC; lengths of
-    time become ``PT12.5S``; decimals exact text; bytes base64; numpy's scalars and arrays what ``tolist`` gives.
+    time become ``PT12.5S``; decimals exact text; bytes base64; numpy's scalars and arrays what ``tolist`` returns.
 
-    :raises InputError: for any other type, a key that is no string, a text that UTF-8 cannot represent,
+    :raises InputError: for any other type, a key that is not a string, a text that UTF-8 cannot represent,
         and nesting too deep to be followed.
     """
     try:
@@ -278,7 +278,7 @@ def _value(value: Any) -> Any:
 
 def _key(key: Any) -> str:
     if not isinstance(key, str) or has_lone_surrogate(key):
-        raise InputError(f"has the key {for_message(key, 40)}, which is no text")
+        raise InputError(f"has the key {for_message(key, 40)}, which is not a text")
     return str(key)
 
 
@@ -297,7 +297,7 @@ def _other(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
         return _value(value.tolist())
-    raise InputError(f"is of the type {type(value).__name__}, which is no JSON value")
+    raise InputError(f"is of the type {type(value).__name__}, which is not a JSON value")
 
 
 MAX_ID = 1024

@@ -52,7 +52,7 @@ _OTHERS_BY_HEAD = (
 
 
 def format_of(source: object) -> Format:
-    """Tell a file's format from its ending; ``text`` where that says nothing. ``.gz`` and ``.zst`` are looked through.
+    """Return the format that a file's ending names, else ``text``; ``.gz`` and ``.zst`` are left aside.
 
     :raises InputError: for an ending of files that no format here can read, with what to do.
     """
@@ -68,7 +68,7 @@ def format_of(source: object) -> Format:
 
 
 def made_of_lines(name: str, format: Format | None) -> bool:
-    """Tell from a file's ending, or from `format`, whether counting its newlines counts its rows, more or less."""
+    """Return whether the number of newlines is about the number of rows, by a file's ending or by `format`."""
     suffix = Path(name).suffix.lower()
     known = format or _BY_SUFFIX.get(suffix, "text")
     return suffix not in _CODEC_BY_SUFFIX and known in LINE_FORMATS and not Path(name).is_dir()
@@ -96,7 +96,7 @@ def codec_of(name: str, head: bytes) -> Codec | None:
 
 
 def format_from_magic(head: bytes) -> Format | None:
-    """Tell a format that is known by its first bytes; None for lines of text."""
+    """Return the format that a file's first bytes show; None for lines of text."""
     return next((format for magic, format in _BY_HEAD if head.startswith(magic)), None)
 
 

@@ -78,7 +78,7 @@ class LinePart(InputPart):
             self._file.check()
 
     def close(self) -> None:
-        """Give up a copy of stdin."""
+        """Release the copy of stdin."""
         self._file.close()
 
     @contextmanager
@@ -125,7 +125,7 @@ def check_lines(stream: BinaryIO, format: Format, columns: Columns) -> None:
 
 
 def count_lines(stream: BinaryIO, format: Format) -> int:
-    """Count the rows as :func:`read_rows` gives them."""
+    """Count the rows as :func:`read_rows` returns them."""
     if format in ("csv", "tsv"):
         return sum(1 for _ in CsvTable(stream, "\t" if format == "tsv" else ",").cells())
     return sum(1 for line in read_lines(stream) if format == "text" or not _blank(line))
@@ -167,7 +167,7 @@ def _table_rows(stream: BinaryIO, separator: str, columns: Columns, take: RowSel
 
 
 def _or_torn(picked: ParsedRow, ended: bool) -> ParsedRow:
-    """Say of a bad row that stands in a last line without a newline what may be the matter."""
+    """Add the likely cause to the error of a bad last line without a newline."""
     if ended or not isinstance(picked.example, InputError):
         return picked
     torn = InputError(f"{picked.example} (the file's last line, without a newline: was it cut off?)")
@@ -343,7 +343,7 @@ class CsvTable:
                 yield start, cells
 
     def row(self, cells: list[str] | InputError, columns: Columns) -> RawRow:
-        """Return the wanted cells of a row that :meth:`cells` gave last, by column."""
+        """Return the wanted cells of a row that :meth:`cells` returned last, by column."""
         if isinstance(cells, InputError):
             return cells
         if len(cells) != len(self.header):

@@ -50,7 +50,7 @@ class File(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give up what is held."""
+        """Release what is held."""
 
     def identity(self) -> dict[str, Any]:
         """Return name, size and sha256 of the bytes.
@@ -216,7 +216,7 @@ def same_throughout(stream: BinaryIO, before: tuple[int, ...] | None = None) -> 
 
 
 def regular(stream: BinaryIO) -> tuple[int, ...] | None:
-    """Return what tells one version of the regular file behind `stream` from another; None for anything else."""
+    """Return what identifies this version of the regular file behind `stream`; None for anything else."""
     try:
         found = os.fstat(stream.fileno())
     except (AttributeError, OSError, ValueError):

@@ -39,7 +39,7 @@ class InputConfig:
     )
     max_decompressed_bytes: int = option(100 << 30, "the most bytes that one compressed file may unpack to", minimum=1)
     max_ratio: float = option(
-        200.0, "the most bytes unpacked for each byte of a compressed file, once it gave 16 MiB", minimum=1
+        200.0, "the most bytes unpacked for each byte of a compressed file, once it has unpacked to 16 MiB", minimum=1
     )
 
     def __post_init__(self) -> None:
@@ -129,4 +129,4 @@ class InputPart(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - most parts hold nothing
-        """Give up what is held; the part cannot be read again."""
+        """Release what is held; the part cannot be read again."""

@@ -34,7 +34,7 @@ _LARGEST_STATE = 16 << 20
 
 
 def expand_patterns(names: Sequence[str | Path]) -> list[str]:
-    """Return the files and folders that are named; a pattern such as ``data/*.jsonl`` gives its files in sorted order.
+    """Return the files and folders that are named; a pattern such as ``data/*.jsonl`` stands for its files, sorted.
 
     A name that is there is never taken for a pattern. ``**`` goes through folders of any depth.
 
@@ -58,7 +58,7 @@ def expand_patterns(names: Sequence[str | Path]) -> list[str]:
 
 
 def parts_of(names: Sequence[str | Path], format: Format | None, limits: DecompressionLimits) -> list[InputPart]:
-    """Open what is named; a folder of Arrow or Parquet files that no dataset was saved to gives a part for each.
+    """Open what is named; a folder of Arrow or Parquet files that no dataset was saved to becomes a part for each.
 
     :param format: the format of every file; None: by its ending, else by its first bytes.
     :raises InputError: if something is not there, cannot be read here, or is named twice.
@@ -119,7 +119,7 @@ def _refuse_twice(paths: Sequence[str]) -> None:
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
-    """Name each path for ids and messages: by its last part where that tells it from the others."""
+    """Name each path for ids and messages: by its last part where that is unique."""
     short = ["stdin" if path == "-" else os.path.basename(os.path.abspath(path)) for path in paths]
     often = Counter(short)
     return [_printable(name if often[name] == 1 else path) for name, path in zip(short, paths, strict=True)]
@@ -143,10 +143,12 @@ def _dataset(folder: Path, label: str, limits: DecompressionLimits) -> InputPart
     for item in listed if isinstance(listed, list) else []:
         name = item.get("filename") if isinstance(item, dict) else None
         if not isinstance(name, str) or not name or os.path.basename(name) != name or name in (".", ".."):
-            raise InputError(f"{folder / _STATE}: '{for_message(str(name), 80)}' is no name of a file in this folder")
+            raise InputError(
+                f"{folder / _STATE}: '{for_message(str(name), 80)}' is not a name of a file in this folder"
+            )
         files.append(opened_file(folder / name, f"{label}/{_printable(name)}"))
     if not files:
-        raise InputError(f"{folder / _STATE}: names no data files, so this is no saved dataset")
+        raise InputError(f"{folder / _STATE}: names no data files, so this is not a saved dataset")
     return _arrow_part(label, files, "arrow", limits)
 
 
@@ -159,7 +161,7 @@ def _state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {for_message(str(error))}") from error
     if not isinstance(state, dict):
-        raise InputError(f"{path}: is no state of a dataset")
+        raise InputError(f"{path}: is not a state of a dataset")
     return state
 
 
@@ -174,7 +176,7 @@ def read_records(
 
     :param source: a file, a pattern such as ``data/*.csv``, a saved dataset's folder, ``-`` for stdin, or an open
         binary stream. gzip and zstd are unpacked.
-    :param format: None: by the file's ending, ``text`` where that says nothing. A ``text`` file gives one
+    :param format: None: by the file's ending, ``text`` where that says nothing. A ``text`` file has one
         example a line, empty lines too, so that the n-th result belongs to the n-th line; ``jsonl`` a string
         or an object a line, blank lines skipped; ``csv`` and ``tsv`` an example a row below the header;
         ``parquet`` and ``arrow`` one a row.

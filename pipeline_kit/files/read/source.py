@@ -39,7 +39,7 @@ class SourceRow:
 
 @final
 class Source:
-    """The input of a job. What it gives for a row depends on the input alone, so a job can go on at any row."""
+    """The input of a job. What it returns for a row depends on the input alone, so a job can continue at any row."""
 
     def __init__(self, parts: Sequence[InputPart], options: InputConfig, columns: Columns) -> None:
         """Put `parts` one behind another; see :meth:`open` and :meth:`of`."""
@@ -69,7 +69,7 @@ class Source:
     def of(cls, rows: Iterable[Any], options: InputConfig, takes: Sequence[str]) -> Source:
         """Take texts and mappings from a list or any iterable, or the rows of a ``datasets`` object.
 
-        :raises UsageError: as :meth:`open`, or for something that gives no rows.
+        :raises UsageError: as :meth:`open`, or for something that holds no rows.
         """
         columns = Columns.of(takes, options.fields, options.id, options.carry)
         if isinstance(rows, str | bytes | Mapping):
@@ -109,7 +109,7 @@ class Source:
     def rows(self, start: int = 0) -> Iterator[SourceRow]:
         """Go through the rows that skip, limit and shard leave, in bounded memory.
 
-        :param start: leave out rows with a smaller index, as a job does that goes on. Without an id column they are
+        :param start: leave out rows with a smaller index, as a job does that continues. Without an id column they are
             passed over fast; with one, their ids are read, so that a duplicate is found wherever the job began.
         :raises InputError: if a part cannot be read to its end; it names the last whole row.
         """
@@ -148,7 +148,7 @@ class Source:
         return [item for part in self._parts for item in part.identity()]
 
     def count(self) -> int | None:
-        """Count the rows that :meth:`rows` gives; None if finding out takes long.
+        """Count the rows that :meth:`rows` returns; None if finding out takes long.
 
         Parquet and datasets know; files of lines up to 1 GiB are read through; compressed ones are not.
         """
@@ -225,7 +225,7 @@ class PythonPart(InputPart):
         """
         if self._once and self._used:
             raise UsageError(
-                f"{self.label}: an iterator can be gone through once; give a list, or an object whose "
+                f"{self.label}: an iterator can be gone through once; pass a list, or an object whose "
                 "__iter__ begins anew"
             )
         self._used = True

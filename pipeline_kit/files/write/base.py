@@ -44,7 +44,7 @@ class UnwritableRowsError(OutputError):
 class StreamFormat(ABC):
     """How rows become one file, written from its begin to its end.
 
-    The same rows under the same schema always give the same bytes: no time, no name, no random order.
+    The same rows under the same schema always make the same bytes: no time, no name, no random order.
     """
 
     suffix: ClassVar[str]
@@ -64,7 +64,7 @@ class StreamFormat(ABC):
     def stream(self, write: Write, schema: Schema | None) -> AbstractContextManager[Append]:
         """Begin a file whose bytes go to `write`; it is complete when the body ends without an error.
 
-        :param schema: what :meth:`schema` gave for the first rows of this file or of an earlier one.
+        :param schema: what :meth:`schema` returned for the first rows of this file or of an earlier one.
         """
 
 
@@ -74,7 +74,7 @@ class ShardFormat(ABC):
     @property
     @abstractmethod
     def suffix(self) -> str:
-        """The ending of the file that holds the rows; ``encode`` always gives it."""
+        """The ending of the file that holds the rows; ``encode`` always writes it."""
 
     @abstractmethod
     def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
@@ -88,7 +88,7 @@ class ShardFormat(ABC):
     def encode(self, rows: Sequence[OutputValues], schema: Schema | None) -> Mapping[str, bytes]:
         """Return the files of a shard: the ending of each name and its bytes.
 
-        The same rows under the same schema always give the same bytes.
+        The same rows under the same schema always make the same bytes.
 
         :param rows: each with the columns of the layout; keys of the result that may be left out may be missing.
         :raises UnwritableRows: naming the rows that do not fit; without those the rest can be encoded.
@@ -119,7 +119,7 @@ class OutputConfig:
 
 
 def ending_of(path: Path) -> FileFormat | None:
-    """Tell the format from a file's ending, ``.gz`` left aside; None where it names none."""
+    """Return the format that a file's ending names, ``.gz`` left aside; None if it names none."""
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     suffix = name.suffix.lower()
     return "jsonl" if suffix == ".ndjson" else next((known for known in FILE_FORMATS if suffix == f".{known}"), None)
@@ -145,7 +145,9 @@ class RowErrors:
         for index, row in enumerate(rows):
             if not row.keys() <= known:
                 key = next(key for key in row if key not in known)
-                self.add(index, f"the key '{for_message(key, 80)}' is no column of this file; JSON lines take any key")
+                self.add(
+                    index, f"the key '{for_message(key, 80)}' is not a column of this file; JSON lines take any key"
+                )
 
     def add_all(self, error: UnwritableRowsError) -> None:
         """Refuse what was refused elsewhere."""

@@ -220,7 +220,7 @@ def _checked(value: Any, ragged: bool, width: int) -> Floats:
     rows = value if ragged else [value]
     for row in rows:
         if not isinstance(row, list) or not set(map(type, row)) <= {int, float}:
-            raise TypeError("is no list of numbers")
+            raise TypeError("is not a list of numbers")
         if len(row) != width:
             raise ValueError(f"a vector has {len(row)} numbers, the ones before it {width}")
     with np.errstate(over="ignore"):

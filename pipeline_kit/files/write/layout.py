@@ -30,7 +30,7 @@ RESULTS: Mapping[str, Mapping[str, ColumnType]] = {
     "generated_text": {"text": "string"},
     "logits": {"labels": {"list": "string"}, "logits": VECTOR},
 }
-"""What each built-in postprocessor gives, so that no schema depends on which rows come first."""
+"""What each built-in postprocessor returns, so that no schema depends on which rows come first."""
 
 COUNTS: Mapping[str, ColumnType] = {"truncated": "int64", "truncated_chars": "int64", "windows": "int64"}
 """What a pipeline adds to the result of a text that was cut or split."""
@@ -88,7 +88,7 @@ class Layout:
 
     @property
     def vectors(self) -> Mapping[str, bool]:
-        """The columns that hold vectors, as far as the config tells; true for those with one vector a token."""
+        """The columns that hold vectors, as far as the config settles it; true for those with one vector a token."""
         found = {name: kind or _by_name(name) for name, kind in self.results.items()}
         return {name: kind == VECTORS for name, kind in found.items() if kind in (VECTOR, VECTORS)}
 
@@ -166,7 +166,9 @@ class Layout:
     def _kind_faults(self) -> list[Fault]:
         allowed = (*((ID,) if self.identified else ()), *self.carry)
         return [
-            Fault(f"output.types.{for_message(name, 80)}", "is no column whose type can be set.", allowed or ("none",))
+            Fault(
+                f"output.types.{for_message(name, 80)}", "is not a column whose type can be set.", allowed or ("none",)
+            )
             for name in self.kinds
             if name not in allowed and (self.fixed or name in (*COUNTS, ERROR))
         ]

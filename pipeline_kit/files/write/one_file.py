@@ -16,7 +16,7 @@ from pipeline_kit.files.write.base import Append, OutputValues, StreamFormat, Un
 from pipeline_kit.files.write.layout import ERROR
 
 OnFailure = Callable[[RowFailure], Any]
-"""Is told of a row that cannot be written; gives what stands for it under ``error``."""
+"""Called with a row that cannot be written; returns what stands for it under ``error``."""
 
 CHUNK_BYTES = 16 << 20
 _GZIP = 31
@@ -40,7 +40,7 @@ def rows_file(
 ) -> Iterator[AddRow]:
     """Write rows to `path`, which appears when all of them are in it; memory is bounded by a chunk of rows.
 
-    :param failed: told of each row that `format` cannot hold, with its place in the file: such a row keeps its
+    :param failed: called with each row that `format` cannot hold, with its place in the file: such a row keeps its
         place, with what `failed` returns under ``error``, a column that the format's layout must have. Without
         it, the first such row ends the writing.
     :param keep: columns that such a row keeps where it can, such as ``id``.
@@ -56,14 +56,14 @@ def rows_file(
 
 @contextmanager
 def gzip_writer(write: Write) -> Iterator[Write]:
-    """Compress what goes to `write`; the same bytes in give the same bytes out."""
+    """Compress what goes to `write`; the same bytes in make the same bytes out."""
     packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
     yield lambda data: write(packer.compress(data))
     write(packer.flush())
 
 
 def error_text(failure: RowFailure) -> str:
-    """Say in one cell why a row failed."""
+    """Return in one cell why a row failed."""
     return f"{failure.stage}: {failure.error}: {for_message(failure.message, 500)}"
 
 

@@ -1,4 +1,4 @@
-"""Parquet through pyarrow, which the extra ``files`` brings; the same rows always give the same bytes."""
+"""Parquet through pyarrow, which the extra ``files`` brings; the same rows always make the same bytes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _array(values: Sequence[Any], kind: ColumnType, carried: bool) -> pa.Array:
     for value in values:
         if not holds(value, kind):
             raise TypeError(
-                f"{for_message(value, 60)} is no {_named(kind)}, which the first rows had or output.types says"
+                f"{for_message(value, 60)} does not fit the type {_named(kind)}, set by the first rows or output.types"
             )
     array = pa.array(values, _type(kind))
     if not carried and not _finite(array):
@@ -136,7 +136,7 @@ def _array(values: Sequence[Any], kind: ColumnType, carried: bool) -> pa.Array:
 
 
 def _refuse(values: Sequence[Any], kind: ColumnType, carried: bool, refused: RowErrors, name: str) -> int:
-    """Refuse the rows whose value cannot be written; give their number."""
+    """Refuse the rows whose value cannot be written; return their number."""
     count = 0
     for index, value in enumerate(values):
         try:

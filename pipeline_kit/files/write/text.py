@@ -86,12 +86,12 @@ def csv_cell(value: Any) -> str:
 
     Null is an empty cell and an empty text a quoted one; numbers and booleans are as in JSON; lists and objects
     are JSON text. A text that a spreadsheet might run as a formula (its first character is one of ``= + - @``, tab,
-    line end or NUL, and it is no plain number such as -0.5) gets an apostrophe before it; so does such a text that
+    line end or NUL, and it is not a plain number such as -0.5) gets an apostrophe before it; so does such a text that
     has apostrophes before it already, which makes it possible to undo this: see :func:`undefused`. Sources:
     OWASP ASVS 1.2.10, CWE-1236.
 
     :raises ValueError: for a number or a text that no CSV can hold: NaN, Infinity, a lone surrogate.
-    :raises TypeError: for something that is no JSON value.
+    :raises TypeError: for something that is not a JSON value.
     """
     if value is None:
         return ""
@@ -100,7 +100,7 @@ def csv_cell(value: Any) -> str:
         text = "'" + value if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
     elif isinstance(value, float):
         if not isfinite(value):
-            raise ValueError(f"{value} is no finite number")
+            raise ValueError(f"{value} is not a finite number")
         return repr(float(value))
     else:
         text = json_line(value)

@@ -82,9 +82,13 @@ def test_the_command_prints_overrides_that_compose(
 @pytest.mark.parametrize(
     ("rows", "overrides", "message"),
     [
-        ([{"text": "x", "label": "GOD"}, *ROWS], [], "row 0: 'GOD' is no label of the checkpoint: BAD, GOOD. Did you"),
-        ([*ROWS, {"text": "x", "label": 2}], [], "row 5: '2' is no label"),
-        ([*ROWS, {"text": "x", "label": True}], [], "row 5: 'True' is no label"),
+        (
+            [{"text": "x", "label": "GOD"}, *ROWS],
+            [],
+            "row 0: 'GOD' is not a label of the checkpoint: BAD, GOOD. Did you",
+        ),
+        ([*ROWS, {"text": "x", "label": 2}], [], "row 5: '2' is not a label"),
+        ([*ROWS, {"text": "x", "label": True}], [], "row 5: 'True' is not a label"),
         ([{"text": "x"}], [], "'label'"),
         (["only a text"], [], "a text without a label"),
         (ROWS[:1], [], "has 1 rows"),

@@ -1,4 +1,4 @@
-"""The stage: what it gives is what ``hf`` gives for the cleaned text, with the source's offsets."""
+"""The stage: what it returns is what ``hf`` returns for the cleaned text, with the source's offsets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph gives what ``model=hf`` gives, alone and in batches, padded on each side that it supports.
+"""The graph returns what ``model=hf`` returns, alone and in batches, padded on each side that it supports.
 
 ``PK_ONNXRUNTIME_MATRIX=1`` tries every architecture with every head, which takes a quarter of an hour.
 """

@@ -136,7 +136,7 @@ def test_int8_without_a_width_that_fits_is_refused(make_context: GraphContexts, 
 
 
 def test_nothing_is_reported_over_the_network(tmp_path: Path) -> None:
-    """OpenVINO tells its maker of each import and conversion and writes to the home folder, if it can."""
+    """OpenVINO reports each import and conversion to its maker and writes to the home folder, if it can."""
     code = (
         "import sys; from pk_openvino.runtime import openvino; openvino().Core();"
         "import openvino.tools.ovc as o; o.convert_model;"

@@ -49,8 +49,8 @@ def test_languages_matter(folder: Path) -> None:
             "task.src_lang: is required: .* knows 3 languages.\n.*eng_Latn, fra_Latn, deu_Latn\n.*for example",
         ),
         (("eng_Latn", None), "task.tgt_lang: is required"),
-        (("eng_Lat", "fra_Latn"), "task.src_lang: 'eng_Lat' is no language of .* Did you mean 'eng_Latn'"),
-        (("eng_Latn", "fr"), "task.tgt_lang: 'fr' is no language"),
+        (("eng_Lat", "fra_Latn"), "task.src_lang: 'eng_Lat' is not a language of .* Did you mean 'eng_Latn'"),
+        (("eng_Latn", "fr"), "task.tgt_lang: 'fr' is not a language"),
     ],
 )
 def test_languages_that_are_missing_or_unknown(

@@ -63,8 +63,8 @@ def test_a_line_too_long_to_hold_fails_its_row(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": NaN}', "NaN is no JSON value"),
-        (b'{"text": "x", "n": -Infinity}', "-Infinity is no JSON value"),
+        (b'{"text": NaN}', "NaN is not a JSON value"),
+        (b'{"text": "x", "n": -Infinity}', "-Infinity is not a JSON value"),
         (b'{"text": "x", "n": 1e999}', "the number 1e999 is too large"),
         (b'{"text": "x", "text": "y"}', "the key 'text' is there twice"),
         (b'{"text": "x", "o": {"a": 1, "a": 1}}', "the key 'a' is there twice"),

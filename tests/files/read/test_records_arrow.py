@@ -260,7 +260,7 @@ def test_several_saved_datasets_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../secret.arrow", "/etc/passwd", "..", "", None, 5, "a/b.arrow"])
 def test_a_dataset_cannot_name_files_outside_its_folder(tmp_path: Path, name: Any) -> None:
     folder = save(tmp_path / "a", pa.table({"text": ["x"]}), _data_files=[{"filename": name}])
-    with pytest.raises(InputError, match="is no name of a file in this folder"):
+    with pytest.raises(InputError, match="is not a name of a file in this folder"):
         opened(folder)
 
 
@@ -268,7 +268,7 @@ def test_a_dataset_cannot_name_files_outside_its_folder(tmp_path: Path, name: An
     ("state", "reason"),
     [
         ("{", "cannot be read"),
-        ("[]", "is no state of a dataset"),
+        ("[]", "is not a state of a dataset"),
         ("{}", "names no data files"),
         ("[" * 100_000, "cannot be read"),
         ('{"_data_files": [{"filename": "gone.arrow"}]}', "gone.arrow: cannot be read"),

@@ -19,8 +19,8 @@ from pipeline_kit.files.read.source import Source, SourceRow
 TAKES = ("text", "text_pair?")
 
 JSONL = {
-    "NaN": (b'{"id": 2, "text": "x", "n": NaN}', "not usable JSON: NaN is no JSON value"),
-    "Infinity": (b'{"id": 2, "text": "x", "n": -Infinity}', "not usable JSON: -Infinity is no JSON value"),
+    "NaN": (b'{"id": 2, "text": "x", "n": NaN}', "not usable JSON: NaN is not a JSON value"),
+    "Infinity": (b'{"id": 2, "text": "x", "n": -Infinity}', "not usable JSON: -Infinity is not a JSON value"),
     "1e999": (b'{"id": 2, "text": "x", "n": 1e999}', "not usable JSON: the number 1e999 is too large"),
     "key twice": (b'{"id": 2, "text": "x", "text": "y"}', "not usable JSON: the key 'text' is there twice"),
     "id twice": (b'{"id": 2, "id": 2, "text": "x"}', "not usable JSON: the key 'id' is there twice"),

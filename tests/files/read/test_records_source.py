@@ -449,8 +449,8 @@ def test_python_values_are_carried_as_json() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (object(), "is of the type object, which is no JSON value"),
-        ({1: "x"}, "has the key 1, which is no text"),
+        (object(), "is of the type object, which is not a JSON value"),
+        ({1: "x"}, "has the key 1, which is not a text"),
         ("\ud800", "has a lone surrogate, which UTF-8 cannot represent"),
     ],
 )

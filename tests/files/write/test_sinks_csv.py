@@ -166,12 +166,12 @@ def test_lone_surrogates() -> None:
 
 
 def test_a_key_that_has_no_column_is_not_dropped() -> None:
-    with pytest.raises(UnwritableRowsError, match=r"row 1 .*the key 'extra' is no column of this file"):
+    with pytest.raises(UnwritableRowsError, match=r"row 1 .*the key 'extra' is not a column of this file"):
         encoded([row("a"), row("b", extra=1)])
     open_layout = Layout.of(["label"], "mine")
     shards = made("csv", open_layout)
     schema = json.loads(json.dumps(shards.schema([{"id": 1, "label": "a", "loud": 2}])))
     first = shards.encode([{"id": 1, "label": "a"}], schema)
     assert first[".csv"].startswith(b"id,label,loud,truncated")
-    with pytest.raises(UnwritableRowsError, match="'quiet' is no column"):
+    with pytest.raises(UnwritableRowsError, match="'quiet' is not a column"):
         shards.encode([{"id": 1, "label": "a", "quiet": 2}], schema)

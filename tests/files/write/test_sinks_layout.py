@@ -137,7 +137,7 @@ def test_a_clash_that_no_config_could_foresee_fails_the_row() -> None:
 def test_types_that_the_user_sets() -> None:
     layout = Layout.of(["label"], "classification", carry=["stars"], kinds={"stars": "float64", "id": "string"})
     assert layout.columns([{"id": 3, "stars": 1}])[:2] == [("id", "string"), ("stars", "float64")]
-    with pytest.raises(ConfigError, match=r"output\.types\.label: is no column whose type can be set"):
+    with pytest.raises(ConfigError, match=r"output\.types\.label: is not a column whose type can be set"):
         Layout.of(["label"], "classification", kinds={"label": "string"})
 
 

@@ -116,7 +116,9 @@ def test_later_shards_have_the_schema_of_the_first_however_it_was_kept() -> None
 def test_a_value_of_another_type_is_refused_and_not_changed(stars: Any) -> None:
     shards = made()
     schema = shards.schema([row()])
-    with pytest.raises(UnwritableRowsError, match=r"row 1 .*column 'stars': .* is no int64, .*output\.types") as caught:
+    with pytest.raises(
+        UnwritableRowsError, match=r"row 1 .*column 'stars': .* does not fit the type int64, .*output\.types"
+    ) as caught:
         shards.encode([row(), row(stars=stars), row(), row(stars=stars, score="x")], schema)
     assert [failure.index for failure in caught.value.failures] == [1, 3]
 
@@ -142,7 +144,7 @@ def test_refusals_of_all_columns_are_told_at_once() -> None:
     assert "lone surrogate" in messages[1]
     assert "column 'score': holds a number that is not finite" in messages[2]
     assert "column 'labels'" in messages[4]
-    assert "'extra' is no column" in messages[5]
+    assert "'extra' is not a column" in messages[5]
     good = [item for place, item in enumerate(rows) if place not in messages]
     assert read(encoded(good)).num_rows == 2
 

@@ -121,7 +121,7 @@ def end_of(ids: Sequence[int], strings: Sequence[str], decode: Decode) -> int:
 
 @contextmanager
 def finite_scores(network: Any, *, at_once: bool) -> Iterator[None]:
-    """Check the scores that `network` gives in the body, before the search changes them.
+    """Check the scores that `network` returns in the body, before the search changes them.
 
     A network may rule tokens out by minus infinity, so what counts is each row's best score. It is infinite, or not a
     number, if one score is, or if there is none left.

@@ -140,7 +140,7 @@ def _check_own(values: Mapping[str, Any], context: StageContext) -> None:
     for name, value in values.items():
         ids = value if isinstance(value, list) else [value]
         if name.endswith("_token_id") and not all(type(item) is int for item in ids):
-            faults.append(Fault(f"{FILE}.{name}", f"'{for_message(value, 80)}' is no token's id."))
+            faults.append(Fault(f"{FILE}.{name}", f"'{for_message(value, 80)}' is not a token's id."))
     if faults:
         raise CheckpointError(
             f"the generation settings of '{for_message(context.checkpoint.name)}' are not valid: {faults[0]}"

@@ -37,7 +37,7 @@ CAUSAL = "causal-lm"
 class GenerateModel(Model):
     """Writes with transformers' own search, from the checkpoint's settings and the user's over them.
 
-    It gives ``sequences [B, N]`` int64, the ids that were written (of a causal model without the prompt, of an
+    It returns ``sequences [B, N]`` int64, the ids that were written (of a causal model without the prompt, of an
     encoder-decoder without the token it starts with), and ``sequence_lengths [B]`` int64, how many of them are a
     row's: those before its end token. N is the most tokens that may be written, whatever the batch; the rest
     of a row is filled with the padding id.
@@ -103,7 +103,7 @@ class GenerateModel(Model):
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch) -> ModelOutput:
-        """Write for each row; gives ``sequences`` and ``sequence_lengths``, see the class."""
+        """Write for each row; returns ``sequences`` and ``sequence_lengths``, see the class."""
         with quiet():
             written = self._generate(batch)
         count, width = written.shape
@@ -124,7 +124,7 @@ class GenerateModel(Model):
 
     @torch.inference_mode()
     def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
-        """See :class:`~pipeline_kit.contract.stages.Model`; of the pass that gives the first token, run again."""
+        """See :class:`~pipeline_kit.contract.stages.Model`; of the pass that returns the first token, run again."""
         with quiet(), eager_attention(self._network):
             output = self._network.generate(
                 batch.input_ids,
@@ -152,7 +152,7 @@ class GenerateModel(Model):
             yield token
 
     def _generate(self, batch: TokenBatch, streamer: Any = None) -> torch.Tensor:
-        """Run transformers' search; gives the new ids ``[B, n]``, n up to the most that may be written.
+        """Run transformers' search; returns the new ids ``[B, n]``, n up to the most that may be written.
 
         :raises ExampleError: if a row has no next token, since its scores are not finite.
         """
@@ -197,7 +197,7 @@ class GenerateModel(Model):
         return ModelOutput({"logits": torch.cat(found.logits, dim=1)})
 
     def _probe(self, tokens: int, **outputs: bool) -> Any:
-        """Return the settings of a greedy search for a few tokens that gives more than its ids."""
+        """Return the settings of a greedy search for a few tokens that returns more than its ids."""
         from transformers import GenerationConfig
 
         kept = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -229,7 +229,7 @@ class _Streamer:
         self._started = True
 
     def end(self) -> None:
-        """Nothing is left to do; the thread tells when it is done."""
+        """Do nothing; the thread reports its end."""
 
 
 def write_in_thread(generate: Callable[[Any], object]) -> Iterator[int]:

@@ -18,7 +18,7 @@ class NetworkInputs:
     """Which inputs a network takes.
 
     :param position_ids: whether it must be told the positions of left-padded rows.
-    :param pad_token_id: the id by which the network itself tells padding from text, if it has one.
+    :param pad_token_id: the id by which the network itself distinguishes padding from text, if it has one.
     """
 
     token_type_ids: bool

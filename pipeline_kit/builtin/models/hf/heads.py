@@ -82,7 +82,7 @@ def check_head_name(head: str, known: Sequence[str] = HEADS) -> None:
 
 
 def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind | None:
-    """Find the kind of head that `checkpoint` was saved with, None if nothing tells.
+    """Find the kind of head that `checkpoint` was saved with, None if nothing shows it.
 
     :param weights: names of weights, looked at when ``config.json`` has no ``architectures``.
     """

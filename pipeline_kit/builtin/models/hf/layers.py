@@ -1,4 +1,4 @@
-"""What each layer of a transformers network gives, seen through hooks while it runs."""
+"""What each layer of a transformers network returns, seen through hooks while it runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Stack:
 
 @final
 class LayerWatch:
-    """Notes what goes into the first layer of each stack (``embeddings``), and what each layer gives.
+    """Notes what goes into the first layer of each stack (``embeddings``), and what each layer returns.
 
     A layer that runs several times in a pass, as in ALBERT, is noted as many layers. A normalisation behind the
     last layer is noted as ``final norm``. What is noted are copies ``[B, T, H]``, zero at padding that did not run.
@@ -55,7 +55,7 @@ class LayerWatch:
 
     @contextmanager
     def watching(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
-        """Have the hooks in place while the body runs; gives `seen`."""
+        """Have the hooks in place while the body runs; returns `seen`."""
         with ExitStack() as hooks:
 
             def put(hook: Any) -> None:
@@ -172,7 +172,7 @@ def _norms_beside(network: nn.Module, name: str) -> tuple[nn.Module, ...]:
 
 
 def _hidden(value: Any) -> torch.Tensor | None:
-    """Find the hidden states in what a layer takes or gives: its first tensor ``[B, T, H]`` of floats."""
+    """Find the hidden states in what a layer takes or returns: its first tensor ``[B, T, H]`` of floats."""
     if isinstance(value, torch.Tensor):
         return value if value.dim() == 3 and value.is_floating_point() else None
     if isinstance(value, Mapping):

@@ -44,7 +44,7 @@ _PER_TOKEN = {
     "question-answering": ("start_logits", "end_logits"),
     "masked-lm": ("logits",),
 }
-"""By head: what it gives for each token, by transformers' names; the others give logits for a row."""
+"""By head: what it returns for each token, by transformers' names; the others return logits for a row."""
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 
@@ -53,7 +53,7 @@ TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 class HfModel(Model):
     """A network from a local folder of safetensors, with transformers' own code for its ``model_type``.
 
-    By head it gives
+    By head it returns
 
     - ``sequence-classification``: ``logits [B, L]``;
     - ``token-classification``: ``logits [B, T, L]``, ``masked-lm``: ``logits [B, T, V]``;
@@ -61,7 +61,7 @@ class HfModel(Model):
     - ``multiple-choice``: ``logits [B]``, one for each row, which holds one choice;
     - ``base``: ``last_hidden_state [B, T, H]``, of an encoder-decoder such as T5 or BART that of its encoder.
 
-    All of them are what the checkpoint gives to each row alone, whatever its batch.
+    All of them are what the checkpoint returns for each row alone, whatever its batch.
 
     Building it sets torch's number of CPU threads to the device's.
     """
@@ -152,7 +152,7 @@ class HfModel(Model):
 
     @contextmanager
     def watched(self) -> Iterator[Sequence[tuple[str, Any]]]:
-        """See :class:`Model`; a compiled network tells nothing, since its layers are one graph."""
+        """See :class:`Model`; a compiled network records nothing, since its layers are one graph."""
         if self._compiled is not None and self._compiled.failure is None:
             yield ()
             return
@@ -201,7 +201,7 @@ class HfModel(Model):
         return self._answers(self._network, batch)
 
     def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
-        """Run `network`, or what it was compiled to, and name what it gives."""
+        """Run `network`, or what it was compiled to, and name what it returns."""
         output = self._call(network, batch)
         names = _PER_TOKEN.get(self._head)
         if names is None:

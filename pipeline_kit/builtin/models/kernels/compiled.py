@@ -1,4 +1,4 @@
-"""A network run through torch.compile, and without it where the compiler fails or gives other answers."""
+"""A network run through torch.compile, and without it where the compiler fails or returns other answers."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class _Hidden(nn.Module):
 
 
 def wrap_layers_as_operators(network: nn.Module) -> Callable[[], None]:
-    """Put every layer of `network` that is no plain linear layer any more behind one operator.
+    """Put every layer of `network` that is not a plain linear layer any more behind one operator.
 
     :returns: a function that puts them back.
     """

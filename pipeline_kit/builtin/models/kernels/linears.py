@@ -278,7 +278,7 @@ def quantize_linears(
 
 
 def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Round each row of a weight by its largest number; gives the packed weight, scales and zero points."""
+    """Round each row of a weight by its largest number; returns the packed weight, scales and zero points."""
     # Without VNNI a sum of two products is kept in 16 bits, which eight bits could overflow.
     most = 127 if torch.cpu._is_vnni_supported() else 63
     scales = weight.abs().amax(dim=1).clamp_min(_LEAST) / most

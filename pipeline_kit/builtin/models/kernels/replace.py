@@ -82,7 +82,7 @@ def linears(network: nn.Module) -> Iterator[nn.Linear]:
 def _swap(
     network: nn.Module, made: Mapping[nn.Linear, FusedLinear], fused: Mapping[nn.Linear, tuple[nn.Module, PostOp]]
 ) -> Sequence[_Place]:
-    """Replace layers and the activations they take over; gives what stood there."""
+    """Replace layers and the activations they take over; returns what stood there."""
     instead: dict[nn.Module, nn.Module] = {}
     for layer, replacement in made.items():
         instead[layer] = replacement

@@ -21,7 +21,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 @final
 class AnswerEvaluator(Evaluator):
     """``exact_match`` and ``f1`` as SQuAD 2.0 defines them: the best over the answers of a question, after
-    normalization. A question without an answer has both 1 if the pipeline gives the empty answer, else 0.
+    normalization. A question without an answer has both 1 if the pipeline returns the empty answer, else 0.
 
     Where there are questions of both kinds, each kind has its own figures too.
     https://rajpurkar.github.io/SQuAD-explorer/
@@ -102,7 +102,7 @@ def _texts(gold: Any) -> list[str]:
     texts = [item for item in items if isinstance(item, str)]
     if len(texts) < len(items):
         raise InputError(
-            f"the label {for_message(repr(gold), 80)} holds no answers; give a text, a list of texts, or SQuAD's "
+            f"the label {for_message(repr(gold), 80)} holds no answers; pass a text, a list of texts, or SQuAD's "
             '{"text": [...]}; [] for a question without an answer'
         )
     return texts

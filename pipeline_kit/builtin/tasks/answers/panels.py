@@ -1,4 +1,4 @@
-"""What ``postprocessor=answers`` tells: start and end probabilities, spans, windows and the answers they make."""
+"""What ``postprocessor=answers`` shows: start and end probabilities, spans, windows and the answers they make."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _corner(window: _Window, answer: Answer) -> tuple[int, int]:
 
 
 def _spans(config: AnswersConfig, context: Context, window: _Window, text: str, answer: Answer) -> Panel:
-    """Show every span of tokens that gives the best text; their products add up to its score."""
+    """Show every span of tokens that has the best text; their products add up to its score."""
     longest = min(config.max_answer_len, len(window.unit))
     found: list[tuple[float, int, int]] = []
     for first, last in _members(context, window, text):

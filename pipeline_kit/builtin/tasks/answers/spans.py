@@ -101,7 +101,7 @@ def window_weights(windows: Sequence[UnitScores]) -> list[float]:
 
 
 def word_index(encoding: Encoding, place: UnitPlace, words: bool) -> Ints:
-    """Return numbers from 0 to the parts of which answers are made: words where the tokenizer tells them, else tokens.
+    """Return numbers from 0 to the parts of which answers are made: words where the tokenizer has them, else tokens.
 
     :param words: False for tokens in any case.
     :returns: the unit of each token of the context, ``[C]``.
@@ -176,7 +176,7 @@ class Context:
         self._sums = np.append(np.uint64(0), np.cumsum((codes + 1).astype(np.uint64) * powers[:count]))
 
     def trimmed(self, begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-        """Take white space off both ends of slices, and give the last letter its accents; empty ones end too early.
+        """Take white space off both ends of slices, and add the last letter's accents; empty ones end too early.
 
         A tokenizer that strips accents leaves those that are characters of their own out of its offsets.
         """
@@ -191,7 +191,7 @@ class Context:
 
 
 def _unmarked(codes: Ints) -> Ints | None:
-    """Return by place the first character from there on that is no accent; None if there is none at all."""
+    """Return by place the first character from there on that is not an accent; None if there is none at all."""
     known = np.unique(codes)
     marks = [code for code in known[np.searchsorted(known, 0x300) :].tolist() if unicodedata.combining(chr(code))]
     if not marks:
@@ -274,7 +274,7 @@ def merged(windows: Iterable[Mapping[str, Answer]]) -> dict[str, Answer]:
 
 
 def _begin(encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, begin: int) -> int:
-    """Go back through the windows that have the first word of window `at` too, and give where it begins."""
+    """Go back through the windows that have the first word of window `at` too, and return where it begins."""
     word = _words(encodings[at], places[at])[0]
     for before in range(at - 1, -1, -1):
         words = _words(encodings[before], places[before])
@@ -285,7 +285,7 @@ def _begin(encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, 
 
 
 def _end(encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, end: int) -> int:
-    """Go on through the windows that have the last word of window `at` too, and give where it ends."""
+    """Continue through the windows that have the last word of window `at` too, and return where it ends."""
     word = _words(encodings[at], places[at])[-1]
     for behind in range(at + 1, len(encodings)):
         words = _words(encodings[behind], places[behind])

@@ -35,7 +35,7 @@ NAME = "span_logits"
 
 @final
 class Answers(Postprocessor):
-    """Gives ``answer``, ``score``, ``start`` and ``end``; with ``top_k`` over 1 also ``answers``, best first.
+    """Returns ``answer``, ``score``, ``start`` and ``end``; with ``top_k`` over 1 also ``answers``, best first.
 
     ``answer`` is the context's slice from ``start`` to ``end``, in characters, without white space at its ends.
     ``score`` is the probability that the answer has this text: a softmax over the context's tokens and the first
@@ -86,7 +86,7 @@ class Answers(Postprocessor):
     ) -> list[Result]:
         """Find the best spans of each context.
 
-        :raises StageError: if the model gave more or fewer logits than there are tokens.
+        :raises StageError: if the model returned more or fewer logits than there are tokens.
         :raises ExampleError: if a logit is not finite, or a context has no token that could be an answer.
         """
         if not examples:
@@ -144,7 +144,7 @@ def _context(example: Example) -> str:
 
 def _checked(logits: np.ndarray[Any, Any], window: Encoding) -> np.ndarray[Any, Any]:
     if len(logits) != len(window.input_ids):
-        raise StageError(f"the model gave {len(logits)} start and end logits for {len(window.input_ids)} tokens")
+        raise StageError(f"the model returned {len(logits)} start and end logits for {len(window.input_ids)} tokens")
     if not np.isfinite(logits).all():
         raise ExampleError("the model's start and end logits for this example are not all finite numbers")
     return logits

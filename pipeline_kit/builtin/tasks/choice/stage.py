@@ -17,7 +17,7 @@ from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, 
 
 @final
 class Choice(Postprocessor):
-    """Gives ``choice``, the best one's text, its ``score``, and ``scores``, one per choice in their order.
+    """Returns ``choice``, the best one's text, its ``score``, and ``scores``, one per choice in their order.
 
     The scores are the softmax of the choices' logits and add up to 1. Of equal ones the first given wins.
 

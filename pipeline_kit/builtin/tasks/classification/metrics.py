@@ -148,7 +148,7 @@ class MultiLabel(Evaluator):
         values = as_list(gold)
         if values is None:
             raise InputError(
-                f"the label {for_message(repr(gold), 80)} is no list; the first row has a list, so all must; "
+                f"the label {for_message(repr(gold), 80)} is not a list; the first row has a list, so all must; "
                 '[] means no label, and in CSV a list is written as JSON: ["one", "two"]'
             )
         found = [self._space.gold(value, example) for value in values]

@@ -1,4 +1,4 @@
-"""What ``postprocessor=classification`` and ``logits`` tell of their arithmetic."""
+"""The panels of ``postprocessor=classification`` and ``logits``: their arithmetic."""
 
 from __future__ import annotations
 

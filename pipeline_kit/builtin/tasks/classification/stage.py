@@ -36,7 +36,7 @@ def score_function(config: Mapping[str, Any], labels: int) -> Function:
 
 @final
 class Classification(Postprocessor):
-    """Gives ``label`` and ``score``, and with ``top_k`` other than 1 also ``labels``, best first.
+    """Returns ``label`` and ``score``, and with ``top_k`` other than 1 also ``labels``, best first.
 
     Equal scores keep the order of the checkpoint's labels. With ``thresholds``, a label whose score is
     below its own is neither chosen nor listed. When no label reaches its threshold, ``label`` is None,
@@ -144,7 +144,7 @@ def _check_thresholds(thresholds: Mapping[str, float], labels: Sequence[str], fu
 
 @final
 class Logits(Postprocessor):
-    """Gives ``labels`` and ``logits``, two lists of equal length in the checkpoint's order.
+    """Returns ``labels`` and ``logits``, two lists of equal length in the checkpoint's order.
 
     The windows of a long text are merged by the mean of their logits, weighted by their tokens.
     """

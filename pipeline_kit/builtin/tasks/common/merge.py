@@ -19,16 +19,18 @@ def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Ten
     """Return the tensor `name` of `output` as it is.
 
     :param dims: how many dimensions it has to have; `axes` names them in the message.
-    :raises StageError: if the model gave no such tensor, or one of another rank.
+    :raises StageError: if the model returned no such tensor, or one of another rank.
     """
     tensor = output.tensors.get(name)
     if tensor is None:
         raise StageError(
-            f"the postprocessor needs '{name}', the model gave only {', '.join(sorted(output.tensors)) or 'nothing'}; "
+            f"the postprocessor needs '{name}', the model has only {', '.join(sorted(output.tensors)) or 'nothing'}; "
             "does model.head fit the task?"
         )
     if tensor.ndim != dims:
-        raise StageError(f"the postprocessor needs '{name}' as {axes}, the model gave the shape {list(tensor.shape)}")
+        raise StageError(
+            f"the postprocessor needs '{name}' as {axes}, the model returned the shape {list(tensor.shape)}"
+        )
     return tensor
 
 
@@ -92,13 +94,13 @@ def window_weights(windows: Sequence[Encoding]) -> np.ndarray[Any, np.dtype[np.f
 
 
 def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
-    """Check that a model that gives `width` logits has one for each of `labels`.
+    """Check that a model that returns `width` logits has one for each of `labels`.
 
     :raises StageError: if it does not.
     """
     if width != len(labels):
         raise StageError(
-            f"the model gives {width} logits, but '{checkpoint}' names {len(labels)} labels; "
+            f"the model returns {width} logits, but '{checkpoint}' names {len(labels)} labels; "
             "check id2label in its config.json"
         )
 

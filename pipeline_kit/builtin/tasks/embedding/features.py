@@ -28,7 +28,7 @@ NAME = "last_hidden_state"
 
 @final
 class Features(Postprocessor):
-    """Gives ``tokens [T]`` and ``vectors [T][H]``, one vector per token.
+    """Returns ``tokens [T]`` and ``vectors [T][H]``, one vector per token.
 
     The windows of a long text follow each other in order. A token that neighbouring windows share
     appears once, with the vector of the first of them; each window keeps its own special tokens, unless
@@ -55,7 +55,7 @@ class Features(Postprocessor):
     ) -> list[Result]:
         """List tokens and vectors.
 
-        :raises StageError: if the model gave more or fewer vectors than there are tokens.
+        :raises StageError: if the model returned more or fewer vectors than there are tokens.
         :raises ExampleError: if a value is not finite.
         """
         return [self._one(windows, rows) for _, windows, rows in zip(examples, encodings, outputs, strict=True)]
@@ -74,7 +74,7 @@ class Features(Postprocessor):
             assert names is not None, "`requires` names it"
             assert special is not None, "`requires` names it"
             if len(row[NAME]) != len(names):
-                raise StageError(f"the model gave {len(row[NAME])} vectors for {len(names)} tokens")
+                raise StageError(f"the model returned {len(row[NAME])} vectors for {len(names)} tokens")
             if not np.isfinite(row[NAME]).all():
                 raise ExampleError(f"the model's '{NAME}' for this example are not all finite numbers")
             if not self._special_tokens:
@@ -85,7 +85,7 @@ class Features(Postprocessor):
 
 
 def _first_seen(windows: Sequence[Encoding]) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Tell for each token of each window whether no window before holds it; special tokens always count.
+    """Return for each token of each window whether no earlier window holds it; special tokens always count.
 
     A token is known by its id and its place in the text. Several may have both in common (the bytes of
     one character), so it is counted how many of them the windows before hold.
@@ -135,7 +135,7 @@ def feature_panels(
     squares = [f"{panel_number(abs(value))}^2" for value in vectors[0][0]]
     formula = wrap_terms("norm = sqrt", squares, " +", (f"= {panel_number(float(str(rows[0][4])))}",))
     note = notes(
-        f"{kept} of {counted(len(rows), 'vector')} of {width} numbers are in the result, as the model gave them",
+        f"{kept} of {counted(len(rows), 'vector')} of {width} numbers are in the result, as the model returned them",
         "a token that windows share counts in the first of them" if len(encodings) > 1 else "",
         "" if special_tokens else "special tokens are left out",
         left,

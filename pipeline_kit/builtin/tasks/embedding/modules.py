@@ -320,7 +320,7 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, mode: Mode, skip: int = 0) ->
     :param hidden: float32 ``[B, T, H]``; what stands at padding is never looked at, not even NaN.
     :param mask: 1 for a token, 0 for padding, ``[B, T]``.
     :param skip: how many tokens at the beginning of each row are left out; places are counted with them. A row
-        without more tokens gives numbers of no meaning, perhaps NaN.
+        without more tokens returns numbers of no meaning, perhaps NaN.
     :returns: ``[B, H]``.
     """
     places = mask.cumsum(dim=1) * mask

@@ -1,4 +1,4 @@
-"""What ``postprocessor=pooling`` tells: sums and counts, the layers behind the pooling, length before and after."""
+"""What ``postprocessor=pooling`` shows: sums and counts, the layers behind the pooling, length before and after."""
 
 from __future__ import annotations
 

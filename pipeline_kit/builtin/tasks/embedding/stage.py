@@ -34,7 +34,7 @@ _WIDTHS = ("word_embed_proj_dim", "hidden_size", "dim", "d_model", "n_embd")
 
 @final
 class Pooling(Postprocessor):
-    """Gives ``embedding``, a list of floats.
+    """Returns ``embedding``, a list of floats.
 
     With ``auto`` and null the checkpoint's sentence-transformers files say how to pool, which layers follow and
     whether to normalize; a folder without them gets the normalized mean. An explicit ``pooling`` takes the place of
@@ -171,7 +171,7 @@ def _dimensions(
     """Settle how many numbers of a vector are kept, None for all.
 
     :raises ConfigError: if it is more than a vector has.
-    :raises CheckpointError: if the folder's ``truncate_dim`` is no number of numbers.
+    :raises CheckpointError: if the folder's ``truncate_dim`` is not a number of dimensions.
     """
     if asked is not None:
         if width is not None and asked > width:
@@ -227,7 +227,7 @@ class Prompts:
 def read_settings(folder: Path) -> Mapping[str, Any]:
     """Read ``config_sentence_transformers.json`` of a folder, ``{}`` if it has none.
 
-    :raises CheckpointError: if it is no JSON object.
+    :raises CheckpointError: if it is not a JSON object.
     """
     file = folder / SETTINGS_NAME
     return read_mapping(file) if os.path.lexists(file) else {}
@@ -238,7 +238,7 @@ def choose_prompts(
 ) -> Prompts:
     """Settle which prompt is the default, as sentence-transformers does: `prompt`, `prompt_name`, the folder's own.
 
-    :param settings: what :func:`read_settings` gave.
+    :param settings: what :func:`read_settings` returned.
     :param prompt: may be empty, which leaves the folder's default prompt out.
     :raises ConfigError: if both are given, or no prompt is called `prompt_name`.
     :raises CheckpointError: if the folder's prompts are not texts by name, or do not have the default one.

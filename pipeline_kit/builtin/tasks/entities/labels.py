@@ -35,9 +35,9 @@ class LabelTable:
 def label_table(labels: Sequence[str], ignore: Sequence[str], *, aggregated: bool) -> LabelTable:
     """Read the prefixes of `labels`.
 
-    ``B-`` begins an entity, ``I-`` goes on with one, and so does a label without a prefix, as in transformers:
+    ``B-`` begins an entity, ``I-`` continues one, and so does a label without a prefix, as in transformers:
     https://github.com/huggingface/transformers/blob/main/src/transformers/pipelines/token_classification.py
-    Where a tag has a ``B-`` label, ``S-`` and ``U-`` begin too, ``E-`` and ``L-`` go on.
+    Where a tag has a ``B-`` label, ``S-`` and ``U-`` begin too, ``E-`` and ``L-`` continue.
 
     :param ignore: tags to leave out; without an aggregation whole labels too.
     :raises ConfigError: if `ignore` names what the checkpoint does not have, ``O`` apart.
@@ -84,9 +84,9 @@ _TAG_ENDS = ("E", "L", "S", "U")
 
 
 def split_tag(tag: str, kinds: Sequence[str]) -> tuple[str, str]:
-    """Cut ``B-PER`` into ``B`` and ``PER``; a tag without a prefix goes on with what is before it, as ``I-`` does.
+    """Cut ``B-PER`` into ``B`` and ``PER``; a tag without a prefix continues what is before it, as ``I-`` does.
 
-    :param kinds: what may stand behind ``E-``, ``L-``, ``S-`` and ``U-``; with anything else they are no prefixes,
+    :param kinds: what may stand behind ``E-``, ``L-``, ``S-`` and ``U-``; with anything else they are not prefixes,
         so that a label may be called ``E-mail``.
     """
     prefix, dash, kind = tag.partition("-")
@@ -103,7 +103,7 @@ def spans_of_tags(words: Sequence[str], tags: Sequence[tuple[str, str]]) -> list
     https://www.clips.uantwerpen.be/conll2000/chunking/output.html
 
     :param words: joined by a blank they are the text.
-    :param tags: one for each word, as :func:`split_tag` gives it.
+    :param tags: one for each word, as :func:`split_tag` returns it.
     """
     found: list[TagSpan] = []
     before, kind_before, at = "", OUTSIDE, 0

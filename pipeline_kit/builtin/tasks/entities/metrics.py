@@ -34,7 +34,7 @@ class SpanEvaluator(Evaluator):
     def __init__(self, setting: EvaluationContext) -> None:
         """Find the labels without their prefixes.
 
-        :raises UsageError: if the pipeline gives tokens rather than entities.
+        :raises UsageError: if the pipeline returns tokens rather than entities.
         """
         self._how = getattr(setting.options, "aggregation", None)
         if self._how == "none":
@@ -59,8 +59,8 @@ class SpanEvaluator(Evaluator):
         values = as_list(gold)
         if values is None:
             raise InputError(
-                f"the label {for_message(repr(gold), 60)} is no list; give [{{start, end, label}}, ...] in characters, "
-                "or with 'words' a tag for each; in CSV as JSON"
+                f"the label {for_message(repr(gold), 60)} is not a list; pass [{{start, end, label}}, ...] in "
+                "characters, or with 'words' a tag for each; in CSV as JSON"
             )
         words = _words(example)
         if values and not isinstance(values[0], Mapping):

@@ -1,4 +1,4 @@
-"""What ``postprocessor=entities`` tells: each token's label, the windows put together, words, and entities."""
+"""What ``postprocessor=entities`` shows: each token's label, the windows put together, words, and entities."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def entity_panels(
 ) -> list[Panel]:
     """Show the way from logits to entities.
 
-    :param words: the words that the user gave, None where the text is to be split.
+    :param words: the words that the user passed, None where the text is to be split.
     :param labels: the checkpoint's whole label names.
     """
     tokens = merge_tokens(
@@ -130,7 +130,7 @@ def _tokens(text: str, labels: Sequence[str], table: LabelTable, tokens: Tokens)
 
 
 def _merged(tokens: Tokens, encodings: Sequence[Encoding]) -> Panel:
-    """Show which tokens each window gave."""
+    """Show which tokens each window has."""
     windows, places = tokens.values[_WINDOW], tokens.values[_PLACE]
     rows: list[Sequence[Cell]] = []
     for window, encoding in enumerate(encodings):

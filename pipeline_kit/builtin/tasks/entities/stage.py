@@ -33,13 +33,13 @@ DELIMITER = " "
 
 @final
 class Entities(Postprocessor):
-    """Gives ``entities``, a list of ``label``, ``score``, ``text``, ``start`` and ``end`` in the order of the text.
+    """Returns ``entities``, a list of ``label``, ``score``, ``text``, ``start`` and ``end`` in the order of the text.
 
     They never overlap, and ``text`` is what stands in the source from ``start`` to ``end``, in characters, without
     white space around it. The source is the field ``text``, or the field ``words``, joined by a blank.
 
-    ``simple`` and the aggregations by word give tags, without their ``B-`` or ``I-``; ``none`` gives each token with
-    its whole label. A long text is split into windows and put together again before anything else is done, so an
+    ``simple`` and the aggregations by word return tags, without their ``B-`` or ``I-``; ``none`` returns each token
+    with its whole label. A long text is split into windows and put together again before anything else is done, so an
     entity may reach from one window into the next.
     """
 
@@ -84,7 +84,7 @@ class Entities(Postprocessor):
     ) -> list[Result]:
         """List the entities.
 
-        :raises StageError: if the model gave more or fewer values than there are tokens.
+        :raises StageError: if the model returned more or fewer values than there are tokens.
         :raises ExampleError: if a score is not finite.
         """
         return [
@@ -146,7 +146,7 @@ def _source(example: Example) -> tuple[str, list[str] | None]:
             )
         if "words" in example:
             if "text" in example:
-                raise ExampleError("the fields 'text' and 'words' are both there; give one of them")
+                raise ExampleError("the fields 'text' and 'words' are both there; pass one of them")
             words = texts_of(read_fields(example, ("words",), ("text",))["words"], "words", least=0)
             return DELIMITER.join(words), words
     return text_of(read_fields(example, ("text",), ("words",))["text"], "text"), None

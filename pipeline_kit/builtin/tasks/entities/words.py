@@ -103,7 +103,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def words_of_text(tokens: Tokens, text: str) -> Bools:
-    """Tell for each token whether a word begins with it, ``[N]``; there must be a token.
+    """Return for each token whether a word begins with it, ``[N]``; there must be a token.
 
     A word begins where the tokenizer begins one, and behind white space, since some tokenizers take a whole text for
     one word. Blanks before a word belong to it. What some tokenizers split for reasons of their own stays together:
@@ -124,7 +124,7 @@ def words_of_text(tokens: Tokens, text: str) -> Bools:
 
 
 def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> Bools:
-    """Tell for each token whether a word begins with it, ``[N]``, where `text` is `words` joined by a blank."""
+    """Return for each token whether a word begins with it, ``[N]``, where `text` is `words` joined by a blank."""
     lengths = np.fromiter((len(word) + 1 for word in words), dtype=np.int64, count=len(words))
     beginnings = np.cumsum(lengths) - lengths
     # A token may begin with blanks; its word is that of the first character that is none.
@@ -137,7 +137,7 @@ def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> Bools:
 
 
 def _spaces(text: str) -> Bools:
-    """Tell for each character whether it is white space."""
+    """Return for each character whether it is white space."""
     characters = np.frombuffer(text.encode("utf-32-le"), dtype="<U1")
     return np.asarray(np.char.isspace(characters), dtype=bool)
 
@@ -162,7 +162,7 @@ class Tokens:
     :param inside: whether it begins before the end of one that precedes it, ``[N]``: both then hold a part of one
         character, such as the four bytes of an emoji.
     :param breaks: whether the tokenizer begins a new word with it, ``[N]``.
-    :param values: what the model gave for each, by name, ``[N, …]``.
+    :param values: what the model returned for each, by name, ``[N, …]``.
     """
 
     starts: Ints
@@ -192,12 +192,12 @@ def merge_tokens(windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> Toke
     Each token that two windows share is taken from the one where it is farther from the border, so that the model
     saw more of what stands around it; of an odd number the middle one is taken from the first.
 
-    :raises StageError: if the model gave more or fewer values than there are tokens.
+    :raises StageError: if the model returned more or fewer values than there are tokens.
     """
     for window, row in zip(windows, rows, strict=True):
         for name, value in row.items():
             if len(value) != len(window.input_ids):
-                raise StageError(f"the model gave {len(value)} '{name}' for {len(window.input_ids)} tokens")
+                raise StageError(f"the model returned {len(value)} '{name}' for {len(window.input_ids)} tokens")
     found = [_read(window) for window in windows]
     kept = _kept(found)
     spans = np.concatenate([w.spans[begin:end] for w, (begin, end) in zip(found, kept, strict=True)])

@@ -31,7 +31,7 @@ _Found = tuple[MaskSpan, RowOutput, int]
 
 @final
 class FillMask(Postprocessor):
-    """Gives ``masks``: for each mask of the text, in order, its likeliest tokens, best first.
+    """Returns ``masks``: for each mask of the text, in order, its likeliest tokens, best first.
 
     Each token has ``token``, the token's text alone; ``id``; ``score``, its probability among the whole
     vocabulary, with ``targets`` too; and ``text``, the example's text with that mask filled in. Other masks
@@ -48,7 +48,7 @@ class FillMask(Postprocessor):
         """Find the checkpoint's mask and the ids of the targets.
 
         :raises CheckpointError: if the checkpoint has no mask.
-        :raises ConfigError: if ``mask_token`` or one of the targets is no token, or several.
+        :raises ConfigError: if ``mask_token`` or one of the targets is not a token, or several.
         """
         if context.tokenizer is None:
             raise StageError("postprocessor=fill_mask is built after the tokenizer")
@@ -86,7 +86,7 @@ class FillMask(Postprocessor):
         else:
             wanted = torch.from_numpy(self._targets.ids)
             if int(wanted[-1]) >= logits.shape[-1]:
-                raise StageError(f"a target has the id {int(wanted[-1])}, the model gives {logits.shape[-1]} logits")
+                raise StageError(f"a target has the id {int(wanted[-1])}, the model returns {logits.shape[-1]} logits")
             found = {"scores": probabilities[:, wanted.to(logits.device)]}
         tensors = {name: values.new_zeros(*at.shape, values.shape[-1]) for name, values in found.items()}
         for name, values in found.items():
@@ -184,7 +184,7 @@ class FillMask(Postprocessor):
 def best(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `count` largest of each row of `values`, ``[N, n]``, and their places; of equal ones the first.
 
-    ``topk`` leaves open which of equal values it gives, and in which order.
+    ``topk`` leaves open which of equal values it returns, and in which order.
 
     :returns: two tensors ``[N, min(count, n)]``.
     """

@@ -263,7 +263,7 @@ def find_targets(targets: Sequence[str], tokenizer: Tokenizer, specials: Special
     places, the one from another of them is taken. A target that begins with a space is always the first one.
 
     :param checkpoint: its name, for messages.
-    :raises ConfigError: with a fault for each target that is no token, or several, wherever it stands.
+    :raises ConfigError: with a fault for each target that is not a token, or several, wherever it stands.
     """
     found: dict[Spacing, set[int]] = {setting: set() for setting in get_args(Spacing)}
     faults: list[Fault] = []

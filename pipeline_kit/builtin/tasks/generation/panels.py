@@ -1,4 +1,4 @@
-"""What ``postprocessor=generated_text`` tells: the ids that were written, and the text they make."""
+"""What ``postprocessor=generated_text`` shows: the ids that were written, and the text they make."""
 
 from __future__ import annotations
 

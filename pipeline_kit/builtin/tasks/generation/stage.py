@@ -21,7 +21,7 @@ IDS, LENGTHS = "sequences", "sequence_lengths"
 
 @final
 class GeneratedText(Postprocessor):
-    """Gives ``text``: what the model wrote, without special tokens, cut before the first stop string.
+    """Returns ``text``: what the model wrote, without special tokens, cut before the first stop string.
 
     A text to carry on is in the field ``text``; a conversation, written by the checkpoint's template, in
     ``messages``. With ``full_text`` the prompt stands before what was written, whole even where the model saw only
@@ -66,7 +66,7 @@ class GeneratedText(Postprocessor):
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Return ``sequences [B, N]`` and ``sequence_lengths [B]``, and drop the rest.
 
-        :raises StageError: if the model gave no such tensors.
+        :raises StageError: if the model returned no such tensors.
         """
         del batch
         kept: dict[str, torch.Tensor] = {}
@@ -75,7 +75,7 @@ class GeneratedText(Postprocessor):
             if tensor is None or tensor.ndim != dims or tensor.is_floating_point():
                 found = "nothing" if tensor is None else f"the shape {list(tensor.shape)}"
                 raise StageError(
-                    f"the postprocessor needs '{name}', ids in {dims} dimension(s); the model gave {found}. "
+                    f"the postprocessor needs '{name}', ids in {dims} dimension(s); the model returned {found}. "
                     "Use model=generate, or a model that writes"
                 )
             kept[name] = tensor
@@ -173,14 +173,14 @@ def text_or_messages(example: Example) -> str | list[Mapping[str, Any]]:
 def messages_of(value: object) -> list[Mapping[str, Any]]:
     """Return the messages of a conversation; a string may hold them as JSON, as in a CSV cell.
 
-    :raises ExampleError: if it is no list of mappings with a ``role`` and a ``content``, both strings.
+    :raises ExampleError: if it is not a list of mappings with a ``role`` and a ``content``, both strings.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ExampleError(
-                f"the field 'messages' is no JSON list of messages: {for_message(str(error))}"
+                f"the field 'messages' is not a JSON list of messages: {for_message(str(error))}"
             ) from error
     if not isinstance(value, Sequence):
         raise ExampleError(

@@ -43,7 +43,7 @@ class Rankings(Evaluator):
             raise InputError(str(error)) from error
         if values is None or len(values) != len(documents):
             raise InputError(
-                f"the label {for_message(repr(gold), 60)} is no list of {len(documents)} numbers, one for each document"
+                f"the label {for_message(repr(gold), 60)} is not a list of {len(documents)} numbers, one a document"
             )
         found = [number_of(value, f"relevance {place}") for place, value in enumerate(values)]
         if min(found) < 0:

@@ -25,7 +25,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @final
 class Ranking(Postprocessor):
-    """Gives ``ranking``, for each document its ``index`` in the example and its ``score``, best first.
+    """Returns ``ranking``, for each document its ``index`` in the example and its ``score``, best first.
 
     Documents are sorted by what their score is made of, a logit or log-probability: scores near 1 are equal
     in float32 long before those are. Of equal ones the first given comes first.
@@ -136,7 +136,7 @@ def ranking_function(checkpoint: Checkpoint) -> Function:
     """Decide how the logits of `checkpoint` become scores.
 
     Of one label: by the torch class that its sentence-transformers configuration names, as ``CrossEncoder``
-    does; else as task=text-classification. Of several that name says nothing, since ``CrossEncoder`` gives
+    does; else as task=text-classification. Of several that name says nothing, since ``CrossEncoder`` returns
     their logits as they are and ranks by none of them.
 
     :raises CheckpointError: if it names another class than the ones known here.

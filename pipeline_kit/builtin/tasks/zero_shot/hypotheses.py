@@ -46,7 +46,7 @@ def read_template(template: str) -> tuple[str, ...]:
 
 
 def hypotheses(template: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """Put each of `labels` into the gaps of `template`, as :func:`read_template` gave it."""
+    """Put each of `labels` into the gaps of `template`, as :func:`read_template` returned it."""
     return tuple([label.join(template) for label in labels])
 
 

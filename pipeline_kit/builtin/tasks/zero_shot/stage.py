@@ -23,7 +23,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @final
 class ZeroShot(Postprocessor):
-    """Gives ``label``, ``score`` and ``labels``, the candidates by score, best first; of equal ones the first given.
+    """Returns ``label``, ``score`` and ``labels``, the candidates by score, best first; ties in their order.
 
     Each candidate becomes a hypothesis, and a checkpoint trained on natural language inference says how
     far the text entails it (https://arxiv.org/abs/1909.00161). The scores are a softmax of the entailment
@@ -74,7 +74,7 @@ class ZeroShot(Postprocessor):
             problem, allowed = self._no_opposite("a single candidate")
             raise ExampleError(
                 f"{problem} Name it: postprocessor.contradiction_label=… (one of {', '.join(allowed)}), "
-                "or give a second label"
+                "or pass a second label"
             )
         sentences = self._hypotheses if labels is self._labels else hypotheses(self._template, labels)
         return [{"text": text, "text_pair": sentence} for sentence in sentences]

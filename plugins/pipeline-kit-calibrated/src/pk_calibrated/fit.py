@@ -76,7 +76,7 @@ def _read(file: str | Path) -> tuple[list[dict[str, Any]], list[Any]]:
         if isinstance(record, RowFailure):
             raise InputError(record.message)
         if isinstance(record, str):
-            raise InputError(f"{file}: row {len(labels)} is a text without a label; give .jsonl, .csv or .tsv")
+            raise InputError(f"{file}: row {len(labels)} is a text without a label; pass .jsonl, .csv or .tsv")
         labels.append(record.pop("label"))
         examples.append(record)
     if len(labels) < 2:
@@ -91,7 +91,9 @@ def _index(name: object, labels: Sequence[str], row: int) -> int:
         return int(str(name))
     near = closest_match(name, labels)
     hint = f" Did you mean '{near}'?" if near else ""
-    raise InputError(f"row {row}: '{for_message(name, 80)}' is no label of the checkpoint: {', '.join(labels)}.{hint}")
+    raise InputError(
+        f"row {row}: '{for_message(name, 80)}' is not a label of the checkpoint: {', '.join(labels)}.{hint}"
+    )
 
 
 def _report(logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], temperature: float) -> None:

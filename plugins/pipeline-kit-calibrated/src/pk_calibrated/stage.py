@@ -21,7 +21,7 @@ __all__ = ["Calibrated"]
 
 @final
 class Calibrated(Postprocessor):
-    """Gives ``label``, ``score``, ``best``, ``abstained``, ``margin`` and ``entropy``, always all six.
+    """Returns ``label``, ``score``, ``best``, ``abstained``, ``margin`` and ``entropy``, always all six.
 
     ``score`` is the probability of ``best``, the most likely label. ``label`` is ``best``, or
     ``abstain_label`` where the score is below ``abstain_below``. ``margin`` is the distance to the second

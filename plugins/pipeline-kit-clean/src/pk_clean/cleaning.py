@@ -46,7 +46,7 @@ def steps(config: CleanConfig) -> list[Step]:
 
 
 def clean(text: str, todo: Iterable[Step]) -> tuple[str, list[Way]]:
-    """Run the steps of `todo` on `text`; gives the way back too, for :func:`~pk_clean.edits.trace`."""
+    """Run the steps of `todo` on `text`; returns the way back too, for :func:`~pk_clean.edits.trace`."""
     ways: list[Way] = []
     for step in todo:
         text, way = apply(text, step(text))
@@ -56,7 +56,7 @@ def clean(text: str, todo: Iterable[Step]) -> tuple[str, list[Way]]:
 
 
 def placeholders(mentions: str | None, urls: str | None, whole_words: bool, text: str) -> Iterator[Edit]:
-    """Find mentions and web addresses; punctuation behind an address is no part of it."""
+    """Find mentions and web addresses; punctuation behind an address is not part of it."""
     for match in (_WORDS if whole_words else _PARTS).finditer(text):
         new = mentions if match["mention"] else urls
         if new is None:

@@ -27,7 +27,7 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]
 
 
 def tags(text: str) -> Iterator[Edit]:
-    """Find what HTML does not show; ``a < b`` and ``<3`` are no tags."""
+    """Find what HTML does not show; ``a < b`` and ``<3`` are not tags."""
     place = 0
     unclosed: set[str] = set()
     while match := _TAG.search(text, place):

@@ -18,7 +18,7 @@ __all__ = ["Session", "check_device"]
 def check_device(device: Device) -> None:
     """Refuse a device that this build of ONNX Runtime does not run on.
 
-    :raises DeviceError: if it is no CPU and not a GPU that ONNX Runtime has a provider for.
+    :raises DeviceError: if it is not a CPU and not a GPU that ONNX Runtime has a provider for.
     :raises ConfigError: if it asks for half precision.
     """
     import onnxruntime

@@ -32,7 +32,7 @@ _INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}
 
 @final
 class OnnxRuntimeModel(Model):
-    """Gives what ``model=hf`` gives, see there, computed by ONNX Runtime.
+    """Returns what ``model=hf`` returns, computed by ONNX Runtime.
 
     The graph is exported from the checkpoint's safetensors and kept under a key of all that it depends on. No
     ``.onnx`` file of the checkpoint's own is ever opened.

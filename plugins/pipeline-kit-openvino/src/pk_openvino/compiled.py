@@ -20,7 +20,7 @@ __all__ = ["Compiled", "check_device"]
 def check_device(device: Device) -> None:
     """Refuse what this plugin does not run on.
 
-    :raises DeviceError: if it is no CPU.
+    :raises DeviceError: if it is not a CPU.
     :raises ConfigError: if it asks for half precision, which is an option of the model here.
     """
     if device.kind != "cpu":

@@ -34,7 +34,7 @@ _PACKAGES = ("openvino", "torch", "transformers")
 
 @final
 class OpenVinoModel(Model):
-    """Gives what ``model=hf`` gives, see there, computed by OpenVINO on the CPU.
+    """Returns what ``model=hf`` returns, computed by OpenVINO on the CPU.
 
     The graph is exported from the checkpoint's safetensors and kept under a key of all that it depends on. No graph
     of the checkpoint's own is ever opened. One compiled graph takes batches of every shape.
@@ -46,7 +46,7 @@ class OpenVinoModel(Model):
         :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
         :raises ConfigError: if there is no such head, a package or an instruction is missing, or the cache cannot be
             written.
-        :raises DeviceError: if the device is no CPU.
+        :raises DeviceError: if the device is not a CPU.
         """
         head = config.head or context.head
         check_head_name(head)

@@ -83,7 +83,7 @@ def test_reduce_takes_one_logit_a_row() -> None:
     reduced = stage().reduce(ModelOutput({"logits": torch.ones(2, dtype=torch.bfloat16)}), batch)
     assert reduced["logits"].dtype == torch.float32
     assert reduced["logits"].shape == (2, 1)
-    with pytest.raises(StageError, match=r"needs 'logits' as \[B\], the model gave the shape \[2, 3\]"):
+    with pytest.raises(StageError, match=r"needs 'logits' as \[B\], the model returned the shape \[2, 3\]"):
         stage().reduce(ModelOutput({"logits": torch.zeros(2, 3)}), batch)
 
 
@@ -135,7 +135,7 @@ TWO = ["yes", "no"]
         ({"text": "so", "choices": ["yes", 5]}, r"the field 'choices\[1\]' is int"),
         ({"text": "so", "choices": ["yes", ""]}, r"the field 'choices\[1\]' is empty"),
         ({"text": "so", "choices": ["\udfff", "no"]}, r"the field 'choices\[0\]' has a lone surrogate"),
-        ({"text": "so", "choices": "[1"}, "the field 'choices' is no JSON list"),
+        ({"text": "so", "choices": "[1"}, "the field 'choices' is not a JSON list"),
     ],
 )
 def test_bad_examples_fail_their_row_in_the_input(pipe: Pipeline, example: Any, message: str) -> None:

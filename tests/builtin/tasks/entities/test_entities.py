@@ -403,7 +403,7 @@ def test_good_input() -> None:
 def test_what_the_model_may_not_give() -> None:
     windows = [window([(0, 1)], [0])]
     batch = collate(windows, PaddingPolicy("longest"), "cpu")
-    with pytest.raises(StageError, match="gives 4 logits, but 'tiny-checkpoint' names 9 labels"):
+    with pytest.raises(StageError, match="returns 4 logits, but 'tiny-checkpoint' names 9 labels"):
         stage().reduce(ModelOutput({"logits": torch.zeros(1, 3, 4)}), batch)
     with pytest.raises(StageError, match="2 'labels' for 3 tokens"):
         stage()(["a"], [windows], [[{"labels": np.zeros(2, dtype=np.int64), "scores": np.ones(2, dtype=np.float32)}]])

@@ -279,7 +279,7 @@ def test_an_unknown_target_is_refused_whatever_the_vocabulary(load: Load, archit
 def test_a_target_beyond_the_model_is_a_stage_error() -> None:
     stage = blank_stage(targets=["good"])
     batch = collate(WordTokenizer().encode(["blank"]), PaddingPolicy("longest"), "cpu")
-    with pytest.raises(StageError, match="the model gives 4 logits"):
+    with pytest.raises(StageError, match="the model returns 4 logits"):
         stage.reduce(ModelOutput({"logits": torch.zeros(1, 3, 4)}), batch)
 
 

@@ -228,7 +228,7 @@ def test_a_pair_for_each_document() -> None:
         ({"query": "q", "documents": ["d", None]}, r"'documents\[1\]' is NoneType"),
         ({"query": "q", "documents": [["d"]]}, r"'documents\[0\]' is list"),
         ({"query": "q", "documents": ["d", "\ud800"]}, r"'documents\[1\]' has a lone surrogate"),
-        ({"query": "q", "documents": "[d"}, "'documents' is no JSON list"),
+        ({"query": "q", "documents": "[d"}, "'documents' is not a JSON list"),
     ],
 )
 def test_bad_examples(example: Any, words: str) -> None:

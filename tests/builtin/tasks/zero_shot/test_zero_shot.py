@@ -200,7 +200,7 @@ def test_labels_of_the_example(labels: object, expected: Sequence[str]) -> None:
         ({"text": "t", "labels": ["a", " "]}, r"'labels\[1\]' is empty"),
         ({"text": "t", "labels": ["a", "b", "a"]}, r"'labels' has 'a' twice, as \[0\] and \[2\]"),
         ({"text": "t", "labels": {"a": 1}}, "'labels' is dict, not a list of texts"),
-        ({"text": "t", "labels": "[a]"}, "'labels' is no JSON list of texts"),
+        ({"text": "t", "labels": "[a]"}, "'labels' is not a JSON list of texts"),
         (["t"], "an example is a text or a mapping with the field 'text', not list"),
     ],
 )

@@ -1,0 +1,40 @@
+"""Phrases that docstrings, messages, help texts and docs do not use. One test that lists all faults."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+THINGS = "kind|label|list|token|string|text|column|JSON|folder|file|number|subcommand|regular|option"
+BANNED = {
+    r"^(?:Gives? (?!up)|Tells? |Says? |Hears? )": "Return, Print, Report, Receive",
+    rf"(?<!there )\bis no (?:{THINGS})\b": "is not a",
+    r"\bh[eo]ld against (?!what)": "compare with",
+    r"\btaken? up again\b": "resume",
+    r"\bgo(?:es)? on (?:with|where)\b|\bto go on\b": "continue, resume",
+    r"\b(?:model|tokenizer|postprocessor|call|user|graph|network|layer) (?:gave|gives)\b": "returned, passed",
+    r"[;:] give (?!every|the example)": "pass",
+    r"\btells? (?:nothing|of)\b": "report",
+    r"\b(?:is|are) told of\b": "receive",
+}
+"""By pattern, what stands there instead."""
+
+
+def prose() -> list[tuple[str, str]]:
+    """Every line of the package's strings and of the docs, with its place."""
+    found = []
+    for path in (ROOT / "pipeline_kit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found += [(f"{path.relative_to(ROOT)}:{node.lineno}", line.strip()) for line in node.value.splitlines()]
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        found += [(f"{path.relative_to(ROOT)}:{number}", line) for number, line in lines]
+    return found
+
+
+def test_plain_words() -> None:
+    faults = [f"{at}: {line} ({use})" for at, line in prose() for bad, use in BANNED.items() if re.search(bad, line)]
+    assert not faults, "\n".join(faults)
