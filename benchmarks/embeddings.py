@@ -36,7 +36,7 @@ class SentenceTransformersSide(BenchSide):
         from sentence_transformers import SentenceTransformer
 
         self.name = f"sentence-transformers batch {batch_size}"
-        self.device, self.cost = ours.device, ours.cost
+        self.device = ours.device
         self._batch_size = batch_size
         with quiet():
             self._model: Any = SentenceTransformer(str(folder), device="cpu")

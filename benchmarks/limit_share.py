@@ -3,7 +3,7 @@
     python benchmarks/limit_share.py [--rounds 3]
 
 A classifier of DistilBERT-base shape with random weights. The limit is the best single matrix product of the same
-dtype, its weight packed, measured before and after the rounds in the same process; docs/bench.md says how a network's
+dtype, its weight packed, measured before and after the rounds in the same process; common/limit.py says how a network's
 operations are counted.
 """
 

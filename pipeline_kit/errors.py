@@ -142,6 +142,12 @@ def closest_match(name: object, known: Sequence[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message that names the one of `known` that was most likely meant, or ``""``."""
+    near = closest_match(name, tuple(known))
+    return f" Did you mean '{near}'?" if near else ""
+
+
 def for_message(value: object, limit: int = 200) -> str:
     """Return `value` for a message: no secrets, control characters escaped, at most `limit` characters."""
     text = hidden(value if isinstance(value, str) else repr(value))

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy  # noqa: F401 - loaded before the forks
 import pyarrow.parquet  # noqa: F401
-import safetensors.numpy  # noqa: F401
 from echo_job import content_of, echo_config, run_echo
 
 from pipeline_kit.compose.schema import PipelineConfig
@@ -30,8 +29,7 @@ VARIANTS = {
     "jsonl": (),
     "csv": ("output.format=csv", "input.id=key", "input.carry=[number]"),
     "parquet": ("output.format=parquet", "input.carry=[number,key]"),
-    "npy": ("task=sentence-embedding", "output.vectors=npy"),
-    "safetensors": ("task=sentence-embedding", "output.vectors=safetensors", "output.format=parquet", "input.id=key"),
+    "npy": ("task=sentence-embedding", "output.vectors=npy", "output.format=parquet", "input.id=key"),
 }
 ROWS = 48
 ROWS_PER_SHARD = 2

@@ -31,7 +31,7 @@ class ByHand(BenchSide):
         """Load the fast tokenizer of `checkpoint`, the classifier that `graph` was made from."""
         import transformers
 
-        self.name, self.device, self.cost = name, ours.device, ours.cost
+        self.name, self.device = name, ours.device
         self._graph, self._ours = graph, ours.pipeline
         with quiet():
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(checkpoint)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
-from pipeline_kit.bench.limit import MatrixLimit, matrix_limit
 from pipeline_kit.bench.measure import MeasurementPlan, measure
-from pipeline_kit.bench.sides import BenchSide
+from pipeline_kit.bench.sides import BenchSide, PipelineSide
 from pipeline_kit.contract.types import Device
 
+from .limit import Cost, MatrixLimit, cost_of, matrix_limit, share_of
 from .progress import Progress
 from .remember import Remembering, difference
 from .script import Measurement, tell
@@ -24,7 +25,7 @@ EXACT = 1e-5
 def measure_sides(
     name: str,
     title: str,
-    ours: Sequence[BenchSide],
+    ours: Sequence[PipelineSide],
     peers: Sequence[BenchSide],
     texts: Sequence[str],
     rounds: int,
@@ -38,19 +39,28 @@ def measure_sides(
     :param peers: sides that read the same tokens as the first, which are not counted again.
     :param exact: names of the sides that compute what the first does, in float32.
     :param left_out: by name why a side is not there.
-    :returns: a measurement of the kind ``sides``; its report is that of ``pipeline-kit bench``.
+    :returns: a measurement of the kind ``sides``; its report is that of ``pipeline-kit bench`` with the share of the
+        machine's limit that each side reached.
     """
     first = Remembering(ours[0])
     sides = [first, *(Remembering(side) for side in ours[1:]), *(Remembering(side, first) for side in peers)]
     tell(f"{name}: {len(sides)} sides, {len(texts)} texts, {rounds} rounds")
     progress = Progress([side.name for side in sides], rounds)
     plan = MeasurementPlan("given", rounds, None, latency_seconds=0.0)
+    costs = [cost_of(side.config) for side in ours]
+    costs += [costs[0]] * len(peers)
+    limits = {side.device: matrix_limit(side.device) for side in sides}
     gc.collect()
     gc.freeze()  # what is loaded stays; looking through it before each turn would take longer than some turns
     try:
-        report = measure(sides, list(texts), plan, progress.step, limits=_Limits(len(sides)))
+        report = measure(sides, list(texts), plan, progress.step)
     finally:
         gc.unfreeze()
+    # Once more at the end: a machine that is warm or busy may have been slower at the beginning.
+    limits = {
+        device: max(limit, matrix_limit(device), key=lambda found: found.gflops) for device, limit in limits.items()
+    }
+    _add_shares(report, sides, costs, limits)
     differing = []
     for ratio, side in zip(report["ratios"], sides[1:], strict=True):
         ratio["results"] = found = difference(first.results, side.results)
@@ -70,20 +80,15 @@ def measure_sides(
     }
 
 
-@final
-class _Limits:
-    """The matrix product's limit, once for each device before the rounds and once after them.
-
-    It is asked for each side, and takes a second: many sides would warm the machine for nothing.
-    """
-
-    def __init__(self, sides: int) -> None:
-        self._sides, self._asked = sides, 0
-        self._known: dict[tuple[int, Device], MatrixLimit] = {}
-
-    def __call__(self, device: Device) -> MatrixLimit:
-        key = self._asked // self._sides, device
-        self._asked += 1
-        if key not in self._known:
-            self._known[key] = matrix_limit(device)
-        return self._known[key]
+def _add_shares(
+    report: dict[str, Any],
+    sides: Sequence[Remembering],
+    costs: Sequence[Cost | str],
+    limits: Mapping[Device, MatrixLimit],
+) -> None:
+    """Write the limit of each device, and which part of it each side reached, into `report`."""
+    report["matrix_limits"] = [asdict(limit) for limit in limits.values()]
+    for found, side, cost in zip(report["sides"], sides, costs, strict=True):
+        found["matrix_limit"] = share_of(cost, side.work, found["seconds"]["median"], limits[side.device])
+    unknown = dict.fromkeys(cost for cost in costs if isinstance(cost, str))
+    report["notes"] += [f"no share of the matrix product's limit: {reason}" for reason in unknown]

@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, sides: Sequence[str], rounds: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin: the first step is under way."""
-        self._steps = [f"warm-up: {name}" for name in sides] + ["matrix product"]
+        self._steps = [f"warm-up: {name}" for name in sides]
         self._round_ends = []
         for number in range(rounds):
             self._steps += [f"round {number + 1} of {rounds}: {sides[place]}" for place in turns(len(sides), number)]

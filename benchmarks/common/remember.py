@@ -26,7 +26,7 @@ class Remembering(BenchSide):
 
     def __init__(self, side: BenchSide, like: Remembering | None = None) -> None:
         """Run `side` in its place; after `like` in a measurement."""
-        self.name, self.device, self.cost = side.name, side.device, side.cost
+        self.name, self.device = side.name, side.device
         self.results: list[Any] = []
         self.work = TextBatch([])
         self._side, self._like = side, like

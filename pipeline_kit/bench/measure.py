@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline_kit.bench.limit import Cost, MatrixLimit, matrix_limit
 from pipeline_kit.bench.machine import BUSY, machine_facts, paired_ratio, percentiles, quartiles, speeds, spread
 from pipeline_kit.bench.rounds import Clock, Timing, alternate, latencies, peak_of, warm_up
 from pipeline_kit.bench.sides import BenchSide
 from pipeline_kit.builtin.quiet import quiet
-from pipeline_kit.contract.types import Device, Example
+from pipeline_kit.contract.types import Example
 from pipeline_kit.evaluate.likeness import compare_scores
 
 LATENCY_SECONDS = 5.0
 LATENCY_TEXTS = 200
-
-MeasurementLimits = Callable[[Device], MatrixLimit]
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class MeasurementPlan:
 
 
 def steps_of(sides: int, repeats: int) -> int:
-    """Describe how often `measure` calls its `step`: for each turn, for the limit and for the single texts."""
-    return sides * (1 + repeats) + 2
+    """Return how often `measure` calls its `step`: for each turn, and for the single texts."""
+    return sides * (1 + repeats) + 1
 
 
 def measure(
@@ -49,30 +46,21 @@ def measure(
     plan: MeasurementPlan,
     step: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
-    limits: MeasurementLimits = matrix_limit,
 ) -> dict[str, Any]:
     """Measure `sides` on `examples`; the first one is what the others are compared with.
 
     All take turns: one uncounted pass each, then rounds whose order rotates, then single texts.
 
     :param step: called after each part, for a progress bar.
-    :param limits: measures the matrix product on a device.
     :returns: the report, JSON values only.
     :raises RowError: if no example can be answered.
     """
     with quiet():
         timings, kept = warm_up(sides, examples, step)
-        found = _limits(sides, limits)
-        step()
         orders = alternate(sides, timings, kept, plan.repeats, step, clock)
         latencies(sides, timings, kept, plan.latency_seconds, LATENCY_TEXTS, clock)
         step()
-        # Once more at the end: a machine that is warm or busy may have been slower at the beginning.
-        again = _limits(sides, limits)
-    best = {key: max(limit, again[key], key=lambda item: item.gflops) for key, limit in found.items()}
-    reports = [
-        _side(side, timing, best[_key(side.device)], len(kept)) for side, timing in zip(sides, timings, strict=True)
-    ]
+    reports = [_side(side, timing, len(kept)) for side, timing in zip(sides, timings, strict=True)]
     left_out = len(examples) - len(kept)
     report = {
         "machine": machine_facts(sides[0].device, plan.load),
@@ -84,7 +72,6 @@ def measure(
         },
         "repeats": plan.repeats,
         "order": [[sides[place].name for place in order] for order in orders],
-        "matrix_limits": [asdict(limit) for limit in best.values()],
         "sides": reports,
         "ratios": [_ratio(sides, timings, place) for place in range(1, len(sides))],
         "notes": [*plan.notes, *notes_of(reports, plan.load, left_out)],
@@ -93,7 +80,7 @@ def measure(
     return rounded
 
 
-def _side(side: BenchSide, timing: Timing, limit: MatrixLimit, rows: int) -> dict[str, Any]:
+def _side(side: BenchSide, timing: Timing, rows: int) -> dict[str, Any]:
     work = timing.work
     peak = peak_of(timing.peaks)
     return {
@@ -110,20 +97,8 @@ def _side(side: BenchSide, timing: Timing, limit: MatrixLimit, rows: int) -> dic
         "slots": work.slots,
         "padding_share": work.padding_share,
         "batches": work.batches,
-        "matrix_limit": _share(side.cost, timing, limit),
         "pipeline": dict(side.description),
     }
-
-
-def _share(cost: Cost | str, timing: Timing, limit: MatrixLimit) -> dict[str, Any]:
-    """Describe which part of the machine's limit the side reached, with what it was computed from."""
-    if isinstance(cost, str):
-        return {"share": None, "unknown": cost, "gflops": None, "flops_per_token": None}
-    work = timing.work
-    total = cost.total(work.tokens, work.sequences, work.pairs)
-    gflops = 1e-9 * total / max(quartiles(timing.seconds)["median"], 1e-9)
-    per_token = total / work.tokens if work.tokens else 0.0
-    return {"share": gflops / limit.gflops, "unknown": None, "gflops": gflops, "flops_per_token": per_token}
 
 
 def _ratio(sides: Sequence[BenchSide], timings: Sequence[Timing], place: int) -> dict[str, Any]:
@@ -134,14 +109,6 @@ def _ratio(sides: Sequence[BenchSide], timings: Sequence[Timing], place: int) ->
         "first_is_faster_by": paired_ratio(first.seconds, other.seconds),
         "results": compare_scores(first.work.results, other.work.results),
     }
-
-
-def _limits(sides: Sequence[BenchSide], limits: MeasurementLimits) -> dict[tuple[str, str, int], MatrixLimit]:
-    return {_key(side.device): limits(side.device) for side in sides}
-
-
-def _key(device: Device) -> tuple[str, str, int]:
-    return device.name, device.dtype, device.threads
 
 
 def _rounded(value: Any) -> Any:
@@ -195,9 +162,6 @@ def notes_of(sides: Sequence[dict[str, Any]], load: float | None, left_out: int)
             f"the sides packed different numbers of linear layers ({counts}), as measured when each was loaded; "
             "model.linear=packed or eager settles it"
         )
-    unknown = [side for side in sides if side["matrix_limit"]["unknown"] is not None]
-    reasons = dict.fromkeys(side["matrix_limit"]["unknown"] for side in unknown)
-    notes += [f"no share of the matrix product's limit: {reason}" for reason in reasons]
     if any(side["pipeline"].get("model", {}).get("name") == "generate" for side in sides):
         notes.append("tokens are those that were read, not those that were written")
     return notes

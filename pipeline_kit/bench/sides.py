@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from pipeline_kit.bench.limit import Cost, network_cost
-from pipeline_kit.checkpoint.resolve import resolve_checkpoint
 from pipeline_kit.contract.types import Device, Example, RunStats, TokenBatch
 
 if TYPE_CHECKING:
@@ -52,8 +50,6 @@ class BenchSide(ABC):
 
     name: str
     device: Device
-    cost: Cost | str
-    """What its network computes, or why that is not known."""
 
     @abstractmethod
     def study(self, examples: Sequence[Example]) -> TextBatch:
@@ -86,7 +82,6 @@ class PipelineSide(BenchSide):
         self.pipeline = pipeline
         self.config = config
         self.device = pipeline.device
-        self.cost = cost_of(config)
 
     def study(self, examples: Sequence[Example]) -> TextBatch:
         """Run once with an observer that counts."""
@@ -117,18 +112,6 @@ class PipelineSide(BenchSide):
     def description(self) -> Mapping[str, Any]:
         """The pipeline's own."""
         return self.pipeline.description
-
-
-def cost_of(config: PipelineConfig) -> Cost | str:
-    """Return what the network of a config computes for its texts, or why that cannot be known."""
-    if config.model.name == "generate":
-        return "a network that writes runs once for each token written"
-    if config.model.name == "static":
-        return "static vectors are looked up, not computed"
-    if config.model.name != "hf":
-        return f"what model={config.model.name} computes is not known"
-    checkpoint = resolve_checkpoint(config.checkpoint)
-    return network_cost(checkpoint.path, checkpoint.config, config.model.options.head or config.task.head)
 
 
 def use_threads(device: Device) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
-from pipeline_kit.bench.sides import BenchSide, TextBatch, cost_of
+from pipeline_kit.bench.sides import BenchSide, TextBatch
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import StageError, UsageError, for_message
@@ -40,7 +40,6 @@ class TransformersSide(BenchSide):
             raise UsageError(f"--vs transformers: not for task={task}; it is for {', '.join(TASKS)}")
         self.name = "pipeline()" if batch_size == 1 else f"pipeline() batch {batch_size}"
         self.device = pipeline.device
-        self.cost = cost_of(config)
         self._config = config
         self._batch_size = batch_size
         self._folder = str(pipeline.description["checkpoint"]["path"])

@@ -29,7 +29,7 @@ from pipeline_kit.cli.stdio import (
     use_utf8,
     write_out,
 )
-from pipeline_kit.errors import PipelineKitError, UsageError, closest_match, for_message, learn_environment
+from pipeline_kit.errors import PipelineKitError, UsageError, did_you_mean, for_message, learn_environment
 from pipeline_kit.runtime.calls import no_exit
 from pipeline_kit.version import __version__
 
@@ -145,8 +145,7 @@ def _no_command(name: str) -> UsageError:
         return UsageError(
             f"'{for_message(name, 80)}': name a subcommand first, such as: {PROG} run {for_message(name, 80)} ..."
         )
-    near = closest_match(name, list(COMMANDS))
-    hint = f" Did you mean '{near}'?" if near else f' To run on a text: {PROG} run --text "{for_message(name, 80)}"'
+    hint = did_you_mean(name, COMMANDS) or f' To run on a text: {PROG} run --text "{for_message(name, 80)}"'
     return UsageError(f"'{for_message(name, 80)}' is not a subcommand.{hint}\n  subcommands: {names}")
 
 
@@ -272,8 +271,7 @@ def _check_path(flag: str, value: str | Sequence[str]) -> None:
 
 
 def _unknown_flag(flag: str, parser: Parser, flags: dict[str, bool]) -> UsageError:
-    near = closest_match(flag, list(flags))
-    hint = f" Did you mean '{near}'?" if near else f" See: {parser.prog} --help"
+    hint = did_you_mean(flag, flags) or f" See: {parser.prog} --help"
     return UsageError(f"unknown flag '{for_message(flag, 80)}'.{hint}")
 
 

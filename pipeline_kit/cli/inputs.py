@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, final
 
 from pipeline_kit.cli.stdio import is_terminal
-from pipeline_kit.errors import InputError, UsageError, closest_match, for_message
+from pipeline_kit.errors import InputError, UsageError, closest_match, did_you_mean, for_message
 from pipeline_kit.files.json_text import parse_example
 from pipeline_kit.files.read.columns import Columns, Fields
 from pipeline_kit.files.read.formats import FORMATS, Format, made_of_lines
@@ -181,8 +181,7 @@ def _format(name: str | None) -> Format | None:
             return known
     if name is None:
         return None
-    near = closest_match(name, FORMATS)
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(name, FORMATS)
     raise UsageError(f"--input-format {for_message(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
 
 

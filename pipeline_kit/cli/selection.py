@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli.stdio import is_terminal, prepare_stdout, print_out, stdout
-from pipeline_kit.errors import UsageError, closest_match, for_message
+from pipeline_kit.errors import UsageError, did_you_mean, for_message
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.json_text import json_line
 
@@ -156,8 +156,7 @@ def subtree(data: Any, key: str | None) -> Any:
     for part in (key or "").split(".") if key not in (None, "", "_global_") else ():
         if not hasattr(data, "keys") or part not in data:
             known = list(data) if hasattr(data, "keys") else []
-            near = closest_match(part, known)
-            hint = f" Did you mean '{near}'?" if near else f" There are: {', '.join(known) or 'none'}"
+            hint = did_you_mean(part, known) or f" There are: {', '.join(known) or 'none'}"
             raise UsageError(f"--package {for_message(key, 80)}: the config has no '{for_message(part, 80)}'.{hint}")
         data = data[part]
     return data

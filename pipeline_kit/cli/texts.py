@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_kit.bench.samples import SAMPLES, SampleName, sample_examples, sample_rows
 from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import UsageError, closest_match, for_message
+from pipeline_kit.errors import UsageError, did_you_mean, for_message
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import PipelineSide
@@ -109,8 +109,7 @@ def _sample(name: str | None) -> SampleName:
     for known in SAMPLES:
         if name == known:
             return known
-    near = closest_match(name, SAMPLES)
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(name, SAMPLES)
     raise UsageError(f"--sample {for_message(name, 40)}: the samples are {', '.join(SAMPLES)}.{hint}")
 
 

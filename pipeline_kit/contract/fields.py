@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_kit.contract.types import Example
-from pipeline_kit.errors import ExampleError, closest_match, for_message
+from pipeline_kit.errors import ExampleError, closest_match, did_you_mean, for_message
 
 
 def read_fields(example: Example, required: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, Any]:
@@ -35,11 +35,11 @@ def read_fields(example: Example, required: Sequence[str], optional: Sequence[st
         hint = f". Is '{for_message(near)}' meant to be it?" if near else ""
         raise ExampleError(f"the field '{missing[0]}' is missing; found: {found}{hint}")
     if unknown:
-        near = closest_match(unknown[0], known)
-        hint = f" Did you mean '{near}'?" if near else ""
         listed = ", ".join(f"'{name}'" for name in known[:-1]) + f" and '{known[-1]}'" if len(known) > 1 else wanted
         verb = "fields are" if len(known) > 1 else "only field is"
-        raise ExampleError(f"unknown field '{for_message(unknown[0])}'; the {verb} {listed}.{hint}")
+        raise ExampleError(
+            f"unknown field '{for_message(unknown[0])}'; the {verb} {listed}.{did_you_mean(unknown[0], known)}"
+        )
     return example
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline_kit.contract.stages import Differentiable, HasGradients
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
-from pipeline_kit.errors import StageError, UsageError, closest_match, for_message
+from pipeline_kit.errors import StageError, UsageError, did_you_mean, for_message
 from pipeline_kit.explain.trace import Attribution, RowTrace, SequenceTrace, Trace
 
 if TYPE_CHECKING:
@@ -112,11 +112,9 @@ def check_attribution(pipeline: Pipeline, methods: Sequence[str] = DEFAULT) -> N
     """
     for method in methods:
         if method not in METHODS:
-            near = closest_match(method, tuple(METHODS))
             raise UsageError(
-                f"'{for_message(method, 60)}' is not a method of attribution."
-                + (f" Did you mean '{near}'?" if near else "")
-                + f"\n  allowed: {', '.join(METHODS)}"
+                f"'{for_message(method, 60)}' is not a method of attribution.{did_you_mean(method, METHODS)}"
+                f"\n  allowed: {', '.join(METHODS)}"
             )
     if not isinstance(pipeline.model, HasGradients):
         described = pipeline.description.get("model", {})

@@ -2,7 +2,7 @@
 
 ::
 
-    part-00000.jsonl ...       the rows, a shard each (.csv, .parquet; .npy or .safetensors beside them)
+    part-00000.jsonl ...       the rows, a shard each (.csv, .parquet; .npy beside them)
     part-00000.retry-1.jsonl   rows of that shard that failed first and have a result since, see ``run --retry``
     _dead/part-00000.jsonl     the rows of that shard that failed, if any did
     _receipts/part-00000.json  written last: what makes a shard a part of the job, with the SHA-256 of its files

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline_kit.job.sealed import are_numbers, changed, digest_of, is_count, read_sealed, write_sealed
 
 _FILE = re.compile(
-    r"(?:part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.(?:jsonl|csv|parquet|npy|safetensors)"
+    r"(?:part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.(?:jsonl|csv|parquet|npy)"
     r"|_dead/part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.jsonl)",
     re.ASCII,
 )

@@ -115,6 +115,9 @@ def _free_cached_memory() -> None:
 
 LONGEST = 60.0
 
+# By name, so that the ConnectionError of a library such as requests, which is not Python's own, counts too.
+_TRANSIENT = frozenset({"TransientError", "ConnectionError", "TimeoutError"})
+
 
 @final
 class Retry:
@@ -148,12 +151,12 @@ class Retry:
                 self._sleep(self._fraction() * min(LONGEST, self._options.retry_delay * 2**tried))
         return call()
 
-    def may_pass(self, error: BaseException) -> bool:
-        """Return whether `error` is of a class that is listed, by its bare name or with its module."""
+    @staticmethod
+    def may_pass(error: BaseException) -> bool:
+        """Return whether `error`, or a class it is derived from, has the name of an error that may pass."""
         if isinstance(error, InStage):
             error = error.cause
-        names = {name for kind in type(error).__mro__ for name in (kind.__name__, f"{kind.__module__}.{kind.__name__}")}
-        return not names.isdisjoint(self._options.retry_errors)
+        return any(kind.__name__ in _TRANSIENT for kind in type(error).__mro__)
 
 
 Watch = Callable[[str, Sequence[int]], None]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from pipeline_kit.contract.options import option
 
-TRANSIENT = ["TransientError", "ConnectionError", "TimeoutError"]
-
 
 @dataclass
 class RunnerConfig:
@@ -27,7 +25,6 @@ class RunnerConfig:
     retry_delay: float = option(
         0.5, "seconds before the first of those, about; before each further one twice as long", minimum=0, maximum=3600
     )
-    retry_errors: list[str] = option(TRANSIENT, "the classes of such errors, by name; what is derived from them too")
 
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)

@@ -1,4 +1,4 @@
-"""Measuring: turns, figures from given times, the limit, the operations of a network, memory, samples."""
+"""Measuring: turns, figures from given times, memory, samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline_kit import load
-from pipeline_kit.bench import limit as limit_module
-from pipeline_kit.bench.limit import Cost, MatrixLimit, matrix_limit, network_cost
 from pipeline_kit.bench.machine import (
     counted,
     load_per_cpu,
@@ -34,10 +30,9 @@ from pipeline_kit.bench.samples import SAMPLES, SampleName, sample_examples, sam
 from pipeline_kit.bench.sides import BenchSide, TextBatch
 from pipeline_kit.compose.compose import compose, options
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.contract.types import Device, Example, RowFailure, TokenBatch
+from pipeline_kit.contract.types import Device, Example, RowFailure
 from pipeline_kit.errors import RowError, UsageError
 from pipeline_kit.evaluate.likeness import compare_scores, scored
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 
 class FakeClock:
@@ -60,11 +55,10 @@ class FakeSide(BenchSide):
         log: list[str],
         rounds: Sequence[float] = (1.0,),
         single: float = 0.01,
-        cost: Cost | str = "not known",
         bad: str | None = None,
         threads: int = 1,
     ) -> None:
-        self.name, self.device, self.cost = name, Device("cpu", "float32", threads), cost
+        self.name, self.device = name, Device("cpu", "float32", threads)
         self._clock, self._log, self._single, self._bad = clock, log, single, bad
         self.threads_seen: set[int] = set()
         self._rounds: Iterator[float] = cycle(rounds)
@@ -98,10 +92,6 @@ class FakeSide(BenchSide):
         return {"label": "A", "score": 0.5}
 
 
-def known_limit(device: Device) -> MatrixLimit:
-    return MatrixLimit(device.name, device.dtype, device.threads, 4.0, "eager")
-
-
 Made = tuple[FakeClock, list[str], Callable[..., FakeSide]]
 
 
@@ -113,7 +103,7 @@ def made() -> Made:
 
 def run(sides: Sequence[BenchSide], clock: FakeClock, repeats: int = 3, **plan: Any) -> dict[str, Any]:
     fixed = {"source": "given", "load": 0.1, "latency_seconds": 0.1, **plan}
-    return measure(sides, ["a", "b"], MeasurementPlan(repeats=repeats, **fixed), clock=clock, limits=known_limit)
+    return measure(sides, ["a", "b"], MeasurementPlan(repeats=repeats, **fixed), clock=clock)
 
 
 def test_sides_take_turns_and_each_round_another_comes_first(made: Made) -> None:
@@ -138,28 +128,16 @@ def test_every_turn_runs_with_the_threads_of_its_side(made: Made) -> None:
 
 def test_figures_come_from_the_times_of_the_rounds(made: Made) -> None:
     clock, _, side = made
-    cost = Cost(token=10**9, text=5 * 10**8, attention=10**7)
-    first, other = side("x", rounds=(1, 2, 4), cost=cost), side("y", rounds=(3, 4, 16), cost="it is secret")
-    report = run([first, other], clock)
-    mine, theirs = report["sides"]
+    report = run([side("x", rounds=(1, 2, 4)), side("y", rounds=(3, 4, 16))], clock)
+    mine = report["sides"][0]
     assert mine["seconds"] == {"median": 2, "q1": 1.5, "q3": 3, "rounds": [1, 2, 4]}
     assert mine["texts_per_second"] == {"median": 1, "q1": 0.75, "q3": 1.5}
     assert mine["tokens_per_second"]["median"] == 3  # 6 tokens in 2 seconds
     assert (mine["tokens"], mine["slots"], mine["padding_share"], mine["batches"]) == (6, 8, 0.25, 1)
-    # 6 tokens, 2 sequences, 2 x 2 + 4 x 4 pairs, in 2 seconds, of 4 GFLOP/s
-    assert mine["matrix_limit"]["gflops"] == pytest.approx((6 + 1 + 0.2) / 2)
-    assert mine["matrix_limit"]["share"] == pytest.approx(3.6 / 4)
-    assert theirs["matrix_limit"] == {
-        "share": None,
-        "unknown": "it is secret",
-        "gflops": None,
-        "flops_per_token": None,
-    }
     [ratio] = report["ratios"]
     assert ratio["first_is_faster_by"] == {"median": 3, "min": 2, "max": 4, "rounds": [3, 2, 4]}
     assert (ratio["first"], ratio["other"]) == ("x", "y")
     assert ratio["results"] == {"rows": 2, "largest_score_difference": 0, "same_label": 1}
-    assert any("it is secret" in note for note in report["notes"])
 
 
 def test_the_report_is_json_and_says_what_it_was_taken_from(made: Made) -> None:
@@ -221,10 +199,9 @@ def test_what_makes_figures_doubtful_is_noted(
     made: Made, rounds: tuple[float, ...], load: float, expected: str
 ) -> None:
     clock, _, side = made
-    cost = Cost(1, 1, 1)
-    report = run([side("x", rounds=rounds, cost=cost)], clock, len(rounds), load=load)
+    report = run([side("x", rounds=rounds)], clock, len(rounds), load=load)
     assert [note for note in report["notes"] if note.startswith(expected)] == report["notes"]
-    assert run([side("x", cost=cost)], clock, 3, load=None)["notes"] == []
+    assert run([side("x")], clock, 3, load=None)["notes"] == []
 
 
 def test_numbers() -> None:
@@ -265,64 +242,6 @@ def test_results_are_compared_by_score_and_label() -> None:
     found = compare_scores(first, other)
     assert found == {"rows": 2, "largest_score_difference": pytest.approx(0.1), "same_label": 0.5}
     assert compare_scores([{"embedding": [1.0]}], [{"embedding": [1.0]}])["largest_score_difference"] is None
-
-
-CASES = [
-    *((name, "sequence-classification", "text-classification") for name in ("bert", "distilbert", "electra", "mpnet")),
-    *((name, "sequence-classification", "text-classification") for name in ("gpt2", "llama", "opt", "fnet")),
-    ("bert", "base", "feature-extraction"),
-    ("distilbert", "masked-lm", "feature-extraction"),
-    ("bert", "masked-lm", "fill-mask"),
-    ("electra", "token-classification", "token-classification"),
-]
-
-
-@pytest.mark.parametrize(("architecture", "head", "task"), CASES, ids=["-".join(case) for case in CASES])
-def test_the_estimate_of_operations_is_what_torch_counts(
-    tmp_path: Path, architecture: str, head: str, task: str
-) -> None:
-    folder = tiny_checkpoint(tmp_path, architecture, head=head)
-    plain = ("model.linear=eager", "model.attn_implementation=eager", "padding=none")
-    pipe = load(f"checkpoint.path={folder}", f"task={task}", *plain)
-    batches: list[TokenBatch] = []
-    pipe.observer = lambda stage, given, made: batches.append(made) if stage == "padding" else None
-    pipe("I love this film and nobody else does" + " [MASK]." * (task == "fill-mask"))
-    tokens = int(batches[0].lengths[0])
-    with FlopCounterMode(display=False) as counter:
-        pipe.model.forward(batches[0])
-    config = json.loads((folder / "config.json").read_text())
-    cost = network_cost(folder, config, {"feature-extraction": "base"}.get(task, head))
-    assert isinstance(cost, Cost)
-    assert cost.total(tokens, 1, tokens**2) == pytest.approx(counter.get_total_flops(), rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "reason"),
-    [
-        ("bart", "an encoder-decoder"),
-        ("albert", "its layers share weights"),
-        ("deberta", "much of its work is on relative positions"),
-        ("funnel", "it pools tokens"),
-        ("squeezebert", "it has convolutions"),
-    ],
-)
-def test_what_cannot_be_estimated_is_not(tmp_path: Path, architecture: str, reason: str) -> None:
-    folder = tiny_checkpoint(tmp_path, architecture)
-    cost = network_cost(folder, json.loads((folder / "config.json").read_text()), "sequence-classification")
-    assert isinstance(cost, str)
-    assert cost.startswith(reason)
-
-
-def test_the_limit_is_the_best_product_that_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limit_module, "_ON_CPU", ((4, 8, 16), (8, 8, 16)))
-    ticks = iter(range(1000))
-    found = matrix_limit(Device("cpu", "bfloat16", 1), lambda: float(next(ticks)))
-    assert found.gflops == pytest.approx(2e-9 * 8 * 8 * 16)
-    assert (found.dtype, found.threads) == ("bfloat16", 1)
-    for dtype in ("float32", "bfloat16"):
-        real = matrix_limit(Device("cpu", dtype, 1))
-        assert real.gflops > 0
-        assert real.kernel in ("eager", "packed")
 
 
 def test_memory() -> None:

@@ -13,7 +13,7 @@ from pipeline_kit.builtin import register
 from pipeline_kit.contract.options import REQUIRED, defaults, list_options, option, parse_options
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Checkpoint
-from pipeline_kit.errors import DeviceError, Fault, RegistryError, closest_match, for_message
+from pipeline_kit.errors import DeviceError, Fault, RegistryError, closest_match, did_you_mean, for_message
 from pipeline_kit.runtime.device import DeviceConfig, resolve_device
 
 
@@ -158,3 +158,5 @@ def test_messages_escape_and_shorten() -> None:
     assert len(for_message("x" * 10_000_000)) == 200
     assert closest_match("lables", ["labels", "scores"]) == "labels"
     assert closest_match("zzz", ["labels"]) is None
+    assert did_you_mean("lables", {"labels": 1}) == " Did you mean 'labels'?"
+    assert did_you_mean("zzz", ["labels"]) == ""

@@ -27,8 +27,8 @@ from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.testing import PostprocessorConformance, WordTokenizer, WordTokenizerConfig
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
-Merge = Literal["mean", "max", "mean_logits"]
-MERGES: tuple[Merge, ...] = ("mean", "max", "mean_logits")
+Merge = Literal["mean", "max"]
+MERGES: tuple[Merge, ...] = ("mean", "max")
 TOLERANCE = 1e-5
 LENGTH, OVERLAP = 24, 6
 LONG: tuple[Example, ...] = (
@@ -137,12 +137,8 @@ def by_hand(built: Built, example: Example, merge: Merge) -> tuple[list[float], 
     shared = [OVERLAP / 2 * ((i > 0) + (i + 1 < len(counts))) for i in range(len(counts))]
     weights = torch.tensor([count - share for count, share in zip(counts, shared, strict=True)]).double()[:, None]
     scores = function(built.case)
-    if merge == "mean":
-        merged = (scores(logits) * weights).sum(0) / weights.sum()
-    elif merge == "max":
-        merged = scores(logits).amax(0)
-    else:
-        merged = scores((logits * weights).sum(0) / weights.sum())
+    mean = (scores(logits) * weights).sum(0) / weights.sum()
+    merged = mean if merge == "mean" else scores(logits).amax(0)
     return merged.tolist(), len(logits)
 
 
@@ -168,10 +164,8 @@ def test_merged_scores_are_those_made_by_hand_of_each_windows_logits(built: Buil
 def test_the_rules_differ_where_they_should(built: Built) -> None:
     """The checkpoints are of use only if the rules give clearly different scores on them."""
     labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
-    mean, most, logits = (by_label(built.pipes[merge](LONG[0]), labels) for merge in MERGES)
+    mean, most = (by_label(built.pipes[merge](LONG[0]), labels) for merge in MERGES)
     assert np.abs(np.subtract(mean, most)).max() > 0.01
-    raw = built.case.options.get("problem_type") == "regression"
-    assert np.abs(np.subtract(mean, logits)).max() < TOLERANCE if raw else np.abs(np.subtract(mean, logits)).max() > 0
 
 
 @pytest.mark.parametrize("merge", MERGES)
@@ -223,7 +217,7 @@ def test_the_end_of_a_long_text_counts(plain: Path) -> None:
 def test_thresholds_hold_for_the_merged_scores(plain: Path) -> None:
     split = {"max_length": LENGTH, "overflow": "window"}
     everything = {label: 1.0 for label in THREE}
-    [result] = assemble(plain, split, merge="mean_logits", thresholds=everything)([LONG[0]])
+    [result] = assemble(plain, split, thresholds=everything)([LONG[0]])
     assert result["label"] is None
     assert result["labels"] == []
     assert result["windows"] > 2
@@ -237,8 +231,8 @@ def test_a_very_long_text(plain: Path) -> None:
 
 
 def test_a_rule_that_is_not_there_is_refused(plain: Path) -> None:
-    with pytest.raises(ConfigError, match=r"postprocessor\.merge: 'meanlogits'.*Did you mean 'mean_logits'"):
-        assemble(plain, {}, merge="meanlogits")
+    with pytest.raises(ConfigError, match=r"postprocessor\.merge: 'meen'.*Did you mean 'mean'"):
+        assemble(plain, {}, merge="meen")
     with pytest.raises(ConfigError, match=r"postprocessor\.merge"):
         assemble(plain, {}, merge="first")
 
@@ -307,11 +301,6 @@ def test_the_word_tokenizer_fills_spans_too() -> None:
     words = WordTokenizer(WordTokenizerConfig(max_length=6, overflow="window", overlap=1))
     assert [e.span for e in words.encode(["a b c d e f g h"])] == [(0, 4), (3, 7), (6, 8)]
     assert words.encode(["a b"])[0].span is None
-
-
-class TestMergedByLogits(PostprocessorConformance):
-    stage = "classification"
-    options: ClassVar = {"merge": "mean_logits", "top_k": None}
 
 
 class TestMergedByMax(PostprocessorConformance):

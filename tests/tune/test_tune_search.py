@@ -52,7 +52,7 @@ class FakeSide(BenchSide):
     def __init__(self, lab: Lab, config: PipelineConfig, seconds: Iterator[float], answers: Answers) -> None:
         self.lab, self.config, self.seconds, self.answers = lab, config, seconds, answers
         self.device = Device("cpu", "float32", config.device.threads or torch.get_num_threads())
-        self.name, self.cost = config.model.name, "not known"
+        self.name = config.model.name
 
     def study(self, examples: Sequence[Example]) -> TextBatch:
         work = TextBatch([self.answers(TEXTS.index(str(example))) for example in examples])

@@ -22,7 +22,7 @@ from pipeline_kit.builtin.tasks.generation.metrics import TextEvaluator
 from pipeline_kit.builtin.tasks.ranking.metrics import Rankings
 from pipeline_kit.builtin.tasks.zero_shot.hypotheses import CandidateLabels
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator
-from pipeline_kit.errors import UsageError, closest_match, for_message
+from pipeline_kit.errors import UsageError, did_you_mean, for_message
 from pipeline_kit.evaluate.run import GOLD
 from pipeline_kit.evaluate.spaces import CheckpointLabels
 
@@ -108,8 +108,7 @@ def fields_of(task: str, takes: Sequence[str]) -> list[str]:
 def check_task(task: str) -> None:
     """Raise UsageError, naming those that can be evaluated, if `task` is none of them."""
     if task not in EVALUATORS:
-        near = closest_match(task, list(EVALUATORS))
         raise UsageError(
             f"task '{for_message(task, 60)}' cannot be evaluated; these can: {', '.join(EVALUATORS)}."
-            + (f" Did you mean '{near}'?" if near else "")
+            + did_you_mean(task, EVALUATORS)
         )

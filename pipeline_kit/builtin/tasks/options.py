@@ -19,9 +19,8 @@ class ClassificationConfig:
     thresholds: dict[str, float] = option(
         {}, "label: score it must reach to be chosen or listed; if none does, label is null"
     )
-    merge: Literal["mean", "max", "mean_logits"] = option(
-        "mean",
-        "windows of a long text: mean of their scores by tokens, max of each label, or the scores of their mean logits",
+    merge: Literal["mean", "max"] = option(
+        "mean", "windows of a long text: mean of their scores by tokens, or max of each label"
     )
 
 
@@ -82,11 +81,6 @@ class AnswersConfig:
         False, "let the empty answer compete, for a model that was trained on questions without an answer"
     )
     align_to_words: bool = option(True, "widen an answer to whole words, where the tokenizer reports words")
-    merge: Literal["max", "shared"] = option(
-        "max",
-        "windows of a long context: an answer's score is that of its best window, each scored by itself; shared "
-        "scores them together, by their logits",
-    )
 
 
 @dataclass

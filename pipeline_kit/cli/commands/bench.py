@@ -30,7 +30,7 @@ from pipeline_kit.cli.selection import (
 )
 from pipeline_kit.cli.stdio import no_collection, say, stdout
 from pipeline_kit.cli.texts import BenchTexts, add_text_flags
-from pipeline_kit.errors import UsageError, closest_match, for_message, without_secrets
+from pipeline_kit.errors import UsageError, did_you_mean, for_message, without_secrets
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import BenchSide, PipelineSide
@@ -229,11 +229,9 @@ def _words(text: str) -> list[str]:
         raise UsageError(f'--vs "{for_message(text, 80)}": {error}; write overrides as behind a command') from error
     for word in words:
         if "=" not in word:
-            near = closest_match(word, [LIBRARY])
-            hint = f" Did you mean '{near}'?" if near else ""
             raise UsageError(
                 f"--vs {for_message(word, 80)}: write overrides (key=value), {LIBRARY}, or {LIBRARY}:8 "
-                f"for batches of 8.{hint}"
+                f"for batches of 8.{did_you_mean(word, [LIBRARY])}"
             )
     return words
 
@@ -261,7 +259,7 @@ def print_benchmark(report: Mapping[str, Any]) -> None:
     """Print how fast each side was, what it needed for that, and what to know about the figures."""
     console = Console(file=stdout())
     ratios = [None, *report["ratios"]]
-    speed, rest = _table("texts/s", "tokens/s"), _table("p50 ms", "p95 ms", "p99 ms", "peak MiB", "padding", "of limit")
+    speed, rest = _table("texts/s", "tokens/s"), _table("p50 ms", "p95 ms", "p99 ms", "peak MiB", "padding")
     if report["ratios"]:
         speed.add_column("the first is", justify="right", no_wrap=True)
     for side, ratio in zip(report["sides"], ratios, strict=True):
@@ -284,12 +282,11 @@ def _table(*columns: str) -> Table:
 
 
 def _needs(side: Mapping[str, Any]) -> list[str]:
-    latency, padding, limit = side["latency_ms"], side["padding_share"], side["matrix_limit"]["share"]
+    latency, padding = side["latency_ms"], side["padding_share"]
     return [
         *(f"{latency[name]:,.2f}" for name in ("p50", "p95", "p99")),
         f"{side['memory']['peak_bytes'] / 2**20:,.0f}",
         "?" if padding is None else f"{padding:.1%}",
-        "?" if limit is None else f"{limit:.0%}",
     ]
 
 
@@ -312,11 +309,6 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
         f"torch {machine['torch']}, transformers {machine['transformers']}, pipeline-kit {machine['pipeline_kit']}, "
         f"{machine['date']}",
     ]
-    for limit in report["matrix_limits"]:
-        lines.append(
-            f"matrix product of this machine: {limit['gflops']:,.0f} GFLOP/s "
-            f"({limit['device']} {limit['dtype']}, {counted(limit['threads'], 'thread')}, {limit['kernel']})"
-        )
     for ratio in report["ratios"]:
         difference, same = ratio["results"]["largest_score_difference"], ratio["results"]["same_label"]
         if difference is not None:

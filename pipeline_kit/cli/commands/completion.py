@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline_kit.cli.stdio import print_out
-from pipeline_kit.errors import UsageError, closest_match, for_message
+from pipeline_kit.errors import UsageError, did_you_mean, for_message
 
 EPILOG = """\
 set up:
@@ -64,8 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print the script."""
     if args.shell not in SCRIPTS:
-        near = closest_match(args.shell, list(SCRIPTS))
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = did_you_mean(args.shell, SCRIPTS)
         raise UsageError(f"'{for_message(args.shell, 40)}': the shells are {', '.join(SCRIPTS)}.{hint}")
     print_out(SCRIPTS[args.shell])
     return 0

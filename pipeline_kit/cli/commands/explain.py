@@ -16,7 +16,7 @@ from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
 from pipeline_kit.cli.stdio import is_terminal, no_collection, prepare_stdout, print_out, say, stdout
 from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import InputError, UsageError, closest_match, for_message, without_secrets
+from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message, without_secrets
 from pipeline_kit.files.atomic import AtomicFile, atomic_writer
 from pipeline_kit.files.json_text import json_line
 
@@ -97,8 +97,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def _check_format(name: str | None) -> None:
     if name is not None and name not in FORMATS:
-        near = closest_match(name, FORMATS)
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = did_you_mean(name, FORMATS)
         raise UsageError(f"--format {for_message(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
 
 

@@ -11,7 +11,7 @@ from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.stdio import prepare_stdout, print_out, say
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.contract.registry import Registry
-from pipeline_kit.errors import UsageError, closest_match, for_message
+from pipeline_kit.errors import UsageError, did_you_mean, for_message
 
 TASK = ("task",)
 
@@ -34,8 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print the list."""
     if args.group is not None and args.group not in GROUPS:
-        near = closest_match(args.group, GROUPS)
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = did_you_mean(args.group, GROUPS)
         raise UsageError(f"'{for_message(args.group, 80)}' is not a kind.{hint}\n  kinds: {', '.join(GROUPS)}")
     registry = load_registry(args.plugin, everything=True)
     groups = GROUPS if args.group is None else (args.group,)

@@ -14,7 +14,7 @@ from string import Template
 import pipeline_kit
 from pipeline_kit.cli.stdio import print_out
 from pipeline_kit.contract.registry import KINDS, Kind
-from pipeline_kit.errors import OutputError, UsageError, closest_match, for_message
+from pipeline_kit.errors import OutputError, UsageError, did_you_mean, for_message
 
 EPILOG = """\
 examples:
@@ -61,8 +61,7 @@ def _kind(text: str) -> Kind:
     for kind in KINDS:
         if text == kind:
             return kind
-    near = closest_match(text, KINDS)
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(text, KINDS)
     raise UsageError(f"'{for_message(text, 80)}' is not a kind of stage: {', '.join(KINDS)}.{hint}")
 
 

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, final
 from uuid import UUID
 
-from pipeline_kit.errors import InputError, UsageError, closest_match, for_message
+from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
 from pipeline_kit.files.json_text import has_lone_surrogate
 
 RawRow = str | Mapping[str, Any] | InputError
@@ -58,11 +58,9 @@ class Columns:
         fields = Fields.of(takes)
         for name, column in mapping.items():
             if name not in fields.columns:
-                near = closest_match(name, list(fields.columns))
-                hint = f" Did you mean '{near}'?" if near else ""
                 raise UsageError(
                     f"input.fields.{for_message(f'{name}={column}', 80)}: the task's fields are "
-                    f"{', '.join(fields.columns)}.{hint}"
+                    f"{', '.join(fields.columns)}.{did_you_mean(name, fields.columns)}"
                 )
         renamed = fields.renamed(mapping)
         return cls(Fields(renamed.columns, renamed.required, "input.fields."), id, tuple(carry))
@@ -108,11 +106,10 @@ class Columns:
             )
         for column in self.named:
             if column not in there:
-                near = closest_match(column, there)
-                hint = f" Did you mean '{near}'?" if near else ""
                 option = "input.id" if column == self.id else "input.carry"
                 raise InputError(
-                    f"'{for_message(column, 60)}' of {option} is missing; there are: {_listed(there)}.{hint}"
+                    f"'{for_message(column, 60)}' of {option} is missing; there are: {_listed(there)}."
+                    + did_you_mean(column, there)
                 )
 
     def pick(self, row: RawRow, absent: Any = NOTHING) -> ParsedRow:
@@ -222,12 +219,10 @@ class Fields:
         for name in self.required:
             wanted = self.columns[name]
             if wanted not in columns:
-                near = closest_match(wanted, columns)
                 there = for_message(", ".join(columns), 300) if columns else "none"
                 raise InputError(
-                    f"'{for_message(wanted, 60)}' is missing; there are: {there}."
-                    + (f" Did you mean '{near}'?" if near else "")
-                    + f" To take another: {self.option}{name}=COLUMN"
+                    f"'{for_message(wanted, 60)}' is missing; there are: {there}.{did_you_mean(wanted, columns)}"
+                    f" To take another: {self.option}{name}=COLUMN"
                 )
 
 

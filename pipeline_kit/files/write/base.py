@@ -98,7 +98,7 @@ class ShardFormat(ABC):
 FileFormat = Literal["jsonl", "csv", "parquet"]
 FILE_FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
-Vectors = Literal["inline", "npy", "safetensors"]
+Vectors = Literal["inline", "npy"]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from pipeline_kit.builtin.tasks.answers.spans import (
     place_of,
     probabilities,
     score_spans,
-    window_weights,
     word_index,
 )
 from pipeline_kit.builtin.tasks.common.panels import (
@@ -58,7 +57,6 @@ class _Window:
     place: UnitPlace
     logits: Array
     scores: UnitScores
-    weight: float
     unit: Ints
     begins: Ints
     ends: Ints
@@ -77,7 +75,7 @@ def answer_panels(
     context = Context(text)
     windows = _windows(config, context, encodings, logits)
     answers = merged([window.answers for window in windows])
-    empty = min(window.scores.null * window.weight for window in windows)
+    empty = min(window.scores.null for window in windows)
     if config.handle_impossible_answer:
         answers[""] = Answer(empty, 0, 0)
     ranked = sorted(answers.items(), key=lambda item: (-item[1].score, item[1].start, item[1].end))
@@ -94,7 +92,7 @@ def answer_panels(
     else:
         panels.append(_tokens(text, windows, 0, found))
     if len(windows) > 1:
-        panels.append(_by_window(config, windows))
+        panels.append(_by_window(windows))
     return [*panels, _answers(config, windows, ranked[: max(config.top_k, _LISTED)], empty, best)]
 
 
@@ -103,17 +101,13 @@ def _windows(
 ) -> list[_Window]:
     places = [place_of(encoding) for encoding in encodings]
     scores = [probabilities(rows, place) for rows, place in zip(logits, places, strict=True)]
-    weights = window_weights(scores) if config.merge == "shared" else [1.0] * len(scores)
     found = []
     for at, encoding in enumerate(encodings):
         unit = word_index(encoding, places[at], config.align_to_words)
         begins, ends = edges(encodings, places, at, unit, config.align_to_words)
-        listed = score_spans(scores[at], unit, config.max_answer_len)
-        listed = replace(listed, score=listed.score * weights[at])
-        texts = best_texts(context, begins, ends, listed, max(config.top_k, _LISTED))
-        found.append(
-            _Window(encoding, places[at], logits[at], scores[at], weights[at], unit, begins, ends, listed, texts)
-        )
+        spans = score_spans(scores[at], unit, config.max_answer_len)
+        texts = best_texts(context, begins, ends, spans, max(config.top_k, _LISTED))
+        found.append(_Window(encoding, places[at], logits[at], scores[at], unit, begins, ends, spans, texts))
     return found
 
 
@@ -139,12 +133,12 @@ def _tokens(text: str, windows: Sequence[_Window], at: int, answer: Answer) -> P
         for token in range(place.end - place.begin):
             start, end = float(scores.start[token]), float(scores.end[token])
             name = _piece(text, window, token)
-            rows.append((max(start, end) * window.weight, (i, *name, starts[token], start, ends[token], end)))
+            rows.append((max(start, end), (i, *name, starts[token], start, ends[token], end)))
         if place.null is not None:
             first, last = window.logits[place.null].tolist()
             start, end = _null_scores(window)
             null = (i, _NONE, None, None, first, start, last, end)
-            rows.append((max(start, end) * window.weight, null))
+            rows.append((max(start, end), null))
     rows.sort(key=lambda row: -row[0])
     shown, left = first_rows([row for _, row in rows], "token")
     window = windows[at]
@@ -217,16 +211,12 @@ def _spans(config: AnswersConfig, context: Context, window: _Window, text: str, 
         rows.append((left, right, begin, stop, *chances, product))
     shown, left_out = first_rows(rows, "span")
     products = [f"{panel_number(row[4])} * {panel_number(row[5])}" for row in rows]  # type: ignore[arg-type]
-    total = sum(item[0] for item in found)
-    ends = [f"= {panel_number(total)}"]
-    if config.merge == "shared":
-        ends = [f"* {panel_number(window.weight)}", f"= {panel_number(total * window.weight)}"]
+    ends = [f"= {panel_number(sum(item[0] for item in found))}"]
     formula = wrap_terms(f"score({named(text, 24)}) = ", products, " +", ends)
     columns = ("first token", "last token", "from", "to", "p(start)", "p(end)", "product")
     note = notes(
         f"spans of at most {counted(config.max_answer_len, 'token')} that give this text",
         "widened to whole words" if config.align_to_words else "",
-        "times the window's share" if config.merge == "shared" else "",
         left_out,
     )
     return Panel(f"spans of '{named(text, 40)}'", columns, shown, "product", formula, note)
@@ -240,22 +230,17 @@ def _members(context: Context, window: _Window, text: str) -> list[tuple[int, in
     return [(int(window.spans.first[i]), int(window.spans.last[i])) for i in alike]
 
 
-def _by_window(config: AnswersConfig, windows: Sequence[_Window]) -> Panel:
-    """Show the best answer of each window, and what the windows weigh."""
+def _by_window(windows: Sequence[_Window]) -> Panel:
+    """Show the best answer of each window."""
     rows: list[Sequence[Cell]] = []
     for i, window in enumerate(windows):
         best = max(window.answers.items(), key=lambda item: item[1].score, default=("", Answer(0.0, 0, 0)))
         begin, end = window.encoding.span or (None, None)
-        null = window.scores.null * window.weight
-        rows.append((i, begin, end, window.weight, cell(best[0]), best[1].score, null))
+        rows.append((i, begin, end, cell(best[0]), best[1].score, window.scores.null))
     shown, left = first_rows(rows, "window")
-    columns = ("window", "from token", "to token", "share", "best answer", "score", "p(no answer)")
-    says = (
-        "share: the window's part in the sum of exp(start logit + end logit) over all windows"
-        if config.merge == "shared"
-        else "each window is scored by itself; an answer has the score of its best window"
-    )
-    return Panel(f"windows put together ({config.merge})", columns, shown, "score", note=notes(says, left))
+    columns = ("window", "from token", "to token", "best answer", "score", "p(no answer)")
+    note = notes("each window is scored by itself; an answer has the score of its best window", left)
+    return Panel("windows put together", columns, shown, "score", note=note)
 
 
 def _answers(
@@ -267,12 +252,11 @@ def _answers(
         for rank, (text, answer) in enumerate(ranked)
     ]
     shown, left = first_rows(rows, "answer")
-    at = int(np.argmin([window.scores.null * window.weight for window in windows]))
+    at = int(np.argmin([window.scores.null for window in windows]))
     formula = ""
     if windows[at].place.null is not None:
         start, end = _null_scores(windows[at])
-        share = f" * {panel_number(windows[at].weight)}" if config.merge == "shared" else ""
-        formula = f"p(no answer) = {panel_number(start)} * {panel_number(end)}{share} = {panel_number(empty)}"
+        formula = f"p(no answer) = {panel_number(start)} * {panel_number(end)} = {panel_number(empty)}"
     note = notes(
         "the empty answer competes" if config.handle_impossible_answer else "the empty answer does not compete",
         f"its probability is the least of {len(windows)} windows" if len(windows) > 1 else "",

@@ -34,13 +34,11 @@ class UnitScores:
 
     :param start: that the answer starts at a token, ``[C]``; the same for `end`.
     :param null: that there is no answer.
-    :param weight: the logarithm of what start and end were divided by, to tell a window of large logits.
     """
 
     start: Floats
     end: Floats
     null: float
-    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +80,8 @@ def probabilities(logits: np.ndarray[Any, Any], place: UnitPlace) -> UnitScores:
     table = np.concatenate([logits[place.begin : place.end], last]).astype(np.float64, copy=False)
     peak = table.max(axis=0)
     table = np.exp(table - peak)
-    total = table.sum(axis=0)
-    table /= total
-    return UnitScores(table[:-1, 0], table[:-1, 1], float(table[-1].prod()), float((peak + np.log(total)).sum()))
-
-
-def window_weights(windows: Sequence[UnitScores]) -> list[float]:
-    """Weight the windows of a context so that the probabilities of all of them together add up to 1.
-
-    A window's share is its part in the sum of exp(start logit + end logit) over all windows. This is the "shared
-    normalization" of https://arxiv.org/abs/1710.10723; it orders answers as the evaluation of SQuAD does, by their
-    sums of logits.
-    """
-    weights = np.array([scores.weight for scores in windows])
-    weights = np.exp(weights - weights.max())
-    found: list[float] = (weights / weights.sum()).tolist()
-    return found
+    table /= table.sum(axis=0)
+    return UnitScores(table[:-1, 0], table[:-1, 1], float(table[-1].prod()))
 
 
 def word_index(encoding: Encoding, place: UnitPlace, words: bool) -> Ints:

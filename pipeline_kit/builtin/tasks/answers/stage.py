@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -20,7 +19,6 @@ from pipeline_kit.builtin.tasks.answers.spans import (
     place_of,
     probabilities,
     score_spans,
-    window_weights,
     word_index,
 )
 from pipeline_kit.builtin.tasks.common.merge import floats
@@ -42,8 +40,7 @@ class Answers(Postprocessor):
     special token, for start and for end, their product for a span, and the sum over all spans with the text, such
     as those that start in the middle of its first word. ``start`` and ``end`` are its likeliest place.
 
-    Each window of a long context is scored by itself; an answer has the score of its best window. ``merge=shared``
-    scores all windows of a context together instead, so that a window with small logits counts for little.
+    Each window of a long context is scored by itself; an answer has the score of its best window.
 
     With ``handle_impossible_answer`` the empty answer, at 0, is one of those listed. Its score is the probability
     of the first special token, the least of all windows.
@@ -110,18 +107,15 @@ class Answers(Postprocessor):
             probabilities(_checked(rows, window), place)
             for rows, window, place in zip(logits, windows, places, strict=True)
         ]
-        weights = window_weights(scores) if config.merge == "shared" else [1.0] * len(scores)
         found: list[Mapping[str, Answer]] = []
-        for at, (window, place, scored, weight) in enumerate(zip(windows, places, scores, weights, strict=True)):
+        for at, (window, place, scored) in enumerate(zip(windows, places, scores, strict=True)):
             unit = word_index(window, place, config.align_to_words)
             begins, ends = edges(windows, places, at, unit, config.align_to_words)
-            listed = score_spans(scored, unit, config.max_answer_len)
-            listed = replace(listed, score=listed.score * weight)
-            found.append(best_texts(context, begins, ends, listed, config.top_k))
+            spans = score_spans(scored, unit, config.max_answer_len)
+            found.append(best_texts(context, begins, ends, spans, config.top_k))
         answers = merged(found)
         if config.handle_impossible_answer:
-            null = min(scored.null * weight for scored, weight in zip(scores, weights, strict=True))
-            answers[""] = Answer(null, 0, 0)
+            answers[""] = Answer(min(scored.null for scored in scores), 0, 0)
         ranked = sorted(answers.items(), key=lambda item: (-item[1].score, item[1].start, item[1].end))
         return ranked[: config.top_k]
 

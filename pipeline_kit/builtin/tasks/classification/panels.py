@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from pipeline_kit.builtin.tasks.common.merge import merge_windows
 from pipeline_kit.builtin.tasks.common.panels import (
@@ -25,15 +24,12 @@ from pipeline_kit.contract.stages import Cell, Panel, Seen
 from pipeline_kit.contract.types import Encoding, Result, RowOutput
 
 Array = np.ndarray[Any, Any]
-Merge = Literal["mean", "max", "mean_logits"]
-
-_MERGED = "the mean logits go through the function again"
 
 
 def classification_panels(
     labels: Sequence[str],
     function: Function,
-    merge: Merge,
+    merge: Literal["mean", "max"],
     thresholds: Array | None,
     top_k: int | None,
     seen: Seen,
@@ -43,22 +39,13 @@ def classification_panels(
     :param thresholds: the least score of each label ``[L]``, None without any.
     """
     encodings, raw, outputs, result = seen.encodings, seen.raw, seen.outputs, seen.result
-    how: Literal["mean", "max"] = "max" if merge == "max" else "mean"
-    by_logits = merge == "mean_logits" and len(encodings) > 1
-    logits = merge_windows([encodings], [raw], "logits")[0]
-    scores = _scores(logits, function) if by_logits else merge_windows([encodings], [outputs], "scores", how)[0]
+    scores = merge_windows([encodings], [outputs], "scores", merge)[0]
     best = labels.index(result["label"]) if result["label"] is not None else int(scores.argmax())
     title = f"logits to scores ({function})"
-    panels: list[Panel] = []
-    if not by_logits:
-        panels += _windows(title, labels, function, raw, outputs, best)
-    panels += merge_panels(
-        _items(labels, scores, encodings, raw if by_logits else outputs, "logits" if by_logits else "scores"),
-        how,
-        "logit" if by_logits else "score",
-    )
-    if by_logits:
-        panels.append(activation_panel(title, labels, logits, scores, function, best=best, note=_MERGED))
+    panels = [
+        _windows(title, labels, function, raw, outputs, best),
+        *merge_panels(_items(labels, scores, encodings, outputs, "scores"), merge, "score"),
+    ]
     if len(encodings) > 1 or thresholds is not None or top_k != 1:
         panels.append(_chosen(labels, scores, thresholds, top_k, result))
     return panels
@@ -83,11 +70,11 @@ def _windows(
     raw: Sequence[RowOutput],
     outputs: Sequence[RowOutput],
     best: int,
-) -> list[Panel]:
+) -> Panel:
     """Show the function for the text, or for that of its windows where the best label has its highest score."""
     at = int(np.argmax([row["scores"][best] for row in outputs]))
     note = f"window {at} of {len(raw)}, where {named(labels[best])} is highest" if len(raw) > 1 else ""
-    return [activation_panel(title, labels, raw[at]["logits"], outputs[at]["scores"], function, best=best, note=note)]
+    return activation_panel(title, labels, raw[at]["logits"], outputs[at]["scores"], function, best=best, note=note)
 
 
 def _items(
@@ -96,13 +83,6 @@ def _items(
     """Return each label with its values in all windows, the best one first."""
     order = np.argsort(-merged, kind="stable").tolist()
     return [Item(labels[i], encodings, [float(row[name][i]) for row in rows]) for i in order]
-
-
-def _scores(logits: Array, function: Function) -> Array:
-    values = torch.from_numpy(logits)
-    if function == "softmax":
-        return np.asarray(torch.softmax(values, dim=-1))
-    return np.asarray(torch.sigmoid(values)) if function == "sigmoid" else logits
 
 
 def _chosen(labels: Sequence[str], scores: Array, thresholds: Array | None, top_k: int | None, result: Result) -> Panel:

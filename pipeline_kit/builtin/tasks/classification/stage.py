@@ -47,8 +47,7 @@ class Classification(Postprocessor):
 
     - ``mean``: ``sum(w_i f(z_i)) / sum(w_i)``, the score of the text's average passage;
     - ``max``: the largest ``f(z_i)`` of each label, the score of its strongest passage; softmax scores are not
-      scaled to add up to 1 again;
-    - ``mean_logits``: ``f(sum(w_i z_i) / sum(w_i))``, where a window that is sure weighs more than one that is not.
+      scaled to add up to 1 again.
     """
 
     def __init__(self, config: ClassificationConfig, context: StageContext) -> None:
@@ -68,11 +67,9 @@ class Classification(Postprocessor):
         self._thresholds = np.array(limits, dtype=np.float32) if config.thresholds else None
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
-        """Return ``scores [B, L]``, float32, and for ``mean_logits`` the ``logits [B, L]`` too."""
+        """Return ``scores [B, L]``, float32."""
         del batch
-        logits = floats(output, "logits", 2, "[B, L]")
-        found = {"scores": _scores(logits, self._function)}
-        return ModelOutput(found | {"logits": logits} if self._merge == "mean_logits" else found)
+        return ModelOutput({"scores": _scores(floats(output, "logits", 2, "[B, L]"), self._function)})
 
     def __call__(
         self,
@@ -87,12 +84,7 @@ class Classification(Postprocessor):
         """
         if not examples:
             return []
-        scores = merge_windows(encodings, outputs, "scores", "max" if self._merge == "max" else "mean")
-        if self._merge == "mean_logits":
-            split = [place for place, windows in enumerate(encodings) if len(windows) > 1]
-            if split:  # a text that fits keeps the very scores that it has without windows
-                logits = torch.from_numpy(merge_windows(encodings, outputs, "logits")[split])
-                scores[split] = _scores(logits, self._function).numpy()
+        scores = merge_windows(encodings, outputs, "scores", self._merge)
         check_labels(scores.shape[1], self._labels, self._checkpoint)
         ranked = scores
         if self._thresholds is not None:

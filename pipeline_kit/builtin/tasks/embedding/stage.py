@@ -26,6 +26,7 @@ from pipeline_kit.errors import (
     Fault,
     StageError,
     closest_match,
+    did_you_mean,
     for_message,
 )
 
@@ -216,10 +217,9 @@ class Prompts:
             return self.default, text
         found = self.named.get(name) if isinstance(name, str) else None
         if found is None:
-            near = closest_match(name, tuple(self.named))
             raise ExampleError(
                 f"the field 'prompt_name' is '{for_message(name, 80)}'; {_listed(self.named)}."
-                + (f" Did you mean '{near}'?" if near else "")
+                + did_you_mean(name, self.named)
             )
         return found, text
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline_kit import PipelineKitError, load
 from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError, UsageError, closest_match, for_message
+from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
 from pipeline_kit.files.read.columns import Fields
 from pipeline_kit.files.read.paths import read_records
 
@@ -89,8 +89,7 @@ def _index(name: object, labels: Sequence[str], row: int) -> int:
         return labels.index(str(name))
     if not isinstance(name, bool) and str(name).isdecimal() and int(str(name)) < len(labels):
         return int(str(name))
-    near = closest_match(name, labels)
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(name, labels)
     raise InputError(
         f"row {row}: '{for_message(name, 80)}' is not a label of the checkpoint: {', '.join(labels)}.{hint}"
     )

@@ -105,7 +105,7 @@ class TestAnswers(OfAnswers):
 
 
 class TestSeveralAnswersOrNone(OfAnswers):
-    options: ClassVar = {"top_k": 5, "handle_impossible_answer": True, "max_answer_len": 3, "merge": "shared"}
+    options: ClassVar = {"top_k": 5, "handle_impossible_answer": True, "max_answer_len": 3}
 
 
 # By hand.
@@ -186,17 +186,6 @@ def test_windows_are_merged_by_their_best_and_nothing_by_its_least() -> None:
     assert [a["answer"] for a in result["answers"]] == ["a b", "b", "a", "", "b c", "c"], (
         "the earlier of equal ones first"
     )
-
-
-def test_shared_windows_are_weighted_by_all_their_logits() -> None:
-    # The sums of exp are 10 and 10 in the first window, 1 and 1 in the second: shares 100/101 and 1/101.
-    start, end = [logs(2, 4, 4), logs(0.8, 0.1, 0.1)], [logs(1, 4, 5), logs(0.8, 0.1, 0.1)]
-    result = given_logits("a b c", start, end, top_k=9, handle_impossible_answer=True, merge="shared")
-    by_text = {a["answer"]: a["score"] for a in result["answers"]}
-    wanted = {"b": 0.2, "a b": 0.2, "a": 0.16, "": 0.0064 + 0.0136, "b c": 1e-4, "c": 1e-4}
-    wanted = {text: score * 100 / 101 for text, score in wanted.items()}
-    wanted |= {"b c": 0.01 / 101, "c": 0.01 / 101, "": 0.64 / 101}
-    assert by_text == pytest.approx(wanted)
 
 
 class Pieces(Tokenizer):
@@ -358,9 +347,9 @@ def test_an_answer_does_not_depend_on_its_batch_nor_on_how_many_are_listed(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(A_CONTEXT, st.booleans())
-def test_a_context_that_fits_has_the_answer_it_has_without_windows(context: str, shared: bool) -> None:
-    made = stage(top_k=3, merge="shared" if shared else "max")
+@given(A_CONTEXT)
+def test_a_context_that_fits_has_the_answer_it_has_without_windows(context: str) -> None:
+    made = stage(top_k=3)
     [fitting, whole] = [tiny_pipeline(made, tokenizer=words(n), model=SpanModel()) for n in (64, None)]
     assert fitting(asked("who", context)) == whole(asked("who", context))
 

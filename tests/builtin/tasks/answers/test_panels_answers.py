@@ -167,22 +167,12 @@ def test_words_are_whole(folders: Mapping[str, Path], longest: int) -> None:
     assert last_number(panel) == shown(sum(best))
 
 
-@pytest.mark.parametrize("merge", ["max", "shared"])
-def test_windows_and_no_answer(folders: Mapping[str, Path], merge: str) -> None:
+def test_windows_and_no_answer(folders: Mapping[str, Path]) -> None:
     folder = folders["bert"]
     model = network(folder, "AutoModelForQuestionAnswering")
-    pipe = make(folder, handle_impossible_answer=True, merge=merge, top_k=3)
+    pipe = make(folder, handle_impossible_answer=True, top_k=3)
     for told in ask(pipe, EXAMPLES):
-        rows, chances = reference(model, told), probabilities(model, told, "bert")
-        weights = torch.ones(len(rows), dtype=torch.float64)
-        if merge == "shared":
-            kept = allowed(told, "bert")
-            sums = [
-                row["start_logits"][own].double().logsumexp(0) + row["end_logits"][own].double().logsumexp(0)
-                for row, own in zip(rows, kept, strict=True)
-            ]
-            weights = torch.stack(sums).softmax(0)
-        nulls = torch.stack([start[-1] * end[-1] for start, end in chances]) * weights
+        nulls = torch.stack([start[-1] * end[-1] for start, end in probabilities(model, told, "bert")])
         ranked = told.panel("answers, best first")
         assert last_number(ranked) == shown(float(nulls.min()))
         listed = [row[:4] for row in ranked.rows if row[-1]]
@@ -193,8 +183,7 @@ def test_windows_and_no_answer(folders: Mapping[str, Path], merge: str) -> None:
         texts = [row for row in ranked.rows if row[0] != "(no answer)"]
         assert last_number(told.panel("spans of '")) == shown(texts[0][3])
         if len(told.encodings) > 1:
-            panel = told.panel(f"windows put together ({merge})")
-            close(column(panel, "share"), weights)
+            panel = told.panel("windows put together")
             close(column(panel, "p(no answer)"), nulls)
             assert max(column(panel, "score")) == pytest.approx(texts[0][3], abs=1e-9)
 

@@ -99,7 +99,7 @@ def test_the_lines_of_a_softmax_are_the_arithmetic(folders: Mapping[str, Path]) 
         assert eval(middle, {"exp": exp}) == pytest.approx(float(value), rel=1e-4)
 
 
-@pytest.mark.parametrize("merge", ["mean", "max", "mean_logits"])
+@pytest.mark.parametrize("merge", ["mean", "max"])
 @pytest.mark.parametrize("name", ["bert", "xlnet", "regression"])
 def test_windows_put_together(folders: Mapping[str, Path], name: str, merge: str) -> None:
     labels, function = CASES[name][1], FUNCTIONS[name]
@@ -111,27 +111,24 @@ def test_windows_put_together(folders: Mapping[str, Path], name: str, merge: str
         assert (len(told.encodings) > 1) is windowed
         logits = logits_of(model, told)
         scores, weights = scored(logits, function), token_weights(told.encodings)[:, None]
-        values = logits.double() if merge == "mean_logits" else scores
-        merged = values.max(dim=0).values if merge == "max" else (values * weights).sum(dim=0) / weights.sum()
-        final = scored(merged, function) if merge == "mean_logits" else merged
+        merged = scores.max(dim=0).values if merge == "max" else (scores * weights).sum(dim=0) / weights.sum()
         if windowed:
             panel = told.panel("windows put together")
-            value = "logit" if merge == "mean_logits" else "score"
             for row in panel.rows:
                 label, window, begin, end, counts, found = row
-                close([found], values[window, labels.index(label)][None])
+                close([found], scores[window, labels.index(label)][None])
                 assert (begin, end) == told.encodings[window].span
                 if merge == "max":
-                    assert counts is (window == int(values[:, labels.index(label)].argmax()))
+                    assert counts is (window == int(scores[:, labels.index(label)].argmax()))
                 else:
                     close([counts], weights[window])
             best = int(merged.argmax())
-            assert panel.formula.startswith(f"{value}({labels[best]}) = ")
+            assert panel.formula.startswith(f"score({labels[best]}) = ")
             assert last_number(panel) == shown(float(merged[best]))
         chosen = told.panel("scores to labels")
-        order = torch.argsort(final, descending=True, stable=True).tolist()
+        order = torch.argsort(merged, descending=True, stable=True).tolist()
         assert column(chosen, "label") == [labels[i] for i in order]
-        close(column(chosen, "score"), final[order])
+        close(column(chosen, "score"), merged[order])
         assert column(chosen, "score") == [item["score"] for item in told.result["labels"]]
 
 

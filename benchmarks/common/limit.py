@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_kit.bench.sides import TextBatch
+from pipeline_kit.checkpoint.resolve import resolve_checkpoint
 from pipeline_kit.checkpoint.weights import read_header, weight_files
+from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.types import Device
+
+__all__ = ["Cost", "MatrixLimit", "cost_of", "matrix_limit", "network_cost", "share_of"]
 
 _REPEATS = 12
 _SECONDS = 0.3  # for each shape: a slow machine repeats less
@@ -104,6 +109,32 @@ class Cost:
     def total(self, tokens: int, texts: int, pairs: int) -> int:
         """Add up the operations for `texts` sequences of `tokens` in all; `pairs` is the sum of their squares."""
         return tokens * self.token + texts * self.text + pairs * self.attention
+
+
+def share_of(cost: Cost | str, work: TextBatch, seconds: float, limit: MatrixLimit) -> dict[str, Any]:
+    """Return which part of `limit` a side reached that did `work` in `seconds`, with what it was computed from."""
+    if isinstance(cost, str):
+        return {"share": None, "unknown": cost, "gflops": None, "flops_per_token": None}
+    total = cost.total(work.tokens, work.sequences, work.pairs)
+    gflops = 1e-9 * total / max(seconds, 1e-9)
+    return {
+        "share": gflops / limit.gflops,
+        "unknown": None,
+        "gflops": gflops,
+        "flops_per_token": total / work.tokens if work.tokens else 0.0,
+    }
+
+
+def cost_of(config: PipelineConfig) -> Cost | str:
+    """Return what the network of a config computes for its texts, or why that cannot be known."""
+    if config.model.name == "generate":
+        return "a network that writes runs once for each token written"
+    if config.model.name == "static":
+        return "static vectors are looked up, not computed"
+    if config.model.name != "hf":
+        return f"what model={config.model.name} computes is not known"
+    checkpoint = resolve_checkpoint(config.checkpoint)
+    return network_cost(checkpoint.path, checkpoint.config, config.model.options.head or config.task.head)
 
 
 def network_cost(folder: Path, config: Mapping[str, Any], head: str) -> Cost | str:
