@@ -38,3 +38,9 @@ def prose() -> list[tuple[str, str]]:
 def test_plain_words() -> None:
     faults = [f"{at}: {line} ({use})" for at, line in prose() for bad, use in BANNED.items() if re.search(bad, line)]
     assert not faults, "\n".join(faults)
+
+
+def test_h13_every_page_that_promises_exactness_names_what_rounds() -> None:
+    for page in ("README.md", "docs/configuration.md", "docs/engines.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert all(word in text for word in ("1e-5", "bfloat16", "0.003", "int8", "0.12")), page
