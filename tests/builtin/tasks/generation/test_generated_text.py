@@ -78,7 +78,7 @@ MESSAGE = {"role": "user", "content": "Hello"}
         ({"text": "a", "messages": [MESSAGE]}, "not both"),
         ({"messages": [MESSAGE], "mood": "good"}, "unknown field 'mood'"),
         ({"messages": []}, "empty"),
-        ({"messages": "hello"}, "no JSON list"),
+        ({"messages": "hello"}, "not a JSON list"),
         ({"messages": 5}, "is int, not a list"),
         ({"messages": MESSAGE}, "is dict, not a list"),
         ({"messages": ["hello"]}, r"messages\[0\] is str, not a message"),
