@@ -28,6 +28,10 @@ def linear() -> nn.Linear:
     return nn.Linear(48, 40)
 
 
+# A processor without VNNI rounds more coarsely: 0.0225 was measured with AVX2.
+NEAR = 0.02 if torch.cpu._is_vnni_supported() else 0.025
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 48), (3, 7, 48)])
@@ -37,7 +41,7 @@ def test_a_rounded_layer_is_near_the_layer(layer: type[Int8Linear], bias: bool, 
     with torch.inference_mode():
         found, expected = layer(linear)(rows), linear(rows)
     assert found.shape == expected.shape
-    assert 0 < float((found - expected).abs().max()) < 0.02
+    assert 0 < float((found - expected).abs().max()) < NEAR
 
 
 @pytest.mark.parametrize("layer", LAYERS)
