@@ -30,7 +30,8 @@ pytest.importorskip("captum")
 TEXTS = ("I love this film.", "No.", "the old bridge was cold, and nobody saw it; it is a long walk", "日本 é")
 NLI = ("contradiction", "neutral", "entailment")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
-CLOSE = 1e-6
+# With AVX2 sums over many gradients differ more than with wider vectors: 1.5e-6 was measured.
+CLOSE = 2e-6 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 1e-6
 Value = Callable[[torch.Tensor], torch.Tensor]
 
 
