@@ -141,7 +141,7 @@ def test_every_file_is_filled_in(kind: Kind) -> None:
     ("kind", "name", "message"),
     [
         ("tokeniser", "x", "Did you mean 'tokenizer'?"),
-        ("stage", "x", "no kind of stage"),
+        ("stage", "x", "not a kind of stage"),
         ("model", "My-Model", "Try 'my_model'"),
         ("model", "1st", "cannot be a stage's name"),
         ("model", "a__b", "Try 'a_b'"),
