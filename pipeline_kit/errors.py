@@ -169,7 +169,7 @@ _FORMS = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}\b|(?<=://)[^/\s]+(?=@)|(?<=\bbearer )\s*(?=\S*\d)[^\s'\"]{6,}", re.IGNORECASE
 )
 _NUMBER = re.compile(r"[\s\[\]]*[-+]?[\d.][\d._]*(e[-+]?\d+)?[\s\[\]]*", re.IGNORECASE)
-_CONSTANTS = ("true", "false", "null", "", "???")
+_CONSTANTS = ("true", "false", "null", "", "???", "value")
 _QUOTE = re.compile(r"\\*['\"]")
 _SHORTEST, _MOST_KNOWN = 6, 1000
 
@@ -231,6 +231,7 @@ def hidden(text: str, *, whole: bool = False) -> str:
 
     :param whole: `text` is one value or one override, so a name at its beginning names all of it.
     """
+    text = text[:10_000]  # the patterns take a time that grows with the square of a word
     if "=" in text or ":" in text:
         done, parts = 0, []
         for start, end in _spans(text, whole):
