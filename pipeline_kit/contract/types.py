@@ -178,7 +178,7 @@ class RowFailure:
 
     def __post_init__(self) -> None:
         """Take secrets out of the message, which may quote what the stage was given."""
-        object.__setattr__(self, "message", hidden(self.message))
+        object.__setattr__(self, "message", hidden(self.message[:10_000]))
 
 
 @dataclass
