@@ -120,7 +120,8 @@ class Trial:
             raise Broken("a link was followed")
         if code not in (0, 1, 2, None):
             raise Broken(f"exit code {code}")
-        if code == 0 or (code == 1 and (self.path / "_SUCCESS").is_file()):
+        success = self.path / "_SUCCESS"  # a link or a file of somebody else makes a run refuse the folder
+        if code == 0 or (code == 1 and success in found and found[success] not in self.theirs):
             self.look_whole(code, found)
 
     def look_whole(self, code: int, found: dict[Path, bytes]) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from pipeline_kit import Postprocessor, option
 
-HOLD = Path(__file__).parents[1] / "hold"
+HOLD = Path(__file__).parent / "hold"
 
 
 @dataclass
