@@ -12,7 +12,10 @@ import pytest
 
 from pipeline_kit.testing import tiny_checkpoint
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills as POSIX has them")
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills as POSIX has them"),
+]
 
 TRIALS, SEED = 300, 20261129
 

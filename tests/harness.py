@@ -1,0 +1,113 @@
+"""What all tests share: tiny checkpoints written once, pipelines without Hydra, the command line in process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import pipeline_kit.testing.checkpoints
+from pipeline_kit import Pipeline, builtin
+from pipeline_kit.cli.app import main
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.schema import parse_config
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.testing.checkpoints import tiny_checkpoint
+
+# The head and the postprocessor of each task, as conf/task/*.yaml has them.
+TASKS = {
+    "text-classification": ("sequence-classification", "classification"),
+    "token-classification": ("token-classification", "entities"),
+    "fill-mask": ("masked-lm", "fill_mask"),
+    "question-answering": ("question-answering", "answers"),
+    "zero-shot-classification": ("sequence-classification", "zero_shot"),
+    "multiple-choice": ("multiple-choice", "choice"),
+    "text-ranking": ("sequence-classification", "ranking"),
+    "sentence-embedding": ("base", "pooling"),
+    "feature-extraction": ("base", "pooling"),
+    "text-generation": ("causal-lm", "generated_text"),
+    "text2text-generation": ("seq2seq-lm", "generated_text"),
+    "summarization": ("seq2seq-lm", "generated_text"),
+    "translation": ("seq2seq-lm", "generated_text"),
+}
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "checkpoints"
+
+
+@functools.cache
+def _versions() -> str:
+    source = Path(pipeline_kit.testing.checkpoints.__file__).read_text(encoding="utf-8")
+    return f"{torch.__version__} {transformers.__version__} {source}"
+
+
+def checkpoint(architecture: str = "bert", **options: Any) -> Path:
+    """Return the folder of a tiny checkpoint, written once for its arguments and versions. Nobody may change it.
+
+    Two processes may write the same one: each writes its own folder and renames it, and the first one stays.
+    """
+    key = hashlib.sha256(f"{architecture} {sorted(options.items())} {_versions()}".encode()).hexdigest()[:16]
+    folder = CACHE / f"{architecture}-{key}"
+    if not folder.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = tiny_checkpoint(Path(tempfile.mkdtemp(dir=CACHE)), architecture, **options)
+        try:
+            os.rename(made, folder)
+        except OSError:  # another process was first
+            shutil.rmtree(made)
+    return folder
+
+
+def pipeline_of(
+    task: str,
+    folder: Path,
+    *,
+    tokenizer: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    **postprocessor: Any,
+) -> Pipeline:
+    """Build a task's own stages on `folder`, without Hydra: `postprocessor` and the mappings are stage options."""
+    registry = Registry()
+    builtin.register(registry)
+    head, name = TASKS[task]
+    data = {
+        "task": {"name": task, "head": head},
+        "checkpoint": {"path": str(folder)},
+        "tokenizer": {"name": "hf", **(tokenizer or {})},
+        "model": {"name": "generate" if name == "generated_text" else "hf", **(model or {})},
+        "postprocessor": {"name": name, **postprocessor},
+        "device": {"name": "cpu", "threads": 1},
+    }
+    return build(parse_config(data, registry, []))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def cli(*words: object, stdin: str = "") -> Done:
+    """Run ``pipeline-kit WORDS`` in this process, as a new one would: the same code, stdout and stderr."""
+    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(word) for word in words])
+    finally:
+        sys.stdin = before
+    return Done(code, out.getvalue(), err.getvalue())
