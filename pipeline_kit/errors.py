@@ -122,16 +122,38 @@ class TransientError(PipelineKitError):
     """For a stage to raise where the same call may succeed a moment later; see ``runner.retries``."""
 
 
-class RowError(PipelineKitError):
-    """One row failed. `index` is its place in the input, `stage` where it failed."""
+@dataclass(frozen=True, slots=True)
+class RowFailure:
+    """A row that has no result: which, in what stage, and why.
 
-    def __init__(self, index: int, stage: str, error: str, message: str) -> None:
+    :param index: the row's place in the input.
+    :param stage: ``input``, ``tokenizer``, ``model`` or ``postprocessor``.
+    :param error: the class name of the exception.
+    :param message: its message.
+    """
+
+    index: int
+    stage: str
+    error: str
+    message: str
+
+    def __post_init__(self) -> None:
+        """Take secrets out of the message, which may quote what the stage was given."""
+        object.__setattr__(self, "message", hidden(self.message[:10_000]))
+
+    @classmethod
+    def of(cls, index: int, stage: str, error: BaseException) -> RowFailure:
+        """Return the failure of row `index` that `error`, raised in `stage`, means."""
+        return cls(index, stage, type(error).__name__, str(error))
+
+
+class RowError(PipelineKitError):
+    """One row failed; `failure` says which, in what stage, and why."""
+
+    def __init__(self, failure: RowFailure) -> None:
         """Name the row, the stage, the error's class and its message."""
-        super().__init__(f"row {index}: {stage}: {error}: {for_message(message)}")
-        self.index = index
-        self.stage = stage
-        self.error = error
-        self.message = message
+        super().__init__(f"row {failure.index}: {failure.stage}: {failure.error}: {for_message(failure.message)}")
+        self.failure = failure
 
 
 def closest_match(name: object, known: Sequence[str]) -> str | None:

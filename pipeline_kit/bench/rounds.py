@@ -147,8 +147,7 @@ def warm_up(
         if not failures:
             return timings, list(examples)
         if len(failures) == len(examples):
-            first = failures[0]
-            raise RowError(first.index, first.stage, first.error, first.message)
+            raise RowError(failures[0])
         examples = [example for place, example in enumerate(examples) if place not in failures]
 
 

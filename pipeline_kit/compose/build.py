@@ -27,7 +27,7 @@ from pipeline_kit.errors import (
 )
 from pipeline_kit.explain.record import explain
 from pipeline_kit.runtime.batching import BatchingConfig, BatchingPolicy, default_batch_cost, default_max_tokens
-from pipeline_kit.runtime.calls import Retry, StageCalls, no_exit
+from pipeline_kit.runtime.calls import StageCalls, no_exit
 from pipeline_kit.runtime.device import emulated, resolve_device
 from pipeline_kit.runtime.padding import PaddingConfig, PaddingPolicy
 from pipeline_kit.runtime.pipeline import Pipeline
@@ -98,9 +98,8 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     padding = _padding(config.padding, tokenizer, model)
     batching = _batching(config.batching, device, writes=head in get_args(GenerationHead))
     stages = (tokenizer, model, postprocessor)
-    pipeline = Pipeline(
-        *stages, padding, batching, device, {}, calls=StageCalls(Retry(config.runner)), explainer=explain
-    )
+    calls = StageCalls(config.runner.retries, config.runner.retry_delay)
+    pipeline = Pipeline(*stages, padding, batching, device, {}, calls=calls, explainer=explain)
     return replace(pipeline, description=_describe(config, checkpoint, pipeline))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline_kit.errors import hidden
+from pipeline_kit.errors import RowFailure as RowFailure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,26 +159,6 @@ class Checkpoint:
             return tuple(by_index.get(i, f"LABEL_{i}") for i in range(max(by_index) + 1))
         count = self.config.get("num_labels")
         return tuple(f"LABEL_{i}" for i in range(count if isinstance(count, int) else 2))
-
-
-@dataclass(frozen=True, slots=True)
-class RowFailure:
-    """A row that has no result: which, in what stage, and why.
-
-    :param index: the row's place in the input.
-    :param stage: ``input``, ``tokenizer``, ``model`` or ``postprocessor``.
-    :param error: the class name of the exception.
-    :param message: its message.
-    """
-
-    index: int
-    stage: str
-    error: str
-    message: str
-
-    def __post_init__(self) -> None:
-        """Take secrets out of the message, which may quote what the stage was given."""
-        object.__setattr__(self, "message", hidden(self.message[:10_000]))
 
 
 @dataclass

@@ -38,7 +38,6 @@ from pipeline_kit.explain.values import (
     to_numpy,
 )
 from pipeline_kit.runtime.calls import is_interruption
-from pipeline_kit.runtime.chunks import ChunkEncodings
 from pipeline_kit.runtime.padding import split_rows
 
 if TYPE_CHECKING:
@@ -316,7 +315,7 @@ class Recorder:
     """
 
     model: WatchedModel
-    chunks: list[tuple[Sequence[Any], ChunkEncodings]] = field(default_factory=list)
+    chunks: list[tuple[Sequence[Any], Sequence[Any]]] = field(default_factory=list)
     batches: list[SeenBatch] = field(default_factory=list)
     _padded: Sequence[Encoding] = ()
 

@@ -138,7 +138,7 @@ def _row(source: SourceRow, result: Result, layout: Layout, stats: RunStats) -> 
         return layout.row(source.id, source.carried, result)
     except StageError as error:
         stats.failed += 1
-        return RowFailure(source.index, "postprocessor", type(error).__name__, str(error))
+        return RowFailure.of(source.index, "postprocessor", error)
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from pipeline_kit.contract.stages import Model, Postprocessor, TextReader, TextWriter, Tokenizer
-from pipeline_kit.contract.types import Device, Encoding, Example, Result, RowFailure, RowOutput, RunStats
-from pipeline_kit.errors import ExampleError, RowError, StageError, UsageError
+from pipeline_kit.contract.types import Device, Encoding, Example, Result, RowOutput, RunStats
+from pipeline_kit.errors import ExampleError, RowError, RowFailure, StageError, UsageError
 from pipeline_kit.runtime.batching import BatchingPolicy, plan_batches
-from pipeline_kit.runtime.calls import Failed, InStage, StageCalls, is_interruption
-from pipeline_kit.runtime.chunks import Chunk, ChunkEncodings, chunks, encode_chunk
+from pipeline_kit.runtime.calls import StageCalls, is_interruption
 from pipeline_kit.runtime.padding import PaddingPolicy, check_finite, collate, split_rows
+
+FIRST_CHUNK = 64  # A stream's first results should not wait for a whole sort window; chunks grow from here.
 
 Observer = Callable[[str, Any, Any], None]
 """Called after each stage with its name, input and output; see :class:`Pipeline`."""
 
 Outcome = Result | RowFailure
 
+Prepared = Sequence[Example] | RowFailure
+"""What is encoded for an example, or why there is nothing."""
+
+Encoded = list[Encoding] | RowFailure
+"""The encodings of an example, by part and window, or why there are none."""
+
 
 @dataclass
 class Pipeline:
     """A runnable pipeline: call it, or stream through it.
 
-    :param observer: if set, called as ``observer(stage, input, output)`` for ``tokenizer`` (examples, or
-        what `prepare` made of each, encodings), ``padding`` (encodings, TokenBatch), ``model`` (TokenBatch,
-        ModelOutput), ``reduce`` (ModelOutput, ModelOutput) and ``postprocessor`` ((examples, encodings,
-        outputs), results).
+    A server that forms batches of its own calls the four steps of a stream itself: :meth:`encode`, :meth:`batch`,
+    :meth:`forward`, :meth:`postprocess`. Each takes and returns lists; where a row failed, its :class:`RowFailure`
+    stands in its place and is passed on. `rows` are the numbers of the rows, which a failure is given; without them
+    their places are.
+
+    :param observer: if set, called as ``observer(stage, input, output)`` for ``tokenizer`` (what `prepare` made of
+        each example, encodings), ``padding`` (encodings, TokenBatch), ``model`` (TokenBatch, ModelOutput), ``reduce``
+        (ModelOutput, ModelOutput) and ``postprocessor`` ((examples, encodings, outputs), results).
     :param calls: how stages are called.
     :param description: the resolved config as plain data, for people and manifests.
     :param explainer: what :meth:`explain` calls.
@@ -72,8 +83,17 @@ class Pipeline:
         """
         for outcome in self.outcomes(examples, stats):
             if isinstance(outcome, RowFailure):
-                raise RowError(outcome.index, outcome.stage, outcome.error, outcome.message)
+                raise RowError(outcome)
             yield outcome
+
+    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
+        """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""
+        stats = stats or RunStats()
+        for rows, chunk, encoded in self._encoded_chunks(examples, stats):
+            for outcome in self._run_chunk(rows, chunk, encoded, stats):
+                stats.rows += 1
+                stats.failed += isinstance(outcome, RowFailure)
+                yield outcome
 
     def stream_text(self, example: Example, stats: RunStats | None = None) -> Iterator[str]:
         """Return the text that a generating pipeline writes for one example, in pieces as they come.
@@ -84,8 +104,24 @@ class Pipeline:
         :raises UsageError: if the model does not write piece by piece, as with beams.
         :raises RowError: if the example fails.
         """
-        parts = (self.tokenizer, self.model, self.postprocessor, self.padding, self.device.name)
-        return stream_text(*parts, example, RunStats() if stats is None else stats)
+        model, reader = self.model, self.postprocessor
+        if not isinstance(model, TextWriter) or not isinstance(reader, TextReader):
+            stage = reader if isinstance(model, TextWriter) else model
+            raise UsageError(
+                f"{type(stage).__name__} gives no text in pieces; use a task that writes, such as task=text-generation"
+            )
+        stats = stats or RunStats()
+        [found] = self.encode([example], stats=stats)
+        if isinstance(found, RowFailure):
+            raise RowError(found)
+        if len(found) > 1:
+            raise UsageError(
+                f"the text was split into {len(found)} windows, whose texts are joined at the end; set "
+                "tokenizer.overflow to truncate or error"
+            )
+        stats.rows += 1
+        stats.truncated_rows += bool(found[0].truncated or found[0].truncated_chars)
+        return _pieces(model.write(collate(found, self.padding, self.device.name)), reader, example, found[0])
 
     def explain(self, examples: Example | Sequence[Example], *, attentions: bool = False) -> Any:
         """Run on one example, or on a few together, and return a ``Trace`` with the input and output of every stage.
@@ -98,109 +134,73 @@ class Pipeline:
             raise UsageError("this pipeline has no explainer; load it with pipeline_kit.load")
         return self.explainer(self, examples, attentions=attentions)
 
-    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
-        """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""
-        stats = RunStats() if stats is None else stats
-        start = 0
-        for chunk, encoded in self._encoded_chunks(examples, stats):
-            yield from self._run_chunk(chunk.examples, encoded, start, stats)
-            start += len(chunk.examples)
+    def prepare(self, example: Example, row: int = 0, stats: RunStats | None = None) -> Prepared:
+        """Return what is encoded for an example, by the postprocessor's rule."""
+        if type(self.postprocessor).prepare is Postprocessor.prepare:
+            return (example,)
 
-    def _encoded_chunks(self, examples: Iterable[Example], stats: RunStats) -> Iterator[tuple[Chunk, ChunkEncodings]]:
-        """Tokenize each chunk on a second thread while the caller runs the model on the one before."""
-        plain = type(self.postprocessor).prepare is Postprocessor.prepare
-        prepare = None if plain else self.calls.each("input", self.postprocessor.prepare)
-        found = chunks(examples, self.batching.window, prepare)
-        current = next(found, None)
-        if current is None:
-            return
-        following = next(found, None)
-        if following is None:
-            yield current, self._encode(current, 0, stats)
-            return
-        start = 0
-        encoder = ThreadPoolExecutor(1, thread_name_prefix="pipeline-kit-tokenizer")
-        try:
-            pending = encoder.submit(self._encode, current, start, stats)
-            while current is not None:
-                encoded = pending.result()
-                start += len(current.examples)
-                if following is not None:
-                    pending = encoder.submit(self._encode, following, start, stats)
-                yield current, encoded
-                current, following = following, (next(found, None) if following is not None else None)
-        finally:
-            encoder.shutdown(wait=True, cancel_futures=True)
+        def call(examples: Sequence[Example]) -> list[Sequence[Example]]:
+            found = self.postprocessor.prepare(examples[0])
+            if not found:
+                raise StageError("the postprocessor's prepare returned nothing to encode for an example")
+            return [found]
 
-    def _encode(self, chunk: Chunk, start: int, stats: RunStats) -> ChunkEncodings:
-        rows = range(start, start + len(chunk.examples))
+        return self.calls.call("input", call, [example], [row], stats or RunStats())[0]
+
+    def encode(
+        self,
+        examples: Sequence[Example],
+        rows: Sequence[int] | None = None,
+        stats: RunStats | None = None,
+        *,
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[Encoded]:
+        """Tokenize examples; one that fails, in any of its parts, does not touch the others.
+
+        :param prepared: what :meth:`prepare` returned for each; without it, it is called here. It is the
+            postprocessor's, so it must not run while another thread is in :meth:`forward` or :meth:`postprocess`.
+        :returns: for each example its encodings, by part and window, or why there are none.
+        """
+        stats, rows = stats or RunStats(), range(len(examples)) if rows is None else rows
+        if prepared is None:
+            prepared = [self.prepare(example, row, stats) for example, row in zip(examples, rows, strict=True)]
+        good = [place for place, parts in enumerate(prepared) if not isinstance(parts, RowFailure)]
+        lists: Any = [prepared[place] for place in good]
         with stats.timed("tokenizer"):
-            encoded = encode_chunk(
-                self.tokenizer, chunk, lambda call, lists: self.calls.isolated("tokenizer", call, lists, rows, stats)
-            )
+            found = iter(self.calls.call("tokenizer", self._tokenize, lists, [rows[place] for place in good], stats))
+        encoded = [parts if isinstance(parts, RowFailure) else next(found) for parts in prepared]
         if self.observer is not None:
-            self.observer("tokenizer", chunk.examples if chunk.parts is None else chunk.parts, encoded)
+            self.observer("tokenizer", prepared, encoded)
         return encoded
 
-    def _run_chunk(
-        self, chunk: list[Example], encoded: ChunkEncodings, start: int, stats: RunStats
-    ) -> Iterator[Outcome]:
-        """Yield the outcomes of a chunk in order, once all its batches ran."""
-        outcomes: list[Outcome | None] = [None] * len(chunk)
-        owners: list[int] = []
-        flat: list[Encoding] = []
-        for place, item in enumerate(encoded):
-            if isinstance(item, Failed):
-                outcomes[place] = _failure(start + place, "tokenizer", item.error)
-            else:
-                owners.extend([place] * len(item))
-                flat.extend(item)
-        waiting = [0 if isinstance(item, Failed) else len(item) for item in encoded]
-        outputs: list[RowOutput | None] = [None] * len(flat)
-        first = {owner: place for place, owner in reversed(list(enumerate(owners)))}
-        for batch in plan_batches([len(e.input_ids) for e in flat], self.batching, self.padding):
-            ready: list[int] = []
-            numbers = [start + owners[i] for i in batch]
-            found = self.calls.isolated("model", self._forward(stats), [flat[i] for i in batch], numbers, stats)
-            for place, output in zip(batch, found, strict=True):
-                owner = owners[place]
-                if isinstance(output, Failed):
-                    outcomes[owner] = _failure(start + owner, "model", output.error)
-                else:
-                    outputs[place] = output
-                waiting[owner] -= 1
-                if not waiting[owner] and outcomes[owner] is None:
-                    ready.append(owner)
-            rows = [(chunk[i], encoded[i], outputs[first[i] : first[i] + len(encoded[i])]) for i in ready]  # type: ignore[arg-type]
-            for owner, result in zip(ready, self._postprocess(rows, [start + i for i in ready], stats), strict=True):
-                if isinstance(result, Failed):
-                    outcomes[owner] = _failure(start + owner, "postprocessor", result.error)
-                else:
-                    outcomes[owner] = self._annotate(result, encoded[owner], stats)  # type: ignore[arg-type]
-            for owner in ready:  # what a finished row's outputs held is not needed until the chunk ends
-                outputs[first[owner] : first[owner] + len(encoded[owner])] = [None] * len(encoded[owner])  # type: ignore[arg-type]
-        for outcome in outcomes:
-            assert outcome is not None, "every row of a chunk has an outcome"
-            stats.rows += 1
-            stats.failed += isinstance(outcome, RowFailure)
-            yield outcome
+    def batch(self, encodings: Sequence[Encoding]) -> list[list[int]]:
+        """Return which encodings share a batch, by their places: each exactly once, the longest first."""
+        return plan_batches([len(encoding.input_ids) for encoding in encodings], self.batching, self.padding)
 
-    def _forward(self, stats: RunStats) -> Callable[[Sequence[Encoding]], list[RowOutput]]:
+    def forward(
+        self, encodings: Sequence[Encoding], rows: Sequence[int] | None = None, stats: RunStats | None = None
+    ) -> list[RowOutput | RowFailure]:
+        """Pad encodings to one batch, run the model on it, and reduce what it returns, on its device.
+
+        :returns: for each encoding the arrays that :meth:`postprocess` takes, or why there are none.
+        """
+        stats, rows = stats or RunStats(), range(len(encodings)) if rows is None else rows
+        stage = "model"
+
         def call(encodings: Sequence[Encoding]) -> list[RowOutput]:
+            nonlocal stage
+            stage = "model"
             with stats.timed("padding"):
                 batch = collate(encodings, self.padding, self.device.name)
             with stats.timed("model"):
                 output = self.model.forward(batch)
                 check_finite(output, batch)
-            try:
-                with stats.timed("postprocessor"):
-                    reduced = self.postprocessor.reduce(output, batch)
-            except BaseException as error:
-                if isinstance(error, StageError) or is_interruption(error):
-                    raise
-                raise InStage("postprocessor", error) from error
+            stage = "postprocessor"
+            with stats.timed("postprocessor"):
+                reduced = self.postprocessor.reduce(output, batch)
+            stage = "model"
             with stats.timed("model"):  # on a GPU the copy is where the wait for the model's work is
-                rows = split_rows(reduced, batch)
+                split = split_rows(reduced, batch)
             stats.batches += 1
             stats.tokens += int(batch.lengths.sum())
             stats.slots += batch.input_ids.numel()
@@ -208,26 +208,146 @@ class Pipeline:
                 self.observer("padding", encodings, batch)
                 self.observer("model", batch, output)
                 self.observer("reduce", output, reduced)
-            return rows
+            return split
 
-        return call
+        return self.calls.call("model", call, encodings, rows, stats, lambda: stage)
 
-    def _postprocess(
-        self, rows: Sequence[tuple[Any, ...]], numbers: Sequence[int], stats: RunStats
-    ) -> list[Result | Failed]:
-        def call(part: Sequence[tuple[Any, ...]]) -> list[Result]:
-            examples, encodings, outputs = ([row[i] for row in part] for i in range(3))
-            results = self.postprocessor(examples, encodings, outputs)
-            if len(results) != len(examples):
-                raise StageError(f"the postprocessor returned {len(results)} results for {len(examples)} examples")
+    def postprocess(
+        self,
+        examples: Sequence[Example],
+        encoded: Sequence[Encoded],
+        outputs: Sequence[Sequence[RowOutput | RowFailure]],
+        rows: Sequence[int] | None = None,
+        stats: RunStats | None = None,
+    ) -> list[Outcome]:
+        """Make results of what the model returned.
+
+        :param encoded: for each example what :meth:`encode` returned.
+        :param outputs: for each example what :meth:`forward` returned for each of its encodings.
+        """
+        stats, rows = stats or RunStats(), range(len(examples)) if rows is None else rows
+        failures = [
+            item if isinstance(item, RowFailure) else next((o for o in found if isinstance(o, RowFailure)), None)
+            for item, found in zip(encoded, outputs, strict=True)
+        ]
+
+        def call(places: Sequence[int]) -> list[Result]:
+            given: Any = [[values[place] for place in places] for values in (examples, encoded, outputs)]
+            results = self.postprocessor(*given)
+            if len(results) != len(places):
+                raise StageError(f"the postprocessor returned {len(results)} results for {len(places)} examples")
             if self.observer is not None:
-                self.observer("postprocessor", (examples, encodings, outputs), results)
+                self.observer("postprocessor", tuple(given), results)
             return results
 
+        good = [place for place, failure in enumerate(failures) if failure is None]
         with stats.timed("postprocessor"):
-            return self.calls.isolated("postprocessor", call, rows, numbers, stats)
+            found = self.calls.call("postprocessor", call, good, [rows[place] for place in good], stats)
+        outcomes: list[Any] = list(failures)
+        for place, result in zip(good, found, strict=True):
+            outcomes[place] = result
+            if not isinstance(result, RowFailure):
+                self._annotate(result, encoded[place], stats)  # type: ignore[arg-type]
+        return outcomes
 
-    def _annotate(self, result: Result, encodings: Sequence[Encoding], stats: RunStats) -> Result:
+    def _chunks(
+        self, examples: Iterable[Example], stats: RunStats
+    ) -> Iterator[tuple[range, list[Example], list[Prepared]]]:
+        """Cut a stream into chunks that are tokenized and planned together.
+
+        A chunk has at most ``window`` parts to encode, unless one example alone has more of them.
+        """
+        window = self.batching.window
+        size = window if hasattr(examples, "__len__") else min(FIRST_CHUNK, window)
+        chunk: list[Example] = []
+        prepared: list[Prepared] = []
+        start = parts = 0
+        for row, example in enumerate(examples):
+            found = self.prepare(example, row, stats)
+            chunk.append(example)
+            prepared.append(found)
+            parts += 1 if isinstance(found, RowFailure) else len(found)
+            if parts >= size:
+                yield range(start, row + 1), chunk, prepared
+                chunk, prepared, start, parts = [], [], row + 1, 0
+                size = min(size * 4, window)
+        if chunk:
+            yield range(start, start + len(chunk)), chunk, prepared
+
+    def _encoded_chunks(
+        self, examples: Iterable[Example], stats: RunStats
+    ) -> Iterator[tuple[range, list[Example], list[Encoded]]]:
+        """Tokenize each chunk on a second thread while the caller runs the model on the one before."""
+
+        def encode(chunk: tuple[range, list[Example], list[Prepared]]) -> tuple[range, list[Example], list[Encoded]]:
+            rows, examples, prepared = chunk
+            return rows, examples, self.encode(examples, rows, stats, prepared=prepared)
+
+        chunks = self._chunks(examples, stats)
+        current = next(chunks, None)
+        if current is None:
+            return
+        following = next(chunks, None)
+        if following is None:
+            yield encode(current)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="pipeline-kit-tokenizer") as encoder:
+            pending = encoder.submit(encode, current)
+            while following is not None:
+                encoded, current = pending.result(), following
+                pending = encoder.submit(encode, current)
+                yield encoded
+                following = next(chunks, None)
+            yield pending.result()
+
+    def _run_chunk(
+        self, rows: range, examples: list[Example], encoded: list[Encoded], stats: RunStats
+    ) -> list[Outcome]:
+        """Return the outcomes of a chunk in order, once all its batches ran."""
+        outcomes: list[Any] = list(encoded)
+        outputs: list[list[Any]] = [[None] * len(item) if isinstance(item, list) else [] for item in encoded]
+        places = [(owner, part) for owner, found in enumerate(outputs) for part in range(len(found))]
+        flat = [encoding for item in encoded if isinstance(item, list) for encoding in item]
+        waiting = [len(found) for found in outputs]
+        for batch in self.batch(flat):
+            ready: list[int] = []
+            numbers = [rows[places[i][0]] for i in batch]
+            for i, output in zip(batch, self.forward([flat[i] for i in batch], numbers, stats), strict=True):
+                owner, part = places[i]
+                outputs[owner][part] = output
+                waiting[owner] -= 1
+                if not waiting[owner]:
+                    ready.append(owner)
+            results = self.postprocess(
+                [examples[i] for i in ready],
+                [encoded[i] for i in ready],
+                [outputs[i] for i in ready],
+                [rows[i] for i in ready],
+                stats,
+            )
+            for owner, outcome in zip(ready, results, strict=True):
+                outcomes[owner] = outcome
+                outputs[owner] = []  # what a finished row's outputs held is not needed until the chunk ends
+        return outcomes
+
+    def _tokenize(self, lists: Sequence[Sequence[Example]]) -> list[list[Encoding]]:
+        """Encode the parts of several examples in one call; the result says whose each encoding is."""
+        owners = [(place, part) for place, parts in enumerate(lists) for part in range(len(parts))]
+        grouped: list[list[Encoding]] = [[] for _ in lists]
+        seen = [False] * len(owners)
+        for encoding in self.tokenizer.encode([part for parts in lists for part in parts]):
+            if not 0 <= encoding.example < len(owners) or not len(encoding.input_ids):
+                raise StageError("the tokenizer returned an encoding that is empty or belongs to no example")
+            seen[encoding.example] = True
+            place, part = owners[encoding.example]
+            if (place, part) != (encoding.example, 0):
+                encoding = replace(encoding, example=place, part=part)
+            grouped[place].append(encoding)
+        if not all(seen):
+            raise StageError(f"the tokenizer returned no encoding for text {seen.index(False)} of {len(seen)}")
+        return grouped
+
+    def _annotate(self, result: Result, encodings: Sequence[Encoding], stats: RunStats) -> None:
         """Add what a user must know about cut and split texts, so that neither is ever silent."""
         # With only_first the parts of an example have the text that is cut in common: it counts once.
         total = max if self.postprocessor.truncation == "only_first" else sum
@@ -241,64 +361,22 @@ class Pipeline:
         if len(encodings) > len(firsts):
             stats.windows += len(encodings)
             result["windows"] = len(encodings)
-        return result
 
 
-def _failure(index: int, stage: str, error: BaseException) -> RowFailure:
-    if isinstance(error, InStage):
-        stage, error = error.stage, error.cause
-    return RowFailure(index, stage, type(error).__name__, str(error))
-
-
-def stream_text(
-    tokenizer: Tokenizer,
-    model: Model,
-    postprocessor: Postprocessor,
-    padding: PaddingPolicy,
-    device: str,
-    example: Example,
-    stats: RunStats,
-) -> Iterator[str]:
-    """See :meth:`pipeline_kit.runtime.pipeline.Pipeline.stream_text`."""
-    if not isinstance(model, TextWriter) or not isinstance(postprocessor, TextReader):
-        stage = postprocessor if isinstance(model, TextWriter) else model
-        raise UsageError(
-            f"{type(stage).__name__} gives no text in pieces; use a task that writes, such as task=text-generation"
-        )
-    found = encode_chunk(tokenizer, next(chunks([example], 1, postprocessor.prepare)))[0]
-    if isinstance(found, Failed):
-        stage_name, error = ("tokenizer", found.error)
-        if isinstance(error, InStage):
-            stage_name, error = error.stage, error.cause
-        raise RowError(0, stage_name, type(error).__name__, str(error)) from error
-    if len(found) > 1:
-        raise UsageError(
-            f"the text was split into {len(found)} windows, whose texts are joined at the end; set "
-            "tokenizer.overflow to truncate or error"
-        )
-    stats.rows += 1
-    stats.truncated_rows += bool(found[0].truncated or found[0].truncated_chars)
-    return _pieces(model, postprocessor, found[0], example, padding, device)
-
-
-def _pieces(
-    model: TextWriter, reader: TextReader, encoding: Encoding, example: Example, padding: PaddingPolicy, device: str
-) -> Iterator[str]:
-    ids = model.write(collate([encoding], padding, device))
+def _pieces(ids: Iterator[int], reader: TextReader, example: Example, encoding: Encoding) -> Iterator[str]:
     pieces = reader.read(example, encoding, ids)
     try:
-        while (piece := _next(pieces)) is not None:
+        while True:
+            try:
+                piece = next(pieces, None)
+            except BaseException as error:
+                if isinstance(error, UsageError) or is_interruption(error):
+                    raise
+                raise RowError(RowFailure.of(0, "model", error)) from error
+            if piece is None:
+                return
             yield piece
     finally:
         close = getattr(ids, "close", None)  # what was cut off by a stop string goes on being written otherwise
         if close is not None:
             close()
-
-
-def _next(pieces: Iterator[str]) -> str | None:
-    try:
-        return next(pieces, None)
-    except BaseException as error:
-        if isinstance(error, UsageError) or is_interruption(error):
-            raise
-        raise RowError(0, "model", type(error).__name__, str(error)) from error

@@ -267,7 +267,7 @@ def test_h12_a_short_row_is_the_same_in_any_company(make: Make, architecture: st
         try:
             row = built([text, *company])[0]
         except RowError as error:
-            return error.error
+            return error.failure.error
         return float(row["score"]) if row["label"] == "POSITIVE" else 1 - float(row["score"])
 
     for text in texts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -172,7 +173,7 @@ def test_calling_raises_on_the_first_bad_row_and_streaming_after_the_good_ones()
     assert [next(stream)["text"], next(stream)["text"]] == ["a", "b"]
     with pytest.raises(RowError) as caught:
         next(stream)
-    assert (caught.value.index, caught.value.stage) == (2, "tokenizer")
+    assert (caught.value.failure.index, caught.value.failure.stage) == (2, "tokenizer")
 
 
 def test_a_request_to_stop_passes_through() -> None:
@@ -299,3 +300,35 @@ def test_nothing_is_kept_of_a_row_but_its_result() -> None:
         if number % 100 == 99:
             gc.collect()
             assert sum(ref() is not None for ref in alive) <= 4 * 16
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(words, max_size=12), st.integers(1, 80))
+def test_the_four_calls_of_a_stream_make_what_the_stream_makes(texts: list[str], tokens: int) -> None:
+    pipe, stats = make(batching=BatchingPolicy(max_tokens=tokens, window=16)), RunStats()
+    rows = range(100, 100 + len(texts))
+    encoded = pipe.encode(texts, rows, stats)
+    owners = [(row, e) for row, item in enumerate(encoded) if not isinstance(item, RowFailure) for e in item]
+    outputs: list[list[Any]] = [[] for _ in texts]
+    places = [place for batch in pipe.batch([e for _, e in owners]) for place in batch]
+    assert sorted(places) == list(range(len(owners)))
+    for row, encoding in owners:
+        outputs[row] += pipe.forward([encoding], [rows[row]], stats)
+    found = pipe.postprocess(texts, encoded, outputs, rows, stats)
+    counts = RunStats()
+    for row, one, other in zip(rows, found, pipe.outcomes(texts, counts), strict=True):
+        assert one == (replace(other, index=row) if isinstance(other, RowFailure) else other)
+    assert (stats.tokens, stats.windows) == (counts.tokens, counts.windows)
+
+
+def test_each_call_passes_failures_on_and_numbers_rows_by_their_places() -> None:
+    pipe = make(Sums(max_rows=0))
+    one, bad = pipe.encode(["a b", "panic"])
+    assert bad == RowFailure(1, "tokenizer", "Panic", "called `Result::unwrap()` on an `Err` value")
+    assert not isinstance(one, RowFailure)
+    outputs = [pipe.forward(one), []]
+    first, second = pipe.postprocess(["a b", "panic"], [one, bad], outputs)
+    assert isinstance(first, RowFailure)
+    assert (first.stage, second) == ("model", bad)
+    assert pipe.encode(["a"], prepared=[bad]) == [bad]
+    assert (pipe.encode([]), pipe.batch([]), pipe.forward([]), pipe.postprocess([], [], [])) == ([], [], [], [])

@@ -2,82 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from echo_job import EchoModel, echo, echo_config
+from echo_job import EchoModel, EchoPostprocessor, echo, echo_config
 
-from pipeline_kit.contract.types import ModelOutput, RowFailure, RunStats, TokenBatch
-from pipeline_kit.errors import TransientError
-from pipeline_kit.runtime.calls import InStage, Retry, StageCalls
-from pipeline_kit.runtime.config import RunnerConfig
-
-
-class Clock:
-    """Counts the seconds that would have been slept."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    def retry(self, fraction: float = 1.0, **options: object) -> Retry:
-        return Retry(RunnerConfig(**options), self.slept.append, lambda: fraction)  # type: ignore[arg-type]
+from pipeline_kit.contract.types import ModelOutput, Result, RunStats, TokenBatch
+from pipeline_kit.errors import RowFailure, TransientError
+from pipeline_kit.runtime.calls import StageCalls, may_pass
 
 
-def failing(times: int, error: BaseException) -> tuple[list[int], object]:
+def failing(times: int, error: BaseException) -> tuple[list[int], Callable[[Sequence[str]], Sequence[str]]]:
     calls: list[int] = []
 
-    def call() -> str:
+    def call(items: Sequence[str]) -> Sequence[str]:
         calls.append(1)
         if len(calls) <= times:
             raise error
-        return "done"
+        return ["done"]
 
     return calls, call
 
 
-@pytest.mark.parametrize("times", [0, 1, 2])
-def test_a_call_that_fails_for_a_while_is_made_again(times: int) -> None:
-    clock, seen = Clock(), list[BaseException]()
-    calls, call = failing(times, ConnectionResetError("lost"))
-    assert clock.retry(retries=2)(call, seen.append) == "done"  # type: ignore[arg-type]
-    assert (len(calls), len(seen)) == (times + 1, times)
-
-
-def test_it_is_given_up_after_the_last_try() -> None:
-    clock = Clock()
-    calls, call = failing(9, TransientError("busy"))
-    with pytest.raises(TransientError):
-        clock.retry(retries=3, retry_delay=1.0)(call, lambda error: None)  # type: ignore[arg-type]
-    assert (len(calls), clock.slept) == (4, [1.0, 2.0, 4.0])
-
-
-def test_waits_are_capped_and_shaken() -> None:
-    clock = Clock()
-    _, call = failing(99, TimeoutError())
-    with pytest.raises(TimeoutError):
-        clock.retry(fraction=0.5, retries=20, retry_delay=1.0)(call, lambda error: None)  # type: ignore[arg-type]
-    assert clock.slept[0] == 0.5
-    assert max(clock.slept) == clock.slept[-1] == 30.0
-
-
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), KeyboardInterrupt(), MemoryError(), InStage("postprocessor", OSError())]
+    ("times", "error", "retries", "fraction", "slept"),
+    [
+        (0, ConnectionResetError("lost"), 2, 1.0, []),
+        (1, ConnectionResetError("lost"), 2, 1.0, [1.0]),
+        (2, TimeoutError(), 2, 1.0, [1.0, 2.0]),
+        (9, TransientError("busy"), 3, 1.0, [1.0, 2.0, 4.0]),
+        (99, TimeoutError(), 8, 0.5, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]),
+        (1, ValueError("no"), 2, 1.0, []),
+        (1, MemoryError(), 2, 1.0, []),
+    ],
+    ids=str,
 )
-def test_other_errors_are_raised_at_once(error: BaseException) -> None:
-    clock = Clock()
-    calls, call = failing(1, error)
-    with pytest.raises(type(error)):
-        clock.retry()(call, lambda error: None)  # type: ignore[arg-type]
-    assert (len(calls), clock.slept) == (1, [])
+def test_a_call_is_retried_so_often_after_such_waits(
+    times: int, error: BaseException, retries: int, fraction: float, slept: list[float]
+) -> None:
+    waits: list[float] = []
+    calls, call = failing(times, error)
+    stats = RunStats()
+    found = StageCalls(retries, 1.0, None, waits.append, lambda: fraction).call("model", call, ["x"], [7], stats)
+    assert found == ["done"] if len(slept) == times else [RowFailure.of(7, "model", error)]
+    assert (waits, len(calls), stats.retries) == (slept, len(slept) + 1, len(slept))
+
+
+def test_an_interruption_is_not_retried() -> None:
+    calls, call = failing(1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        StageCalls(2).call("model", call, ["x"], [0], RunStats())
+    assert len(calls) == 1
 
 
 def test_what_is_derived_and_a_library_s_class_of_that_name_count() -> None:
     of_a_library = type("ConnectionError", (OSError,), {})
-    for error in (TransientError(), ConnectionResetError(), TimeoutError(), of_a_library()):
-        assert Retry.may_pass(error)
-        assert Retry.may_pass(InStage("postprocessor", error))
-    assert not Retry.may_pass(OSError())
+    assert all(map(may_pass, (TransientError(), ConnectionResetError(), TimeoutError(), of_a_library())))
+    assert not may_pass(OSError())
 
 
 class Flaky(EchoModel):
@@ -93,23 +75,58 @@ class Flaky(EchoModel):
         return super().forward(batch)
 
 
-def outcomes(model: Flaky, texts: Sequence[str], clock: Clock) -> tuple[list[object], RunStats]:
-    pipe = echo(echo_config("unused"), model=model)
-    pipe = replace(pipe, calls=StageCalls(clock.retry(retries=2)))
+def run(model: Flaky, texts: Sequence[str]) -> tuple[list[Result | RowFailure], int, int]:
+    waits: list[float] = []
+    pipe = replace(echo(echo_config("unused"), model=model), calls=StageCalls(2, sleep=waits.append))
     stats = RunStats()
-    return list(pipe.outcomes(texts, stats)), stats
+    return list(pipe.outcomes(texts, stats)), stats.retries, len(waits)
 
 
 def test_a_flaky_stage_costs_no_row_and_is_counted() -> None:
-    clock, model = Clock(), Flaky(2)
-    found, stats = outcomes(model, ["a", "b", "c"], clock)
+    model = Flaky(2)
+    found, *counts = run(model, ["a", "b", "c"])
     assert [row["label"] for row in found] == ["a", "b", "c"]  # type: ignore[index]
-    assert (model.sizes, stats.retries, len(clock.slept)) == ([3, 3, 3], 2, 2)
+    assert (model.sizes, counts) == ([3, 3, 3], [2, 2])
 
 
 def test_a_row_that_always_fails_is_found_without_waiting_for_each_half() -> None:
-    clock, model = Clock(), Flaky(0, never=ord("b"))
-    found, stats = outcomes(model, ["a", "b", "c", "d"], clock)
+    found, *counts = run(Flaky(0, never=ord("b")), ["a", "b", "c", "d"])
     assert [isinstance(row, RowFailure) for row in found] == [False, True, False, False]
     assert found[1] == RowFailure(1, "model", "ConnectionError", "the server is away")
-    assert len(clock.slept) == stats.retries == 2, "only the whole batch is tried again"
+    assert counts == [2, 2], "only the whole batch is tried again"
+
+
+class Away(EchoPostprocessor):
+    """Fails `left` times in `reduce`, with an error that may pass."""
+
+    left = 0
+
+    def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionError("the server is away")
+        return output
+
+
+@pytest.mark.parametrize(("times", "failed"), [(2, False), (99, True)])
+def test_an_error_in_reduce_is_retried_too_and_named_after_its_stage(times: int, failed: bool) -> None:
+    post = Away()
+    post.left = times
+    pipe = replace(echo(echo_config("unused"), postprocessor=post), calls=StageCalls(2, sleep=lambda seconds: None))
+    [found] = pipe.outcomes(["a"])
+    failure = RowFailure(0, "postprocessor", "ConnectionError", "the server is away")
+    assert found == failure if failed else not isinstance(found, RowFailure)
+
+
+def test_the_watch_sees_each_row_once_and_halves_as_they_are_called() -> None:
+    seen: list[tuple[str, list[int]]] = []
+
+    def call(items: Sequence[str]) -> Sequence[str]:
+        if "bad" in items:
+            raise ValueError("no")
+        return items
+
+    calls = StageCalls(watch=lambda stage, rows: seen.append((stage, list(rows))))
+    found = calls.call("model", call, ["a", "a", "bad", "b"], [4, 4, 5, 6], RunStats())
+    assert found == ["a", "a", RowFailure(5, "model", "ValueError", "no"), "b"]
+    assert [rows for _, rows in seen] == [[4, 5, 6], [], [4], [], [5, 6], [], [5], [], [6], []]

@@ -144,7 +144,7 @@ def test_bad_examples_fail_their_row_in_the_input(pipe: Pipeline, example: Any, 
     assert [isinstance(outcome, dict) for outcome in outcomes] == [True, False, True]
     with pytest.raises(RowError, match=message) as raised:
         pipe([example])
-    assert (raised.value.stage, raised.value.error) == ("input", "ExampleError")
+    assert (raised.value.failure.stage, raised.value.failure.error) == ("input", "ExampleError")
 
 
 def test_the_text_is_cut_and_never_a_choice(pipe: Pipeline) -> None:

@@ -309,8 +309,8 @@ def test_bad_examples_fail_their_row_in_the_input(load: Load, example: Any, mess
     assert [isinstance(outcome, dict) for outcome in outcomes] == [True, False, True]
     with pytest.raises(RowError, match=message) as raised:
         load("bert")([example])
-    assert raised.value.stage == "input"
-    assert raised.value.error == "ExampleError"
+    assert raised.value.failure.stage == "input"
+    assert raised.value.failure.error == "ExampleError"
 
 
 def test_a_generic_mask_is_named_for_a_checkpoint_with_another_one(load: Load) -> None:
@@ -376,7 +376,7 @@ def test_a_mask_that_was_cut_off_is_an_error(load: Load) -> None:
     ):
         with pytest.raises(RowError, match=message) as raised:
             pipe(text)
-        assert "tokenizer.overflow=window" in raised.value.message
+        assert "tokenizer.overflow=window" in raised.value.failure.message
 
 
 def test_a_mask_cut_off_on_the_left(load: Load, folders: Callable[[str], Path], tmp_path: Path) -> None:
