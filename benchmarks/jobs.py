@@ -31,12 +31,12 @@ from pipeline_kit.bench.machine import paired_ratio
 from pipeline_kit.bench.rounds import turns
 from pipeline_kit.errors import StageError, UsageError
 from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.job.watcher import JobWatcher
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.rounds import Peak
     from pipeline_kit.job.receipt import Receipt
     from pipeline_kit.job.run import JobSummary
-    from pipeline_kit.job.watcher import JobWatcher
     from pipeline_kit.runtime.pipeline import Pipeline
 
 ROWS, TIMED_ROWS = 1_000_000, 20_000
@@ -68,7 +68,8 @@ def run(source: Path, folder: Path, watcher: JobWatcher, shard: int | None, pipe
     from pipeline_kit.compose.compose import compose
     from pipeline_kit.compose.plugins import load_registry
     from pipeline_kit.files.read.source import Source
-    from pipeline_kit.job.run import Job, run_to_end
+    from pipeline_kit.job.run import run_to_end
+    from pipeline_kit.job.runner import Job
 
     words = ["device=cpu", *([] if shard is None else [f"output.rows_per_shard={shard}"])]
     config = compose(words, registry=load_registry())
@@ -80,23 +81,7 @@ def run(source: Path, folder: Path, watcher: JobWatcher, shard: int | None, pipe
     return summary
 
 
-class Quiet:
-    """Watches a job and does nothing."""
-
-    def resumed(self, rows: int) -> None:
-        """Receive the number of rows that were done before."""
-
-    def loaded(self, notes: Sequence[str]) -> None:
-        """Note that the model is loaded."""
-
-    def advanced(self, stats: Any) -> None:
-        """Receive the progress of the job."""
-
-    def shard(self, receipt: Receipt) -> None:
-        """Note that a shard is done."""
-
-
-class Peaks(Quiet):
+class Peaks(JobWatcher):
     """Watches a job's memory, with a mark of its own for what comes after `first` rows."""
 
     def __init__(self, first: int, stack: ExitStack) -> None:
@@ -162,7 +147,7 @@ def speed(args: argparse.Namespace, rows: int, shard: int | None) -> list[Measur
     sides: dict[str, Callable[[Path, Path], object]] = {
         STREAM: lambda source, folder: deque(pipe.stream(_texts(source)), maxlen=0),
         PLAIN: lambda source, folder: _write_plain(pipe, source, folder / "plain.jsonl"),
-        JOB: lambda source, folder: run(source, folder / "job", Quiet(), shard, pipe),
+        JOB: lambda source, folder: run(source, folder / "job", JobWatcher(), shard, pipe),
     }
     names, seconds = list(sides), {name: list[float]() for name in sides}
     few, source = rows_file(args.work, min(WARM_UP, rows)), rows_file(args.work, rows)

@@ -183,7 +183,7 @@ _NAMES = "key|token|secret|password|passwd|pwd|passphrase|auth|authorization|bea
 _WORD = re.compile(rf"(?:(?:api|access|auth|client|private|secret)?(?:{_NAMES}))s?")
 _SPLIT = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _OVERRIDE = re.compile(r"\s*['\"]?[+~]*([A-Za-z_][^\s='\"{}\[\](),:?&]*)=")
-_EQUALS = re.compile(r"([A-Za-z_][\w.$@/-]*)\\*['\"]?\s?=\s?(?!=)")
+_EQUALS = re.compile(r"(?<![A-Za-z_])([A-Za-z_][\w.$@/-]*)\\*['\"]?\s?=\s?(?!=)")
 _COLON = re.compile(r"(?<=[{,\[])\s*\\*['\"]?([A-Za-z_][\w.$-]*(?: [\w.$-]+)?)\\*['\"]?\s*:\s*")
 _HEADER = re.compile(r"(?i)\b((?:[a-z0-9]+-)*(?:authorization|cookie)|x-[a-z0-9-]+)['\"]?\s*:\s*")
 _QUOTED = re.compile(r"(?<=['\"])([A-Za-z][\w-]*): +")

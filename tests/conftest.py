@@ -31,3 +31,9 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection that leaves this machine."""
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a sync return at once: only a loss of power would show the difference. Tests that count the calls still can."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -6,6 +6,7 @@ postprocessor.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,27 +19,13 @@ from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.stages import Model, Postprocessor, Tokenizer
 from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
 from pipeline_kit.files.read.source import Source
-from pipeline_kit.job.run import Job, JobSummary, run_to_end
+from pipeline_kit.job import sealed
+from pipeline_kit.job.run import JobSummary, run_to_end
+from pipeline_kit.job.runner import Job
+from pipeline_kit.job.watcher import JobWatcher
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.runtime.pipeline import Pipeline
-
-__all__ = [
-    "EchoModel",
-    "EchoPostprocessor",
-    "EchoTokenizer",
-    "Panic",
-    "Silent",
-    "content_of",
-    "dead_of",
-    "echo",
-    "echo_config",
-    "ids_of",
-    "lines_of",
-    "run_echo",
-    "text_of",
-    "write_rows",
-]
 
 
 class Panic(BaseException):
@@ -104,13 +91,6 @@ class EchoPostprocessor(Postprocessor):
         return results
 
 
-class Silent:
-    """Watches a job and says nothing, whatever it is told."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *given: None
-
-
 def echo(config: PipelineConfig, **parts: Any) -> Pipeline:
     """Build what `config` asks for out of echo stages; `parts` replace some."""
     stages: dict[str, Any] = {
@@ -123,6 +103,7 @@ def echo(config: PipelineConfig, **parts: Any) -> Pipeline:
     return Pipeline(**{**stages, **parts}, device=Device(), description={})
 
 
+@functools.cache
 def echo_config(checkpoint: Path | str, *overrides: str) -> PipelineConfig:
     return compose([f"checkpoint.path={checkpoint}", "device=cpu", "output.rows_per_shard=3", *overrides])
 
@@ -132,17 +113,27 @@ def run_echo(
     names: Sequence[str | Path],
     out: Path,
     *,
-    watcher: Any = None,
+    watcher: JobWatcher | None = None,
     restart: bool = False,
+    retry: bool = False,
     build: Callable[[PipelineConfig], Pipeline] = echo,
 ) -> JobSummary:
     with Source.open([str(name) for name in names], config.input, config.task.takes) as source:
-        return run_to_end(Job(config, source, out, build, restart), watcher or Silent())
+        return run_to_end(Job(config, source, out, build, restart, retry), watcher or JobWatcher())
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def reseal(path: Path, **changes: Any) -> None:
+    """Change what a job wrote down, with a hash that is right; ``layout=None`` takes that out."""
+    content = {**json.loads(path.read_text()), **changes}
+    content = {
+        key: value for key, value in content.items() if key != "sha256" and (value is not None or key != "layout")
+    }
+    path.write_text(json.dumps(content | {"sha256": sealed._seal(content)}))
 
 
 def content_of(out: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from pipeline_kit.cli.stdio import is_terminal, say
 from pipeline_kit.contract.types import Device, RowFailure, RunStats
 from pipeline_kit.errors import for_message
+from pipeline_kit.job.watcher import JobWatcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -123,7 +124,7 @@ Telling = Literal["person", "quiet", "json"]
 
 
 @final
-class JobProgress:
+class JobProgress(JobWatcher):
     """Prints the progress of a job."""
 
     def __init__(self, count: Callable[[], int | None], telling: Telling) -> None:

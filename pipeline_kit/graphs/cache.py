@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.errors import ConfigError, Fault
+from pipeline_kit.files.lock import lock_file
 
 _SEAL = "entry.json"
 _LEFTOVER = re.compile(r"\.([0-9a-f]{64})-[a-z0-9_]{8}", re.ASCII)
@@ -52,7 +53,7 @@ def cached(root: Path, key: Mapping[str, Any], build: Callable[[Path], dict[str,
     if facts is None:
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _locked(root / f"{name}.lock") as alone:
+            with lock_file(root / f"{name}.lock", wait=True) as alone:
                 facts = _read(target, name)
                 if facts is None:
                     _make(root, target, key, build, alone)
@@ -96,7 +97,7 @@ def _remove_leftovers(root: Path, mine: str | None) -> None:
         if match[1] == mine:
             shutil.rmtree(left, ignore_errors=True)
             continue
-        with suppress(OSError), _locked(root / f"{match[1]}.lock", wait=False) as alone:
+        with suppress(OSError), lock_file(root / f"{match[1]}.lock", wait=False) as alone:
             if alone:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -146,22 +147,6 @@ def _read(folder: Path, name: str) -> dict[str, Any] | None:
         return facts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of `path`; yields False where there are no locks, or another process holds it and none waits."""
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(
-                file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # let go when the process ends, however it ends
-        except (ImportError, OSError):
-            yield False
-            return
-        yield True
 
 
 def _sha256(path: Path) -> str:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from pipeline_kit.compose.build import build
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.contract.types import RunStats
 from pipeline_kit.errors import UsageError
 from pipeline_kit.files.atomic import refuse_overlap
 from pipeline_kit.files.read.paths import expand_patterns
 from pipeline_kit.files.read.source import Source
-from pipeline_kit.job.receipt import Receipt
-from pipeline_kit.job.retry import retry_job
-from pipeline_kit.job.run import Job, JobSummary, run_to_end
+from pipeline_kit.job.run import JobSummary, run_to_end
+from pipeline_kit.job.runner import Job
 from pipeline_kit.job.watcher import JobWatcher
 
 
@@ -56,22 +54,5 @@ def run_job(
     refuse_overlap([("output", Path(output))], expand_patterns(names))
     takes = config.task.takes
     with Source.open(names, config.input, takes) if rows is None else Source.of(rows, config.input, takes) as source:
-        job = Job(config, source, Path(output), build, restart, plugins)
-        return (retry_job if retry else run_to_end)(job, watcher or _Silent())
-
-
-@final
-class _Silent(JobWatcher):
-    """Watcher that ignores every event."""
-
-    def resumed(self, rows: int) -> None:
-        """Ignore the event."""
-
-    def loaded(self, notes: Sequence[str]) -> None:
-        """Ignore the event."""
-
-    def advanced(self, stats: RunStats) -> None:
-        """Ignore the event."""
-
-    def shard(self, receipt: Receipt) -> None:
-        """Ignore the event."""
+        job = Job(config, source, Path(output), build, restart, retry, plugins)
+        return run_to_end(job, watcher or JobWatcher())

@@ -110,7 +110,7 @@ class JobFolder:
         numbers = sorted({int(match[1]) for match in found if match})
         return [number for number in numbers if os.path.lexists(named(number))]
 
-    def set_aside(self) -> Path:
+    def rename_away(self) -> Path:
         """Rename the folder to the first free name beside it: ``out`` becomes ``out.1``; nothing is deleted.
 
         :raises OutputError: if that fails.

@@ -18,8 +18,7 @@ from pipeline_kit.errors import JobError, for_message, redacted
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.read.source import Source, SourceRow
 from pipeline_kit.files.write.base import Schema
-from pipeline_kit.job import folder as dead_letters
-from pipeline_kit.job.folder import DeadLetter, JobFolder
+from pipeline_kit.job.folder import DeadLetter, JobFolder, lines
 from pipeline_kit.job.manifest import Manifest, write_manifest
 from pipeline_kit.job.receipt import Receipt, read_receipt, shard_of, write_receipt
 from pipeline_kit.job.sealed import changed, digest_of
@@ -30,7 +29,7 @@ from pipeline_kit.runtime.config import JobConfig
 
 @final
 class JobLedger:
-    """A job's books while its folder is locked; the ``Host`` of what makes its shards."""
+    """A job's books while its folder is locked. It writes what the job's runner makes."""
 
     def __init__(self, folder: JobFolder, manifest: Manifest, budget: JobConfig, watcher: JobWatcher) -> None:
         """Open the books of `folder`, whose manifest was read or is new."""
@@ -49,7 +48,7 @@ class JobLedger:
         self.reused = sum(receipt.rows for receipt in self.done.values())
         self.stats = RunStats()
         self._start: float | None = None
-        self._late: list[DeadLetter] = []
+        self._timed_out: list[DeadLetter] = []
 
     @property
     def complete(self) -> bool:
@@ -67,36 +66,39 @@ class JobLedger:
         return 0.0 if self._start is None else perf_counter() - self._start
 
     @property
-    def settled(self) -> Mapping[str, Any] | None:
-        """What an earlier load settled."""
+    def pinned(self) -> Mapping[str, Any] | None:
+        """The options that an earlier load pinned; None if there was none."""
         return self._manifest.settled or None
 
-    def loaded(self, settled: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-        """Begin to count time, and write down what the first load found and settled."""
+    def loaded(self, pinned: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+        """Begin to count time, and write down what the first load found and pinned."""
         if self._start is None:
             self._start = perf_counter()
             self._watcher.loaded(description.get("notes", ()))
-        if not self._manifest.resolved and (description or settled):
-            self._write_manifest(settled=dict(settled), resolved=redacted(_without_options(description)))
+        if not self._manifest.resolved and (description or pinned):
+            resolved = {key: value for key, value in description.items() if key != "options"}  # the identity has them
+            self._write_manifest(settled=dict(pinned), resolved=redacted(resolved))
 
     @property
     def schema(self) -> Schema | None:
-        """What all shards agree on."""
+        """What all shards agree on, going by the first one; None before it, or if there is nothing."""
         return None if self._manifest.schema is None else dict(self._manifest.schema)
 
-    def agree(self, schema: Schema) -> None:
-        """Write down what all shards agree on, before any is written."""
-        self._write_manifest(schema=schema)
-
     def advanced(self, stats: RunStats) -> None:
-        """Pass on how far the job is."""
+        """Pass on how far the job is.
+
+        :param stats: of all shards that are being made.
+        """
         self._watcher.advanced(RunStats.total((self.stats, stats)))
 
-    def late(self, failure: RowFailure, work: ShardTask) -> None:
-        """Count a row that took too long while its shard is still to be made."""
-        row = next(row for row in work.rows if row.index == failure.index)
-        self._late.append(DeadLetter(row.id, row.index, failure))
-        self._check_budget(self._late, len(work.rows))
+    def timed_out(self, failure: RowFailure, task: ShardTask) -> None:
+        """Count a row that took too long while its shard is still to be made.
+
+        :raises JobError: if no row more may fail.
+        """
+        row = next(row for row in task.rows if row.index == failure.index)
+        self._timed_out.append(DeadLetter(row.id, row.index, failure))
+        self._check_budget(self._timed_out, len(task.rows))
 
     def missing(self, source: Source, size: int) -> Iterator[ShardTask]:
         """Yield the shards that are not done, with their rows.
@@ -108,9 +110,10 @@ class JobLedger:
             number += 1
         rows: Iterator[SourceRow] = source.rows(self.done[number - 1].last + 1 if number else 0)
         while batch := list(islice(rows, size)):
-            if number not in self.done:
-                yield ShardTask(number, batch)
-            elif (batch[0].index, batch[-1].index, len(batch)) != self._place(number):
+            done = self.done.get(number)
+            if done is None:
+                yield ShardTask(number, batch, self.schema)
+            elif (batch[0].index, batch[-1].index, len(batch)) != (done.first, done.last, done.rows):
                 raise changed(self._folder.receipt(number), "it names other rows than the input has there")
             number += 1
         self._shards = number
@@ -118,31 +121,30 @@ class JobLedger:
     def keep(self, shard: ShardResult) -> None:
         """Write a shard, then its receipt, which makes it a part of the job.
 
+        Of a shard that is done, these are the rows that failed and were run again: they go into files of their own,
+        which the receipt takes up in one step.
+
         :raises JobError: if more rows failed than may; nothing of the shard is written then.
         """
-        self._late = [letter for letter in self._late if not shard.first <= letter.index <= shard.last]
-        self._check_budget(shard.dead, shard.rows)
-        counts = (shard.rows, shard.rows - len(shard.dead), len(shard.dead))
-        contents = self._contents(shard)
-        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        job = self._manifest.key
-        receipt = Receipt(job, shard.number, shard.first, shard.last, *counts, files, _numbers(shard.stats))
-        self._commit(receipt, contents)
+        before, dead, written = self.done.get(shard.number), len(shard.dead), shard.rows - len(shard.dead)
+        if before is None:
+            self._timed_out = [letter for letter in self._timed_out if not shard.first <= letter.index <= shard.last]
+            self._check_budget(shard.dead, shard.rows)
         self.stats = RunStats.total((self.stats, shard.stats))
-        self._watcher.shard(receipt)
-
-    def keep_again(self, shard: ShardResult) -> None:
-        """Take up rows of a shard that failed before and were run again: into files of their own, in one step."""
-        before = self.done[shard.number]
-        good = shard.rows - len(shard.dead)
-        self.stats = RunStats.total((self.stats, shard.stats))
-        if not good:
+        if before is not None and not written:
             return  # the old dead letters say it all
-        contents = self._contents(shard, f".retry-{_tries(before) + 1}")
-        files = {name: digest for name, digest in before.files.items() if not name.startswith("_dead/")}
-        files |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        counts = {name: before.counts.get(name, 0) + value for name, value in _numbers(shard.stats).items()}
-        receipt = replace(before, written=before.written + good, dead=len(shard.dead), files=files, counts=counts)
+        if self._manifest.schema is None and shard.schema is not None:
+            self._write_manifest(schema=shard.schema)
+        contents = self._contents(shard, "" if before is None else f".retry-{_tries(before) + 1}")
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        counts = _numbers(shard.stats)
+        if before is None:
+            place = (self._manifest.key, shard.number, shard.first, shard.last)
+            receipt = Receipt(*place, shard.rows, written, dead, files, counts)
+        else:
+            files = {name: sha for name, sha in before.files.items() if not name.startswith("_dead/")} | files
+            counts = {name: before.counts.get(name, 0) + value for name, value in counts.items()}
+            receipt = replace(before, written=before.written + written, dead=dead, files=files, counts=counts)
         self._commit(receipt, contents)
         self._watcher.shard(receipt)
 
@@ -177,12 +179,12 @@ class JobLedger:
         self._manifest = replace(self._manifest, **changed)
         write_manifest(self._folder.manifest, self._manifest)
 
-    def _contents(self, shard: ShardResult, again: str = "") -> dict[str, bytes]:
+    def _contents(self, shard: ShardResult, again: str) -> dict[str, bytes]:
         """Return what is to be written for a shard, by its path in the job's folder."""
         folder, number = self._folder, shard.number
         contents = {folder.shard(number, again + suffix): content for suffix, content in shard.files.items()}
         if shard.dead:
-            contents[folder.dead(number, again)] = dead_letters.lines(shard.dead)
+            contents[folder.dead(number, again)] = lines(shard.dead)
         return {path.relative_to(folder.path).as_posix(): content for path, content in contents.items()}
 
     def _commit(self, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
@@ -252,10 +254,6 @@ class JobLedger:
         """Return the files that the receipt of a shard names, with the SHA-256 of each."""
         return self._known[number].files if number in self._known else {}
 
-    def _place(self, number: int) -> tuple[int, int, int]:
-        receipt = self.done[number]
-        return receipt.first, receipt.last, receipt.rows
-
     def _check_budget(self, dead: Sequence[DeadLetter], rows: int) -> None:
         if not dead:
             return
@@ -270,10 +268,6 @@ class JobLedger:
                 "more; what is done is kept.\n"
                 "  To go on, run the same command with job.max_failed_rows=N, '1%' or null: failed rows are kept aside"
             )
-
-
-def _without_options(description: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in description.items() if key != "options"}  # the identity has them
 
 
 def _tries(receipt: Receipt) -> int:

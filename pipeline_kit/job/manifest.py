@@ -15,10 +15,9 @@ from pipeline_kit.checkpoint.resolve import fingerprint, resolve_checkpoint
 from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.registry import KINDS
 from pipeline_kit.errors import OutputError, UsageError, for_message, redacted
-from pipeline_kit.job.sealed import are_numbers, changed, read_sealed, sha256, write_sealed
+from pipeline_kit.job.sealed import LAYOUT, are_numbers, changed, read_sealed, sha256, write_sealed
 from pipeline_kit.version import __version__
 
-LAYOUT = 1
 MOST_SHOWN = 8
 
 

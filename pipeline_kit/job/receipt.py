@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_kit.job.sealed import are_numbers, changed, digest_of, is_count, read_sealed, write_sealed
+from pipeline_kit.job.sealed import LAYOUT, are_numbers, changed, digest_of, is_count, read_sealed, write_sealed
 
 _FILE = re.compile(
     r"(?:part-(\d{5,18})(?:\.retry-[1-9]\d{0,5})?\.(?:jsonl|csv|parquet|npy)"
@@ -39,6 +39,7 @@ class Receipt:
     dead: int
     files: Mapping[str, str]
     counts: Mapping[str, float]
+    layout: int = LAYOUT
 
     def is_whole(self, folder: Path) -> bool:
         """Return whether every file is in the job's `folder` as it was written."""
@@ -65,7 +66,8 @@ def write_receipt(path: Path, receipt: Receipt) -> None:
 def read_receipt(path: Path) -> Receipt | None:
     """Read a receipt; None if it is missing or was damaged.
 
-    :raises OutputError: if it is whole and says what no job writes, such as a file outside the job's folder.
+    :raises OutputError: if it is whole and says what no job writes, such as a file outside the job's folder; or of a
+        newer version.
     """
     try:
         content = read_sealed(path)
@@ -81,7 +83,7 @@ def read_receipt(path: Path) -> Receipt | None:
 
 def _wrong(content: Mapping[str, Any]) -> str | None:
     """Return what a job does not write in a receipt; None if all is as a job writes it."""
-    if content.keys() != Receipt.__dataclass_fields__.keys():
+    if {"layout", *content} != Receipt.__dataclass_fields__.keys() or content.get("layout", 1) != LAYOUT:
         return "the receipt has other fields than a job writes"
     counts = [content[name] for name in ("shard", "first", "last", "rows", "written", "dead")]
     if not all(map(is_count, counts)) or not are_numbers(content["counts"]):

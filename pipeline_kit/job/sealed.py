@@ -9,12 +9,18 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import Timeout
+
 from pipeline_kit.errors import OutputError, for_message
 from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.files.lock import lock_file
+
+LAYOUT = 1
+"""The number of how a job's folder is laid out; raised when an older version could not read it any more."""
 
 
 def write_sealed(path: Path, content: Mapping[str, Any], *, indent: int | None = None) -> None:
@@ -30,16 +36,24 @@ def write_sealed(path: Path, content: Mapping[str, Any], *, indent: int | None =
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """Read what :func:`write_sealed` wrote; None if it was damaged or cut.
 
-    :raises OutputError: if the file is a link, a pipe, or anything else but a regular file.
+    :raises OutputError: if the file is a link, a pipe, or anything else but a regular file; or of a newer version.
     :raises OSError: if it cannot be read.
     """
     with opened(path) as file:
         data = file.read()
     try:
         content: dict[str, Any] = json.loads(data)
-        return content if content.pop("sha256") == _seal(content) else None
+        if content.pop("sha256") != _seal(content):
+            return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    layout = content.get("layout", 1)  # the first receipts had none
+    if is_count(layout) and layout > LAYOUT:
+        raise OutputError(
+            f"{path}: was written by a newer pipeline-kit (layout {layout}; this version reads up to {LAYOUT}): "
+            "update pipeline-kit, or begin anew with --restart (the folder is renamed, nothing is deleted)"
+        )
+    return content
 
 
 def digest_of(path: Path) -> str | None:
@@ -99,55 +113,39 @@ def _seal(content: Mapping[str, Any]) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` while the body runs.
-
-    The system releases the lock when a process dies, so a dead one's is simply taken over. The file itself
-    stays: removing it could remove one that another process has just locked.
+    """Hold the lock file `path` while the body runs. On a file system without locks nothing is held.
 
     :raises OutputError: if another process holds it, which is named; or if the file is not a lock.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be opened: {error.strerror or error}") from error
-    try:
-        if not _taken(descriptor):
-            raise OutputError(f"{path.parent}: another process writes to this folder: {_holder(descriptor)}")
-        if os.pread(descriptor, 1, 0) and _pid(descriptor) is None:
+
+    def sign(descriptor: int) -> None:
+        if os.pread(descriptor, 1, 0) and _holder(path) is None:
             raise changed(path, "a job writes there which process has the folder")
         with suppress(OSError):  # who holds it is only for messages
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_file(path, wait=False, on_locked=sign))
+        except Timeout as error:
+            holder = _holder(path)
+            if holder is None:
+                said = "it did not say which"
+            else:
+                said = f"process {holder['pid']} on {for_message(str(holder['host']), 80)}"
+            said = f"another process writes to this folder: {said}; wait for it or stop it"
+            raise OutputError(f"{path.parent}: {said}") from error
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be opened: {error.strerror or error}") from error
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; its open files cannot be replaced by another process
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True
-
-
-def _holder(descriptor: int) -> str:
-    found = _pid(descriptor)
-    if found is None:
-        return "it did not say which; wait for it or stop it"
-    return f"process {found['pid']} on {for_message(str(found['host']), 80)}; wait for it or stop it"
-
-
-def _pid(descriptor: int) -> dict[str, Any] | None:
+def _holder(path: Path) -> dict[str, Any] | None:
     """Read which process wrote the lock last; None if nothing says so."""
     try:
-        found: dict[str, Any] = json.loads(os.pread(descriptor, 1000, 0))
+        with opened(path) as file:
+            found: dict[str, Any] = json.loads(file.read(1000))
         return found if found.keys() == {"pid", "host"} and is_count(found["pid"]) else None
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, OutputError, ValueError, AttributeError, RecursionError):
         return None

@@ -9,30 +9,37 @@ import signal
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from time import monotonic
-from typing import Any, final
+from typing import Any
 
+from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.types import RunStats
-from pipeline_kit.files.write.base import OutputValues, Schema, ShardFormat
-from pipeline_kit.files.write.layout import Layout
-from pipeline_kit.job.shard import Listener, ShardResult, run_shard, with_pinned_options, with_worker_share
+from pipeline_kit.files.write.formats import shard_format
+from pipeline_kit.job.runner import layout_of, with_pinned_options
+from pipeline_kit.job.shard import run_shard
 from pipeline_kit.runtime.pipeline import Pipeline
 
-TOLD_SECONDS = 0.2
+PROGRESS_SECONDS = 0.2
 
 
 def main(connection: Connection) -> None:
-    """Serve a job until it says that there is no more, or is gone."""
+    """Serve a job until it says that there is no more, or is gone.
+
+    The job sends the arguments of :func:`serve`, then one `ShardTask` at a time. The worker sends tuples, whose first
+    item says what they are: ``loaded`` with the pinned options and the description, ``stage`` with a stage and its
+    rows as it begins a call, and with no rows after it, ``progress`` with the stats so far, ``shard`` with a result,
+    ``failed`` with an error's class, message and traceback.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c reaches all processes of a terminal; the job decides
     _end_with_the_job()
     try:
-        _Worker(connection).serve()
+        serve(connection, *connection.recv())
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except BaseException as error:
-        connection.send(WorkerFailed(type(error).__name__, str(error), traceback.format_exc()))
+        connection.send(("failed", type(error).__name__, str(error), traceback.format_exc()))
 
 
 def _end_with_the_job() -> None:
@@ -47,125 +54,45 @@ def _end_with_the_job() -> None:
     threading.Thread(target=watch, daemon=True, name="pipeline-kit-parent").start()
 
 
-@final
-class _Worker(Listener):
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._sending = threading.Lock()
-        self._schema: Schema | None = None
-        self._numbers: Sequence[int] = ()
-        self._told = 0.0
+def serve(
+    connection: Connection, data: Mapping[str, Any], plugins: Sequence[str], pinned: Mapping[str, Any], number: int
+) -> None:
+    """Build the pipeline of the config `data`, then make shards."""
+    from pipeline_kit.compose.build import build
+    from pipeline_kit.compose.plugins import load_registry
+    from pipeline_kit.compose.schema import parse_config
 
-    def serve(self) -> None:
-        start: Start = self._connection.recv()
-        pipeline = self._built(start)
-        self._send(Loaded(pipeline.model.settled, dict(pipeline.description)))
+    sending = threading.Lock()  # a stage may run on a second thread
+    reported = 0.0
 
-        def agree(rows: Sequence[OutputValues]) -> Schema | None:
-            if self._schema is None and (schema := start.format.schema(rows)) is not None:
-                self._send(Proposed(schema))
-                answer: Agreed = self._connection.recv()
-                self._schema = answer.schema
-            return self._schema
+    def send(*message: Any) -> None:
+        with sending:
+            connection.send(message)
 
-        while (work := self._connection.recv()) is not None:
-            self._send(ShardDone(run_shard(pipeline, work, start.layout, start.format, agree, self)))
+    def progress(stats: RunStats) -> None:
+        nonlocal reported
+        if monotonic() - reported > PROGRESS_SECONDS:
+            reported = monotonic()
+            send("progress", stats)
 
-    def told(self, stats: RunStats) -> None:
-        if monotonic() - self._told > TOLD_SECONDS:
-            self._told = monotonic()
-            self._send(Progress(stats))
-
-    def numbered(self, rows: Sequence[int]) -> None:
-        self._numbers = rows
-
-    def _entered(self, stage: str, rows: Sequence[int]) -> None:
-        numbers = self._numbers
-        self._send(StageStarted(stage, [numbers[row] for row in rows]))
-
-    def _built(self, start: Start) -> Pipeline:
-        from pipeline_kit.compose.build import build
-        from pipeline_kit.compose.plugins import load_registry
-        from pipeline_kit.compose.schema import parse_config
-
-        config = parse_config(start.data, load_registry(start.plugins), [])
-        pipeline = build(with_pinned_options(with_worker_share(config, start.worker, start.workers), start.settled))
-        gc.freeze()  # what torch and the model are made of lives as long as the process
-        if not start.told:
-            return pipeline
-        return replace(pipeline, calls=replace(pipeline.calls, watch=self._entered))
-
-    def _send(self, message: Any) -> None:
-        with self._sending:
-            self._connection.send(message)
+    config = parse_config(data, load_registry(plugins), [])
+    pipeline: Pipeline = build(with_pinned_options(_with_worker_share(config, number), pinned))
+    gc.freeze()  # what torch and the model are made of lives as long as the process
+    send("loaded", pipeline.model.settled, dict(pipeline.description))
+    layout = layout_of(config)
+    format = shard_format(config.output, layout)
+    watch = None if config.runner.batch_timeout is None else lambda stage, rows: send("stage", stage, rows)
+    while (task := connection.recv()) is not None:
+        send("shard", run_shard(pipeline, task, layout, format, progress, watch))
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """To a worker, first: what to build. A worker then gets a ``Work`` at a time, and None at the end.
+def _with_worker_share(config: PipelineConfig, worker: int) -> PipelineConfig:
+    """Return the config with this worker's GPU, one after another, and its part of the CPU's threads."""
+    import torch
 
-    :param data: the config as plain data.
-    :param told: whether it says what stage works on which rows.
-    """
-
-    data: Mapping[str, Any]
-    plugins: Sequence[str]
-    settled: Mapping[str, Any]
-    layout: Layout
-    format: ShardFormat
-    worker: int
-    workers: int
-    told: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The pipeline is built."""
-
-    settled: Mapping[str, Any]
-    description: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class StageStarted:
-    """A stage begins a call on these rows, numbered as in the input; with none: the call has ended."""
-
-    stage: str
-    rows: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the shard is."""
-
-    stats: RunStats
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """What all shards could agree on, going by this one; the worker waits for :class:`Agreed`."""
-
-    schema: Schema
-
-
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    """What all shards do agree on."""
-
-    schema: Schema
-
-
-@dataclass(frozen=True, slots=True)
-class ShardDone:
-    """The shard is made."""
-
-    shard: ShardResult
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFailed:
-    """The worker cannot continue: the error's class, its message, and where it was raised."""
-
-    error: str
-    message: str
-    trace: str
+    device = config.device
+    threads = max(1, (device.threads or torch.get_num_threads()) // config.runner.workers)
+    index = device.index
+    if index is None and device.name in ("auto", "cuda") and torch.cuda.is_available():
+        index = worker % torch.cuda.device_count()
+    return replace(config, device=replace(device, threads=threads, index=index))

@@ -14,188 +14,152 @@ from typing import Any, final
 from pipeline_kit import errors
 from pipeline_kit.contract.types import RowFailure, RunStats
 from pipeline_kit.errors import JobError, PipelineKitError
-from pipeline_kit.job import worker
-from pipeline_kit.job.shard import JobPlan, ShardHost, ShardResult, ShardRunner, ShardTask
-from pipeline_kit.job.worker import Agreed, Loaded, Progress, Proposed, ShardDone, StageStarted, Start, WorkerFailed
+from pipeline_kit.job.ledger import JobLedger
+from pipeline_kit.job.runner import Job, Runner
+from pipeline_kit.job.shard import ShardResult, ShardTask
+from pipeline_kit.job.worker import main
 
 LOADING = "loading"
 SECONDS_TO_LOAD = 600.0
 
 
 @final
-class WorkerPool(ShardRunner):
-    """Hands out shards to workers, one at a time to each.
+class WorkerPool(Runner):
+    """Hands out shards to workers, one at a time to each: as many as ``runner.workers`` says, or as there are shards.
 
     The first worker that has loaded settles how the others load, and the first shard settles what all agree on,
     so the result is that of one process.
     """
 
-    def __init__(self, plan: JobPlan, host: ShardHost) -> None:
-        """Make shards by `plan`, with as many workers as ``runner.workers`` says, or as there are shards."""
-        self._plan, self._host = plan, host
-        self._runner = plan.config.runner
-        self._hands: list[WorkerProcess] = []
-        self._settled: Mapping[str, Any] | None = host.settled
-        self._missing: Iterator[ShardTask] = iter(())
+    def __init__(self, job: Job, ledger: JobLedger) -> None:
+        """Start no process before there is a shard for it."""
+        super().__init__(job, ledger)
+        self._timeout = job.config.runner.batch_timeout
+        self._workers: list[WorkerProcess] = []
+        self._pinned: Mapping[str, Any] | None = ledger.pinned
 
-    def finished(self, missing: Iterator[ShardTask]) -> Iterator[ShardResult]:
+    def shards(self, tasks: Iterator[ShardTask]) -> Iterator[ShardResult]:
         """Yield shards as they are finished."""
-        self._missing = missing
-        while len(self._hands) < self._runner.workers and (work := next(self._missing, None)) is not None:
-            hand = WorkerProcess(len(self._hands))
-            hand.work = work
-            self._hands.append(hand)
-            self._start(hand)
-        while any(hand.work is not None for hand in self._hands):
-            wait([hand.connection for hand in self._hands], timeout=self._patience())
-            for hand in list(self._hands):
-                while hand.connection.poll():
-                    made = self._hear(hand)
-                    if made is not None:
-                        yield made
-            self._settle_schema()
+        while len(self._workers) < self.job.config.runner.workers and (task := next(tasks, None)) is not None:
+            self._workers.append(WorkerProcess(len(self._workers), task))
+            self._start(self._workers[-1])
+        while any(worker.task is not None for worker in self._workers):
+            wait([worker.connection for worker in self._workers], timeout=self._patience())
+            for worker in self._workers:
+                while worker.connection.poll():
+                    self._receive(worker)
+            yield from self._finished(tasks)
             self._end_late()
 
     def close(self) -> None:
         """End the workers."""
-        for hand in self._hands:
-            hand.end()
-        self._hands.clear()
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
 
-    def _start(self, hand: WorkerProcess) -> None:
+    def _start(self, worker: WorkerProcess) -> None:
         """Send the config: to the first worker, and to the others once the first has made its choices."""
-        if hand.started or (self._settled is None and hand.number > 0):
-            return
-        hand.started = True
-        hand.entered[LOADING] = (monotonic(), ())
-        plan, runner = self._plan, self._runner
-        hand.send(
-            Start(
-                plan.config.data,
-                plan.plugins,
-                self._settled or {},
-                plan.layout,
-                plan.format,
-                hand.number,
-                runner.workers,
-                runner.batch_timeout is not None,
-            )
-        )
+        if self._pinned is not None or worker.number == 0:
+            worker.entered[LOADING] = (monotonic(), ())
+            worker.send((self.job.config.data, self.job.plugins, self._pinned or {}, worker.number))
 
-    def _hear(self, hand: WorkerProcess) -> ShardResult | None:
+    def _receive(self, worker: WorkerProcess) -> None:
         try:
-            message = hand.connection.recv()
+            message = worker.connection.recv()
         except (EOFError, OSError) as error:
-            raise hand.died() from error
+            raise worker.died() from error
         match message:
-            case Loaded():
-                self._loaded(hand, message)
-            case StageStarted():
-                if message.rows:
-                    hand.entered[message.stage] = (monotonic(), message.rows)
+            case "loaded", pinned, description:
+                worker.entered.clear()
+                first = self._pinned is None
+                if first:
+                    self._pinned = pinned
+                self.ledger.loaded(pinned, description)
+                worker.send(worker.task)
+                for other in self._workers if first else ():
+                    if other is not worker:
+                        self._start(other)
+            case "stage", stage, rows:
+                if rows:
+                    worker.entered[stage] = (monotonic(), rows)
                 else:
-                    hand.entered.pop(message.stage, None)
-            case Progress():
-                hand.live = message.stats
-                self._host.advanced(RunStats.total(each.live for each in self._hands))
-            case Proposed():
-                hand.proposed = message.schema
-            case ShardDone():
-                hand.live = RunStats()
-                hand.work = next(self._missing, None)
-                if hand.work is not None:
-                    hand.send(hand.work)
-                return message.shard
-            case WorkerFailed():
-                raise _error(message)
-        return None
+                    worker.entered.pop(stage, None)
+            case "progress", stats:
+                worker.live = stats
+                self.ledger.advanced(RunStats.total(each.live for each in self._workers))
+            case "shard", result:
+                worker.live, worker.result = RunStats(), result
+            case "failed", name, text, trace:
+                raise _error(name, text, trace)
 
-    def _loaded(self, hand: WorkerProcess, message: Loaded) -> None:
-        hand.entered.pop(LOADING, None)
-        first = self._settled is None
-        if first:
-            self._settled = message.settled
-        self._host.loaded(message.settled, message.description)
-        hand.send(hand.work)
-        if first:
-            for other in self._hands:
-                self._start(other)
+    def _finished(self, tasks: Iterator[ShardTask]) -> Iterator[ShardResult]:
+        """Yield the results that came in, and hand out the next tasks.
 
-    def _settle_schema(self) -> None:
-        """Let the first of the shards that are being made settle what all agree on, then tell those that wait."""
-        waiting = [hand for hand in self._hands if hand.proposed is not None]
-        if not waiting:
-            return
-        if self._host.schema is None:
-            first = min((hand for hand in self._hands if hand.work is not None), key=lambda hand: hand.work.number)  # type: ignore[union-attr]
-            if first.proposed is None:
-                return
-            self._host.agree(first.proposed)
-        assert self._host.schema is not None
-        for hand in waiting:
-            hand.proposed = None
-            hand.send(Agreed(self._host.schema))
+        While there is no schema, a result that has one waits for those of the tasks before it: the first settles it.
+        """
+        waiting = False
+        for worker in sorted(self._workers, key=lambda worker: -1 if worker.task is None else worker.task.number):
+            result, schema = worker.result, self.ledger.schema
+            if result is None or worker.task is None:
+                waiting = waiting or worker.task is not None
+            elif schema is None and result.schema is not None and waiting:
+                continue
+            elif schema not in (None, result.schema):  # it was made before the first result had settled that
+                worker.give(replace(worker.task, schema=schema))
+            else:
+                worker.give(next(tasks, None))
+                yield result
 
     def _patience(self) -> float | None:
-        """Return how long nothing need be heard before some stage has taken too long."""
-        if self._runner.batch_timeout is None:
-            return None
-        ends = [since + self._limit(stage) for hand in self._hands for stage, (since, _) in hand.entered.items()]
-        return max(0.0, min(ends) - monotonic()) + 0.001 if ends else None
+        """Return how long nothing need be received before some stage has taken too long."""
+        ends = [since + self._limit(stage) for worker in self._workers for stage, (since, _) in worker.entered.items()]
+        return None if self._timeout is None or not ends else max(0.0, min(ends) - monotonic()) + 0.001
 
     def _limit(self, stage: str) -> float:
         """Return how many seconds a stage may take."""
-        limit = self._runner.batch_timeout
-        assert limit is not None, "asked only where there is one"
+        limit = self._timeout or 0.0
         return max(limit, SECONDS_TO_LOAD) if stage == LOADING else limit
 
     def _end_late(self) -> None:
         """End workers of which a stage takes too long; their shards are made again, the rows in question alone."""
-        if self._runner.batch_timeout is None:
-            return
         now = monotonic()
-        for place, hand in enumerate(self._hands):
-            late = next((item for item in hand.entered.items() if now - item[1][0] > self._limit(item[0])), None)
+        for place, worker in enumerate(self._workers if self._timeout is not None else ()):
+            late = next((item for item in worker.entered.items() if now - item[1][0] > self._limit(item[0])), None)
             if late is None:
                 continue
-            if late[0] == LOADING:
+            stage, (_, rows) = late
+            if stage == LOADING:
                 raise JobError(
-                    f"worker {hand.number} did not load in {self._limit(LOADING):g} s; its process was ended. Loading "
-                    f"may take {SECONDS_TO_LOAD:g} s, or runner.batch_timeout if that is more.\n"
+                    f"worker {worker.number} did not load in {self._limit(LOADING):g} s; its process was ended. "
+                    f"Loading may take {SECONDS_TO_LOAD:g} s, or runner.batch_timeout if that is more.\n"
                     "  A checkpoint that takes long to download: run once without runner.batch_timeout"
                 )
-            assert hand.work is not None, "only a worker with a shard enters stages"
-            stage, (_, rows) = late
-            work = _suspected(hand.work, stage, rows, self._limit(stage))
-            hand.end()
-            fresh = self._hands[place] = WorkerProcess(hand.number)
-            fresh.work = work
-            for row in work.late.keys() - hand.work.late.keys():
-                self._host.late(work.late[row], work)
+            assert worker.task is not None, "only a worker with a shard enters stages"
+            worker.end()
+            alone, timed_out = worker.task.run_alone | set(rows), worker.task.timed_out
+            if len(rows) == 1:
+                alone -= set(rows)
+                told = f"stage '{stage}' returned nothing for this row in {self._limit(stage):g} s "
+                told += "(runner.batch_timeout); its process was ended"
+                timed_out = {**timed_out, rows[0]: RowFailure(rows[0], stage, "StageTimeout", told)}
+            task = replace(worker.task, run_alone=alone, timed_out=timed_out)
+            self._workers[place] = fresh = WorkerProcess(worker.number, task)
+            if len(rows) == 1:
+                self.ledger.timed_out(timed_out[rows[0]], task)
             self._start(fresh)
 
 
-def _suspected(work: ShardTask, stage: str, rows: Any, limit: float) -> ShardTask:
-    """Narrow down which row takes too long: those that a stage was given together are next run alone."""
-    if len(rows) > 1:
-        return replace(work, alone=work.alone | set(rows))
-    told = f"stage '{stage}' returned nothing for this row in {limit:g} s (runner.batch_timeout); its process was ended"
-    failure = RowFailure(rows[0], stage, "StageTimeout", told)
-    return replace(work, alone=work.alone - set(rows), late={**work.late, rows[0]: failure})
-
-
-def _error(broke: WorkerFailed) -> PipelineKitError:
+def _error(name: str, message: str, trace: str) -> PipelineKitError:
     """Return the error of a worker as one of this process."""
-    kind: Any = getattr(errors, broke.error, None)
-    ours = isinstance(kind, type) and issubclass(kind, PipelineKitError) and kind.__init__ is PipelineKitError.__init__
+    kind: Any = getattr(errors, name, None)
+    known = isinstance(kind, type) and issubclass(kind, PipelineKitError)
     error: PipelineKitError
-    if ours:
-        error = kind(broke.message)
+    if known and kind.__init__ is PipelineKitError.__init__:
+        error = kind(message)
     else:
-        known = isinstance(kind, type) and issubclass(kind, PipelineKitError)
-        error = JobError(broke.message if known else f"a worker failed: {broke.error}: {broke.message}")
+        error = JobError(message if known else f"a worker failed: {name}: {message}")
         error.exit_code = getattr(kind, "exit_code", 1)
-    error.add_note(broke.trace)
+    error.add_note(trace)
     return error
 
 
@@ -206,24 +170,22 @@ SECONDS_TO_END = 2.0
 class WorkerProcess:
     """One worker.
 
-    :ivar work: the shard that it makes or will make; None if it waits for one.
-    :ivar started: whether it was told what to build.
+    :ivar task: the shard that it makes or will make; None if there are no more.
+    :ivar result: what it has made of it, until the pool yields it.
     :ivar entered: by stage, since when it works on which rows, ``time.monotonic()``.
-    :ivar proposed: what all shards could agree on, while it waits to hear what they do; None otherwise.
     """
 
-    def __init__(self, number: int) -> None:
-        """Start the process; it loads nothing before it is told what."""
+    def __init__(self, number: int, task: ShardTask) -> None:
+        """Start the process; it loads nothing before it receives a config."""
         self.number = number
-        self.work: ShardTask | None = None
-        self.started = False
+        self.task: ShardTask | None = task
+        self.result: ShardResult | None = None
         self.live = RunStats()
         self.entered: dict[str, tuple[float, Sequence[int]]] = {}
-        self.proposed: Any = None
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         name = f"pipeline-kit-worker-{number}"
-        self.process = context.Process(target=worker.main, args=(theirs,), daemon=True, name=name)
+        self.process = context.Process(target=main, args=(theirs,), daemon=True, name=name)
         with _without_interrupts():
             self.process.start()
         theirs.close()
@@ -238,6 +200,12 @@ class WorkerProcess:
         except OSError as error:
             raise self.died() from error
 
+    def give(self, task: ShardTask | None) -> None:
+        """Send the next task, in the place of the one that has a result; None if there are no more."""
+        self.task, self.result = task, None
+        if task is not None:
+            self.send(task)
+
     def died(self) -> JobError:
         """Describe how the process ended."""
         self.process.join(SECONDS_TO_END)
@@ -251,7 +219,7 @@ class WorkerProcess:
                 hint = (
                     "the system does that when memory runs out: fewer runner.workers or a smaller batching.max_tokens"
                 )
-        work = "" if self.work is None else f" while it made shard {self.work.number}"
+        work = "" if self.task is None else f" while it made shard {self.task.number}"
         return JobError(
             f"worker {self.number} (process {self.process.pid}) {how}{work}; {hint}.\n"
             "  What is done is kept; run the same command again to continue"

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_job import EchoModel, Silent, content_of, dead_of, echo, echo_config, lines_of, run_echo, write_rows
+from echo_job import EchoModel, content_of, dead_of, echo, echo_config, lines_of, run_echo, write_rows
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
 from pipeline_kit.errors import OutputError, UsageError
-from pipeline_kit.files.read.source import Source
-from pipeline_kit.job.retry import retry_job
-from pipeline_kit.job.run import Job, JobSummary
+from pipeline_kit.job.run import JobSummary
 from pipeline_kit.runtime.pipeline import Pipeline
 from pipeline_kit.testing import tiny_checkpoint
 
@@ -45,9 +43,7 @@ def rows(path: Path, count: int = 14) -> Path:
 
 
 def retry(checkpoint: Path, source: Path, out: Path, *overrides: str, build: Any = mended) -> JobSummary:
-    config = echo_config(checkpoint, *OPTIONS, *overrides)
-    with Source.open([str(source)], config.input, config.task.takes) as opened:
-        return retry_job(Job(config, opened, out, build), Silent())
+    return run_echo(echo_config(checkpoint, *OPTIONS, *overrides), [source], out, retry=True, build=build)
 
 
 def placed(out: Path) -> tuple[list[str], list[str]]:

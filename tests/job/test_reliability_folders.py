@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_job import EchoPostprocessor, dead_of, echo, echo_config, lines_of, run_echo, write_rows
+from echo_job import EchoPostprocessor, dead_of, echo, echo_config, lines_of, reseal, run_echo, write_rows
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.errors import OutputError, UsageError
 from pipeline_kit.files import atomic
 from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.files.lock import lock_file
 from pipeline_kit.files.read.source import Source
 from pipeline_kit.graphs import cache
 from pipeline_kit.job import sealed as stored
-from pipeline_kit.job.retry import retry_job
-from pipeline_kit.job.run import Job, JobSummary
+from pipeline_kit.job.run import JobSummary, run_to_end
+from pipeline_kit.job.runner import Job
+from pipeline_kit.job.watcher import JobWatcher
 from pipeline_kit.testing import tiny_checkpoint
 
 CHANGED = "this folder was changed by something else"
@@ -57,11 +59,8 @@ class Setting:
         return run_echo(echo_config(self.checkpoint, *OPTIONS), [self.source], self.out, build=build, **how)
 
     def retry(self, *overrides: str, build: Any = echo) -> JobSummary:
-        from echo_job import Silent
-
         config = echo_config(self.checkpoint, *OPTIONS, *overrides)
-        with Source.open([str(self.source)], config.input, config.task.takes) as source:
-            return retry_job(Job(config, source, self.out, build), Silent())
+        return run_echo(config, [self.source], self.out, retry=True, build=build)
 
     def refused(self, match: str = CHANGED) -> None:
         """See that neither running nor retrying touches anything in or beside the folder."""
@@ -94,13 +93,6 @@ def everything(folder: Path) -> dict[str, bytes | str]:
     return found
 
 
-def forge(path: Path, **changes: Any) -> None:
-    """Change what a job wrote down, with a hash that is right."""
-    content = json.loads(path.read_text())
-    content = {key: value for key, value in content.items() if key != "sha256"} | changes
-    path.write_text(json.dumps(content | {"sha256": stored._seal(content)}))
-
-
 def mended(config: Any) -> Any:
     class Mended(EchoPostprocessor):
         def __call__(self, examples: Any, encodings: Any, outputs: Any) -> Any:
@@ -118,7 +110,7 @@ def test_h1_a_manifest_that_names_plugins_and_options_is_no_job(
     marker = setting.out / "marker"
     (setting.out / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
     command = {"plugins": [str(setting.out / "evil.py")], "overrides": ["job.max_failed_rows=null"]}
-    forge(setting.out / "_manifest.json", command=command)
+    reseal(setting.out / "_manifest.json", command=command)
     setting.refused("cannot be told what the job is")
     assert main(["retry", str(setting.out)]) == 2
     assert "'retry' is not a subcommand" in capsys.readouterr().err
@@ -126,7 +118,7 @@ def test_h1_a_manifest_that_names_plugins_and_options_is_no_job(
 
 
 def test_h1_what_a_first_load_settled_chooses_only_where_the_user_said_auto(setting: Setting) -> None:
-    from pipeline_kit.job.shard import with_pinned_options
+    from pipeline_kit.job.runner import with_pinned_options
 
     config = echo_config(setting.checkpoint, "model.linear=auto")
     evil = {"linear": "packed", "cache_dir": "/evil", "attn_implementation": "evil/kernel", "none": 1}
@@ -137,20 +129,17 @@ def test_h1_what_a_first_load_settled_chooses_only_where_the_user_said_auto(sett
         with_pinned_options(config, {"linear": "evil"})
 
 
-def test_h1_an_input_that_can_be_read_once_is_not_retried(setting: Setting, tmp_path: Path) -> None:
-    from echo_job import Silent
-
+def test_h1_an_input_that_can_be_read_once_is_neither_resumed_nor_retried(setting: Setting, tmp_path: Path) -> None:
     config = echo_config(setting.checkpoint, "job.max_failed_rows=null")
-    for attempt in (0, 1):
-        with Source.of(iter(["a~p", "b"]), config.input, config.task.takes) as source:
-            job = Job(config, source, tmp_path / "once", echo)
-            if attempt == 0:
-                from pipeline_kit.job.run import run_to_end
 
-                run_to_end(job, Silent())
-            else:
-                with pytest.raises(UsageError, match="only once"):
-                    retry_job(job, Silent())
+    def go(retry: bool = False) -> JobSummary:
+        with Source.of(iter(["a~p", "b"]), config.input, config.task.takes) as source:
+            return run_to_end(Job(config, source, tmp_path / "once", echo, retry=retry), JobWatcher())
+
+    assert go().rows == 2
+    for retry in (False, True):
+        with pytest.raises(UsageError, match="can be gone through only once"):
+            go(retry)
 
 
 def test_h1_retry_from_python(tmp_path: Path) -> None:
@@ -190,7 +179,7 @@ def test_h2_a_receipt_that_names_another_file_is_refused(setting: Setting, name:
     victim.write_text("theirs")
     path = setting.out / "_receipts" / "part-00001.json"
     files = json.loads(path.read_text())["files"]
-    forge(path, files={**files, name: stored.sha256(victim)})
+    reseal(path, files={**files, name: stored.sha256(victim)})
     setting.refused()
 
 
@@ -210,7 +199,7 @@ RECEIPTS = [(name, value) for name, values in VALUES.items() for value in values
 
 @pytest.mark.parametrize("change", RECEIPTS, ids=str)
 def test_h2_a_receipt_that_says_what_no_job_writes_is_refused(setting: Setting, change: tuple[str, Any]) -> None:
-    forge(setting.out / "_receipts" / "part-00001.json", **dict([change]))
+    reseal(setting.out / "_receipts" / "part-00001.json", **dict([change]))
     setting.refused()
 
 
@@ -222,7 +211,7 @@ MANIFESTS: tuple[tuple[str, Any], ...] = (
 
 @pytest.mark.parametrize("change", MANIFESTS, ids=str)
 def test_h2_a_manifest_that_says_what_no_job_writes_is_refused(setting: Setting, change: tuple[str, Any]) -> None:
-    forge(setting.out / "_manifest.json", **dict([change]))
+    reseal(setting.out / "_manifest.json", **dict([change]))
     setting.refused()
 
 
@@ -239,7 +228,7 @@ def test_h2_columns_that_cannot_be_written_are_refused(checkpoint: Path, tmp_pat
     source = write_rows(tmp_path / "in.jsonl", [{"text": "a"}])
     config = echo_config(checkpoint, "output.format=parquet")
     run_echo(config, [source], tmp_path / "out")
-    forge(tmp_path / "out" / "_manifest.json", schema=schema)
+    reseal(tmp_path / "out" / "_manifest.json", schema=schema)
     with pytest.raises(OutputError, match=CHANGED):
         run_echo(config, [source], tmp_path / "out")
 
@@ -250,7 +239,7 @@ def test_h2_a_dead_letter_of_a_row_that_is_not_the_shards_is_refused(setting: Se
     letter = json.loads(dead.read_text())
     dead.write_text(json.dumps(letter | {"index": index}) + "\n")
     files = json.loads(receipt.read_text())["files"]
-    forge(receipt, files={**files, "_dead/part-00001.jsonl": stored.sha256(dead)})
+    reseal(receipt, files={**files, "_dead/part-00001.jsonl": stored.sha256(dead)})
     before = everything(setting.out)
     with pytest.raises(OutputError, match=CHANGED):
         setting.retry()
@@ -457,7 +446,7 @@ def test_h28_what_a_killed_export_left_is_removed_when_another_is_made(tmp_path:
         (folder / "file").write_text("y")
         return {}
 
-    with cache._locked(tmp_path / f"{live}.lock"):
+    with lock_file(tmp_path / f"{live}.lock", wait=True):
         cache.cached(tmp_path, {"a": 1}, build)
     names = {name for name in os.listdir(tmp_path) if name.startswith(".")}
     assert names == {f".{live}-abcdefgh", ".notes-abcdefgh"}

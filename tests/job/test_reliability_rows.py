@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from pipeline_kit.compose.build import build
 from pipeline_kit.contract.types import Encoding, Example, ModelOutput, TokenBatch
 from pipeline_kit.errors import JobError, Stopped
+from pipeline_kit.job.watcher import JobWatcher
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.testing import tiny_checkpoint
@@ -154,7 +155,7 @@ def test_bytes_depend_on_neither_the_run_nor_the_batches_nor_where_it_was_taken_
     class Enough(Exception):
         pass
 
-    class Stopping:
+    class Stopping(JobWatcher):
         def __init__(self, after: int) -> None:
             self.left = after
 
@@ -162,9 +163,6 @@ def test_bytes_depend_on_neither_the_run_nor_the_batches_nor_where_it_was_taken_
             self.left -= 1
             if self.left == 0:
                 raise Enough
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *given: None
 
     rows = write_rows(tmp_path / "in.jsonl", [{"text": f"row {i}~p" if i % 5 == 4 else f"row {i}"} for i in range(14)])
     config = echo_config(checkpoint, ANY, f"output.format={format}")

@@ -55,17 +55,17 @@ class JobFlags:
 def run_folder(config: PipelineConfig, inputs: Inputs, path: Path, flags: JobFlags) -> int:
     """Run one job to its end, or the rows of it that failed; 1 if rows failed, or some were never run.
 
-    :raises PipelineKitError: as :func:`pipeline_kit.job.run.run_to_end` and :func:`pipeline_kit.job.retry.retry_job`.
+    :raises PipelineKitError: as :func:`pipeline_kit.job.run.run_to_end`.
     """
-    from pipeline_kit.job.retry import retry_job
-    from pipeline_kit.job.run import Job, run_to_end
+    from pipeline_kit.job.run import run_to_end
+    from pipeline_kit.job.runner import Job
 
     config = with_flags(config, inputs, flags.format)
-    run, told = (retry_job, _told_again) if flags.retry else (run_to_end, _told)
+    told = _told_again if flags.retry else _told
     with open_source(config, inputs) as source:
-        job = Job(config, source, path, build_pipeline, flags.restart, flags.plugins)
+        job = Job(config, source, path, build_pipeline, flags.restart, flags.retry, flags.plugins)
         count = (lambda: None) if flags.retry else source.count
-        summary = until_stopped(path, count, flags.telling, lambda watcher: run(job, watcher))
+        summary = until_stopped(path, count, flags.telling, lambda watcher: run_to_end(job, watcher))
     if flags.telling != "quiet":
         say(told(summary, path))
     return 1 if summary.dead or not summary.complete else 0
