@@ -47,7 +47,7 @@ class Quality:
 
 
 def compare_results(reference: Sequence[Any], other: Sequence[Any]) -> Quality:
-    """Hold `other` against `reference`, two lists of as many results."""
+    """Compare `other` with `reference`, two lists of as many results."""
     found = _Comparison()
     same = [found.walk("", mine, theirs) for mine, theirs in zip(reference, other, strict=True)]
     agreement = sum(same) / len(same) if same else 1.0
@@ -99,7 +99,7 @@ class _Comparison:
             if mine.keys() != theirs.keys():
                 return False
             values = list(mine.values())
-            same = all([self.walk(_join(path, str(name)), mine[name], theirs[name]) for name in mine])
+            same = all([self.walk(f"{path}.{name}" if path else str(name), mine[name], theirs[name]) for name in mine])
             return same and (not _is_vector(key, values) or self._cosine(values, [theirs[name] for name in mine]))
         if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
             return self._lists(path, key, mine, theirs)
@@ -164,12 +164,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
 def compare_scores(first: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:
-    """Hold the results of two sides against each other, row by row.
+    """Compare the results of two sides, row by row.
 
     :returns: ``rows`` that could be compared (those with scores, and as many on both sides), the
         ``largest_score_difference`` among them, None if there is none, and ``same_label``, the share of these rows

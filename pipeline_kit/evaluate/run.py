@@ -97,25 +97,16 @@ class Counts:
     stats: RunStats = field(default_factory=RunStats)
 
 
-@dataclass(frozen=True)
-class EvaluationWatcher:
-    """Called with each row."""
-
-    judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None
-    failed: Callable[[RowFailure], None] = lambda failure: None
-
-
-_NOBODY = EvaluationWatcher()
-
-
 def run(
     pipeline: RunOutcomes,
     rows: Iterable[Labelled | RowFailure],
     evaluator: Evaluator,
-    watcher: EvaluationWatcher = _NOBODY,
+    judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None,
+    failed: Callable[[RowFailure], None] = lambda failure: None,
 ) -> Counts:
     """Judge every row that has a result. No more rows are held than the pipeline holds.
 
+    :param judged: called with each row that has a result, `failed` with each other one.
     :raises InputError: if a label is none, or does not go with its example.
     :raises StageError: if a result lacks what is judged.
     """
@@ -124,7 +115,7 @@ def run(
 
     def fail(failure: RowFailure) -> None:
         counts.failed += 1
-        watcher.failed(failure)
+        failed(failure)
 
     def examples() -> Iterator[Example]:
         for row in rows:
@@ -153,7 +144,7 @@ def run(
         counts.truncated += any("truncated" in result for result in results)
         with in_row(row):
             verdict = evaluator.add(gold, results)
-        watcher.judged(row, verdict)
+        judged(row, verdict)
     counts.seconds = perf_counter() - start
     return counts
 

@@ -1,36 +1,225 @@
-"""The graph of a checkpoint: from the cache, or exported into it."""
+"""The graph of a checkpoint: what a runtime's plugin brings, and the model that runs one of the cache or exports it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from pipeline_kit.builtin.models.compare import is_close, noise_of
 from pipeline_kit.builtin.models.hf.batches import (
     NetworkInputs,
-    groups_by_end,
-    groups_by_padding,
+    forward_in_groups,
     inputs_of,
     known_sides,
     network_inputs,
     probe_sides,
+    row_groups,
     sample_batch,
-    select_rows,
 )
+from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS, check_head_name
 from pipeline_kit.builtin.models.hf.layers import sparse_part
 from pipeline_kit.builtin.models.hf.loading import load_network
 from pipeline_kit.checkpoint.resolve import fingerprint
-from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.contract.stages import Model, StageContext
 from pipeline_kit.contract.types import Checkpoint, Device, ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import CheckpointError, for_message
-from pipeline_kit.graphs.cache import cached, silence
-from pipeline_kit.graphs.format import PER_TOKEN, Graph, GraphFormat, GraphInfo, graph_inputs
+from pipeline_kit.graphs.cache import cached, default_folder, required_versions, silence
 
 _log = logging.getLogger(__name__)
+
+
+class Graph(ABC):
+    """A graph that is loaded."""
+
+    @abstractmethod
+    def __call__(self, given: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Run the graph.
+
+        :param given: its inputs by name, and perhaps more than it has; int64.
+        :param names: the outputs to give.
+        :returns: float tensors on the device of the inputs, in memory of their own.
+        :raises RuntimeError: whatever the runtime reports, lack of memory in torch's words.
+        """
+
+
+class GraphFormat(ABC):
+    """How a network becomes a graph in a folder.
+
+    :cvar name: what messages call it.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return the graph of `network` in float32, in the runtime's own form.
+
+        Any exception but lack of memory means that the exporter cannot express the network. What is printed or
+        logged meanwhile is hidden.
+
+        :param inputs: a trial batch by the names of the network's inputs, and perhaps ``use_cache``.
+        :param shapes: the dimensions of those tensors that vary, for ``torch.export``.
+        :param outputs: the tensors to keep, by transformers' names; what only other ones need should go.
+        """
+
+    @abstractmethod
+    def save(self, program: Any, folder: Path) -> None:
+        """Write what `trace` returned into an empty folder."""
+
+    @abstractmethod
+    def load(self, folder: Path, device: Device) -> Graph:
+        """Load what `save` wrote.
+
+        :raises RuntimeError: if the runtime cannot.
+        """
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """What is known of a graph.
+
+    :param takes: the inputs of its network; ``token_type_ids`` only if the tokenizer returns them.
+    :param sides: on which padding may stand.
+    :param end: the token that the classifier of an encoder-decoder reads, None for all others.
+    """
+
+    head: str
+    takes: NetworkInputs
+    sides: frozenset[Side]
+    end: int | None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs."""
+        return HEAD_KINDS[self.head].outputs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return {**asdict(self), "sides": sorted(self.sides)}
+
+    @classmethod
+    def from_json(cls, found: Any) -> GraphInfo:
+        """Read what `to_json` returned.
+
+        :raises KeyError: or TypeError, if `found` is something else.
+        """
+        return cls(found["head"], NetworkInputs(**found["takes"]), frozenset(found["sides"]), found["end"])
+
+
+def graph_inputs(batch: TokenBatch, head: str, takes: NetworkInputs) -> dict[str, torch.Tensor]:
+    """Return a graph's inputs for `batch`: all of them, each time.
+
+    They are those of ``model=hf``, and where it leaves one out, what the network then takes for it.
+    """
+    given = network_inputs(batch, takes)
+    given.pop("use_cache", None)
+    given.setdefault("attention_mask", batch.attention_mask)
+    if takes.token_type_ids and "token_type_ids" not in given:
+        raise ValueError("this graph was exported with token_type_ids, and the tokenizer returned none")
+    if takes.position_ids and "position_ids" not in given:
+        width = batch.input_ids.shape[1]
+        places = torch.arange(width, device=batch.input_ids.device)
+        given["position_ids"] = places.expand(batch.input_ids.shape)
+    if head == "multiple-choice":  # each row is an example of one choice
+        given = {name: value[:, None] for name, value in given.items()}
+    return given
+
+
+class GraphModel(Model):
+    """Runs a checkpoint's network as a graph of a plugin's runtime; returns what ``model=hf`` returns.
+
+    The graph is exported from the checkpoint's safetensors and kept under a key of all that it depends on. No graph
+    of the checkpoint's own is ever opened. Its options are ``head``, ``precision`` and ``cache_dir``.
+
+    :cvar stage: the name it is registered under.
+    :cvar format: how a network becomes a graph.
+    :cvar cache: the folder of the user's cache, below ``pipeline-kit``.
+    :cvar recipe: counted up when a graph made by the plugin comes out otherwise.
+    :cvar packages: what the graph depends on; `instead` names those that do as well.
+    :cvar tolerances: by precision.
+    """
+
+    stage: ClassVar[str]
+    format: ClassVar[GraphFormat]
+    cache: ClassVar[str]
+    recipe: ClassVar[int]
+    packages: ClassVar[tuple[str, ...]]
+    instead: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    tolerances: ClassVar[Mapping[str, float]]
+
+    def __init__(self, config: Any, context: StageContext) -> None:
+        """Find the graph in the cache, or export it.
+
+        :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
+        :raises ConfigError: if there is no such head, a package or an instruction is missing, or the cache cannot be
+            written.
+        :raises DeviceError: if the runtime does not run on the device.
+        """
+        head, self._precision = config.head or context.head, config.precision
+        check_head_name(head)
+        found = required_versions(f"model={self.stage}", self.packages, self.instead)
+        self.check(context.device, config.precision)
+        root = default_folder(self.cache) if config.cache_dir is None else Path(config.cache_dir).expanduser()
+        key = graph_key(context, head, self.recipe, found)
+
+        def derive_it(folder: Path) -> dict[str, Any]:
+            whole, facts = find_graph(root, context, key, self.format)
+            return {**facts, **self.derive(context.checkpoint, whole, config.precision, folder)}
+
+        more = self.derived_from(config.precision)
+        if more is None:
+            self._folder, facts = find_graph(root, context, key, self.format)
+        else:
+            self._folder, facts = cached(root, {**key, **more}, derive_it)
+        self._facts = GraphInfo.from_json(facts)
+        self._graph: Any = self.load(self._folder, context.device, config.precision, facts)
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """The precision and the folder of the graph."""
+        return {"precision": self._precision, "graph": str(self._folder)}
+
+    @property
+    def supported_sides(self) -> frozenset[Side]:
+        """The padding sides that leave the float32 graph's answers as they are, tried out after the export."""
+        return self._facts.sides
+
+    @property
+    def tolerance(self) -> float:
+        """As `tolerances` has it; below float32 for outputs of order 10."""
+        return self.tolerances[self._precision]
+
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the graph; rows that it may not see together are run apart.
+
+        :returns: the tensors of the head, float32.
+        """
+        return run_graph(self._graph, self._facts, batch)
+
+    @abstractmethod
+    def check(self, device: Device, precision: Any) -> None:
+        """Refuse what the runtime cannot do here, by DeviceError or ConfigError."""
+
+    @abstractmethod
+    def derived_from(self, precision: Any) -> Mapping[str, Any] | None:
+        """Return what a graph of `precision` depends on besides; None if it is the one in float32."""
+
+    @abstractmethod
+    def derive(self, checkpoint: Checkpoint, source: Path, precision: Any, folder: Path) -> dict[str, Any]:
+        """Write the graph of `precision` into `folder`, made of the float32 one in the folder `source`.
+
+        :returns: facts of its own for `load`, JSON values.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path, device: Device, precision: Any, facts: Mapping[str, Any]) -> Graph:
+        """Load the graph in `folder`, of which `facts` are known."""
 
 
 def graph_key(context: StageContext, head: str, recipe: int, versions: Mapping[str, str]) -> dict[str, Any]:
@@ -38,20 +227,24 @@ def graph_key(context: StageContext, head: str, recipe: int, versions: Mapping[s
 
     :param recipe: counted up by a plugin when what it makes comes out otherwise.
     """
+    tokenizer = context.tokenizer
     return {
         "recipe": recipe,
         "checkpoint": fingerprint(context.checkpoint),
         "head": head,
-        "token_type_ids": _gives_types(context),
+        # GPT-2 and XLNet do not distinguish no types from zeros, so what the tokenizer returns is looked at.
+        "token_type_ids": tokenizer is not None and tokenizer.encode(["a"])[0].token_type_ids is not None,
         "versions": dict(versions),
     }
 
 
-def find_graph(root: Path, context: StageContext, key: Mapping[str, Any], kind: GraphFormat) -> tuple[Path, GraphInfo]:
+def find_graph(
+    root: Path, context: StageContext, key: Mapping[str, Any], kind: GraphFormat
+) -> tuple[Path, dict[str, Any]]:
     """Find the float32 graph for `key` below `root`, or export it.
 
     :param key: what :func:`graph_key` returned.
-    :returns: the folder that `kind` loads, every file in it as it was written, and what is known of the graph.
+    :returns: the folder that `kind` loads, every file in it as it was written, and a :class:`GraphInfo` as JSON.
     :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
     :raises ConfigError: if the cache cannot be written.
     """
@@ -60,15 +253,7 @@ def find_graph(root: Path, context: StageContext, key: Mapping[str, Any], kind: 
         _log.warning("exporting %s to %s for the head %s, once", context.checkpoint.name, kind.name, key["head"])
         return export(context, key["head"], key["token_type_ids"], folder, kind).to_json()
 
-    folder, facts = cached(root, {**key, "precision": "float32"}, export_it)
-    return folder, GraphInfo.from_json(facts)
-
-
-def _gives_types(context: StageContext) -> bool:
-    """Return whether the tokenizer returns ``token_type_ids``; GPT-2 and XLNet do not distinguish none from zeros."""
-    if context.tokenizer is None:
-        return False
-    return context.tokenizer.encode(["a"])[0].token_type_ids is not None
+    return cached(root, {**key, "precision": "float32"}, export_it)
 
 
 def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphFormat) -> GraphInfo:
@@ -94,7 +279,7 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
     end = settings.eos_token_id if head == "sequence-classification" and settings.is_encoder_decoder else None
     facts = GraphInfo(head, takes, frozenset(), end)
     with torch.inference_mode(), silence():
-        batch = sample(settings, takes)
+        batch = _typed(sample_batch(settings, Device()), takes, settings)
         try:
             program = _trace(kind, network, facts, graph_inputs(batch, head, takes))
         except MemoryError:
@@ -128,26 +313,17 @@ def _refused(checkpoint: Checkpoint, head: str, kind: GraphFormat, why: str) -> 
     first = next((line for line in why.splitlines() if line.strip()), why)
     return CheckpointError(
         f"the checkpoint '{for_message(checkpoint.name)}' is a {for_message(architecture, 80)}, which cannot be "
-        "exported to "
-        f"{kind.name} with the head {head}: {for_message(first, 200)}. Use model=hf"
+        f"exported to {kind.name} with the head {head}: {for_message(first, 200)}. Use model=hf"
     )
 
 
-# The graph's arithmetic is the network's in another order; a branch that was traced for one length alone, or a
-# dimension that was taken for a constant, is some hundred times above this share of the largest number.
-_NOISE = 1e-4
 _LONGEST = 1024  # tokens of the longest trial; attention takes memory by the square of them
-
-
-def sample(settings: Any, takes: NetworkInputs) -> TokenBatch:
-    """Return two rows of equal length on the CPU, with token types where the graph has them."""
-    return _typed(sample_batch(settings, Device()), takes, settings)
 
 
 def trials(batch: TokenBatch, context: StageContext, settings: Any) -> Iterator[TokenBatch]:
     """Yield batches without padding, of one row and of several, from one token to the most there may be.
 
-    :param batch: what :func:`sample` returned.
+    :param batch: two rows of equal length.
     """
     longest = _longest(context, settings)
     for rows, width in ((2, batch.input_ids.shape[1]), (1, 1), (1, 2), (3, 6), (1, longest)):
@@ -167,16 +343,10 @@ def largest_difference(network: Any, graph: Graph, facts: GraphInfo, batch: Toke
         found = graph(graph_inputs(batch, facts.head, facts.takes), facts.outputs)
     except RuntimeError as error:
         return f"the graph fails for {count} x {width} tokens: {error}"
-    given = network_inputs(batch, facts.takes)
-    if facts.head == "multiple-choice":
-        given = {name: v[:, None] if isinstance(v, torch.Tensor) else v for name, v in given.items()}
-    answers = network(**given)
-    for name, value in found.items():
-        expected = getattr(answers, name)
-        limit = _NOISE * expected.abs().max().clamp(min=1.0)
-        if value.shape != expected.shape or not bool((value - expected).abs().max() <= limit):
-            return f"the graph's answers differ for {count} x {width} tokens"
-    return None
+    answers = network(**network_inputs(batch, facts.takes, facts.head))
+    noise = noise_of("graph", Device())
+    same = all(is_close(value, getattr(answers, name), noise) for name, value in found.items())
+    return None if same else f"the graph's answers differ for {count} x {width} tokens"
 
 
 def safe_sides(graph: Graph, facts: GraphInfo, context: StageContext, settings: Any) -> frozenset[Side]:
@@ -204,9 +374,7 @@ def _typed(batch: TokenBatch, takes: NetworkInputs, settings: Any) -> TokenBatch
 def _longest(context: StageContext, settings: Any) -> int:
     text = settings.get_text_config()
     limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
-    known = [
-        limit - 2 for limit in limits if isinstance(limit, int) and limit > 2
-    ]  # RoBERTa's first two are no token's
+    known = [limit - 2 for limit in limits if isinstance(limit, int) and limit > 2]  # RoBERTa's first two: no token's
     if context.tokenizer is not None and context.tokenizer.max_length is not None:
         known = [context.tokenizer.max_length]
     return min([_LONGEST, *known])
@@ -217,26 +385,11 @@ def run_graph(graph: Graph, facts: GraphInfo, batch: TokenBatch) -> ModelOutput:
 
     :returns: the tensors of the head, float32, on the batch's device.
     """
-    if facts.head in PER_TOKEN:
-        tensors = graph(graph_inputs(batch, facts.head, facts.takes), facts.outputs)
-        return ModelOutput(tensors, frozenset(tensors))
-    groups = _groups(facts, batch)
-    if len(groups) < 2:
-        return ModelOutput({"logits": _logits(graph, facts, batch)})
-    parts = torch.cat([_logits(graph, facts, select_rows(batch, rows)) for rows in groups])
-    return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
 
+    def run(part: TokenBatch) -> ModelOutput:
+        tensors = graph(graph_inputs(part, facts.head, facts.takes), facts.outputs)
+        if facts.head == "multiple-choice":
+            tensors = {"logits": tensors["logits"][:, 0]}
+        return ModelOutput(tensors, frozenset(tensors if HEAD_KINDS[facts.head].per_token else ()))
 
-def _logits(graph: Graph, facts: GraphInfo, batch: TokenBatch) -> torch.Tensor:
-    logits = graph(graph_inputs(batch, facts.head, facts.takes), facts.outputs)["logits"]
-    return logits[:, 0] if facts.head == "multiple-choice" else logits
-
-
-def _groups(facts: GraphInfo, batch: TokenBatch) -> list[torch.Tensor]:
-    if facts.head != "sequence-classification":
-        return []
-    if facts.end is not None:
-        return groups_by_end(batch, facts.end)
-    if facts.takes.pad_token_id is not None:
-        return groups_by_padding(batch, facts.takes.pad_token_id)
-    return []
+    return forward_in_groups(batch, row_groups(batch, facts.head, facts.end, facts.takes.pad_token_id), run)

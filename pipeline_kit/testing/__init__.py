@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline_kit.testing.checkpoints import tiny_checkpoint
-    from pipeline_kit.testing.kit import TinyModelConfig, WordTokenizerConfig, register
-    from pipeline_kit.testing.model_suite import ModelConformance
-    from pipeline_kit.testing.postprocessor_suite import PostprocessorConformance
-    from pipeline_kit.testing.stages import TinyModel, WordTokenizer, tiny_pipeline, tiny_stage_context
-    from pipeline_kit.testing.tokenizer_suite import TokenizerConformance
+    from pipeline_kit.testing.checkpoints import tiny_checkpoint as tiny_checkpoint
+    from pipeline_kit.testing.kit import TinyModelConfig as TinyModelConfig
+    from pipeline_kit.testing.kit import WordTokenizerConfig as WordTokenizerConfig
+    from pipeline_kit.testing.kit import register as register
+    from pipeline_kit.testing.model_suite import ModelConformance as ModelConformance
+    from pipeline_kit.testing.postprocessor_suite import PostprocessorConformance as PostprocessorConformance
+    from pipeline_kit.testing.stages import TinyModel as TinyModel
+    from pipeline_kit.testing.stages import WordTokenizer as WordTokenizer
+    from pipeline_kit.testing.stages import tiny_pipeline as tiny_pipeline
+    from pipeline_kit.testing.stages import tiny_stage_context as tiny_stage_context
+    from pipeline_kit.testing.tokenizer_suite import TokenizerConformance as TokenizerConformance
 
 _HOMES = {
     "ModelConformance": "model_suite",
@@ -26,20 +31,6 @@ _HOMES = {
     "tiny_stage_context": "stages",
 }
 
-__all__ = [
-    "ModelConformance",
-    "PostprocessorConformance",
-    "TinyModel",
-    "TinyModelConfig",
-    "TokenizerConformance",
-    "WordTokenizer",
-    "WordTokenizerConfig",
-    "register",
-    "tiny_checkpoint",
-    "tiny_pipeline",
-    "tiny_stage_context",
-]
-
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that the suite for tokenizers does not load torch."""
@@ -54,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return list(__all__)
+    return list(_HOMES)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline_kit.testing.checkpoints import ARCHITECTURES, HEADS, tiny_checkpoint
-
-__all__ = ["main"]
+from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
+from pipeline_kit.testing.checkpoints import ARCHITECTURES, tiny_checkpoint
 
 
 def main() -> None:
     """Read the command line and write the checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m pipeline_kit.testing", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--head", default="sequence-classification", choices=sorted(HEADS))
+    parser.add_argument("--head", default="sequence-classification", choices=sorted(HEAD_KINDS))
     parser.add_argument("--architecture", default="bert", choices=sorted(ARCHITECTURES))
     parser.add_argument("--labels", nargs="+", default=["NEGATIVE", "POSITIVE"])
     args = parser.parse_args()

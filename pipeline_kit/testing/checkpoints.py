@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
 from pipeline_kit.contract.types import Side
 
 HIDDEN, HEADS_OF_ATTENTION, LAYERS, INNER = 32, 4, 2, 48
@@ -50,10 +51,6 @@ def _bart(**more: Any) -> dict[str, Any]:
     return sizes | more
 
 
-def _gpt2(**more: Any) -> dict[str, Any]:
-    return {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS_OF_ATTENTION, **more}
-
-
 _LLAMA = _bert(num_key_value_heads=2)
 _T5 = {"d_model": HIDDEN, "d_kv": 8, "d_ff": INNER, "num_layers": LAYERS, "num_heads": HEADS_OF_ATTENTION}
 _DEBERTA = _bert(relative_attention=True, pos_att_type=["p2c", "c2p"], max_relative_positions=-1)
@@ -77,7 +74,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         {"d_model": HIDDEN, "n_head": HEADS_OF_ATTENTION, "d_head": 8, "d_inner": INNER, "block_sizes": [1, 1]},
         None,
     ),
-    "gpt2": Architecture("gpt2", _gpt2(), "n_positions"),
+    "gpt2": Architecture("gpt2", {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS_OF_ATTENTION}, "n_positions"),
     "gpt_neox": Architecture("gpt2", _bert()),
     "llama": Architecture("llama", _LLAMA),
     "longformer": Architecture("roberta", _bert(attention_window=8), reserved=2),
@@ -105,18 +102,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 """By ``model_type``: what :func:`tiny_checkpoint` can make."""
 
-HEADS: Mapping[str, str] = {
-    "base": "AutoModel",
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-    "multiple-choice": "AutoModelForMultipleChoice",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "seq2seq-lm": "AutoModelForSeq2SeqLM",
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-}
-"""By head: the transformers class that makes it."""
-
 
 def tiny_checkpoint(
     folder: Path,
@@ -137,7 +122,7 @@ def tiny_checkpoint(
     differ clearly. The same arguments make the same weights.
 
     :param architecture: a key of `ARCHITECTURES`.
-    :param head: a key of `HEADS`.
+    :param head: a key of :data:`~pipeline_kit.builtin.models.hf.heads.HEAD_KINDS`.
     :param problem_type: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
     :param padding_side: None is the one that is usual for the architecture.
     :param pad_token: False for a checkpoint without one, or the special token that pads, such as the last one.
@@ -166,7 +151,7 @@ def tiny_checkpoint(
     if architecture in ("marian", "pegasus", "t5"):
         options["decoder_start_token_id"] = options["pad_token_id"]
     settings = transformers.AutoConfig.for_model(architecture, **options)
-    model = getattr(transformers, HEADS[head]).from_config(settings)
+    model = getattr(transformers, HEAD_KINDS[head].auto).from_config(settings)
     _randomize(model, torch.Generator().manual_seed(seed))
     with _no_progress_bar():
         model.save_pretrained(folder)
@@ -248,15 +233,7 @@ class TokenizerStyle:
 
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-_ROBERTA = {
-    "cls": "<s>",
-    "bos": "<s>",
-    "pad": "<pad>",
-    "sep": "</s>",
-    "eos": "</s>",
-    "unk": "<unk>",
-    "mask": "<mask>",
-}
+_ROBERTA = {"cls": "<s>", "bos": "<s>", "pad": "<pad>", "sep": "</s>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 _BERT_FRAMES = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
 _ROBERTA_FRAMES = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
 
@@ -324,16 +301,25 @@ def _wordpiece(special: list[str], unknown: str | None) -> Tokenizer:
 
 def _byte_level(special: list[str], unknown: str | None) -> Tokenizer:
     del unknown  # every text has bytes
-    pieces = dict.fromkeys([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])
-    merges: dict[tuple[str, str], None] = {}
-    for word in WORDS:  # only prefixes that begin with a space are merged, so a word always grows from its left
-        for end in range(1, len(word) + 1):
-            merges[("Ġ" + word[: end - 1], word[end - 1])] = None
-            pieces["Ġ" + word[:end]] = None
-    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, list(merges)))
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(*_grown_words("Ġ", pieces)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _grown_words(space: str, pieces: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return a vocabulary of `pieces` and what it takes to grow each word of `WORDS` from its left, and the merges.
+
+    Only prefixes that begin with a space are merged.
+    """
+    found = dict.fromkeys(pieces)
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        for end in range(1, len(word) + 1):
+            merges[(space + word[: end - 1], word[end - 1])] = None
+            found[space + word[:end]] = None
+    return {piece: i for i, piece in enumerate(found)}, list(merges)
 
 
 def _unigram(special: list[str], unknown: str | None) -> Tokenizer:
@@ -381,14 +367,8 @@ def tiny_translator(
 
 def _tokenizer(languages: Sequence[str]) -> Tokenizer:
     """Build pairs of pieces that grow each word of `WORDS` from its left, in the manner of sentencepiece."""
-    pieces = dict.fromkeys([*_SPECIAL, "▁", *map(chr, range(33, 127))])
-    merges: dict[tuple[str, str], None] = {}
-    for word in WORDS:
-        for end in range(1, len(word) + 1):
-            merges[("▁" + word[: end - 1], word[end - 1])] = None
-            pieces["▁" + word[:end]] = None
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab, list(merges), unk_token="<unk>", fuse_unk=True))  # noqa: S106
+    grown = _grown_words("▁", [*_SPECIAL, "▁", *map(chr, range(33, 127))])
+    tokenizer = Tokenizer(models.BPE(*grown, unk_token="<unk>", fuse_unk=True))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*_SPECIAL, *languages, "<mask>")])

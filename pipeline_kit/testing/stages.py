@@ -170,8 +170,10 @@ class WordTokenizer(Tokenizer):
 
     def _encoding(self, tokens: Sequence[_Token], place: int, window: int, truncated: int) -> Encoding:
         texts, offsets, sequences, words = zip(*tokens, strict=True)
+        size = self._config.vocab_size - FIRST_WORD
+        ids = [_SPECIAL[t] if word is None else FIRST_WORD + crc32(t.encode()) % size for t, _, _, word in tokens]
         return Encoding(
-            input_ids=[self._id(text) if word is not None else _SPECIAL[text] for text, _, _, word in tokens],
+            input_ids=ids,
             special_tokens_mask=[int(word is None) for word in words],
             offsets=list(offsets),
             tokens=list(texts),
@@ -181,9 +183,6 @@ class WordTokenizer(Tokenizer):
             window=window,
             truncated=truncated,
         )
-
-    def _id(self, word: str) -> int:
-        return FIRST_WORD + crc32(word.encode("utf-8")) % (self._config.vocab_size - FIRST_WORD)
 
 
 def _words(text: str, sequence: int) -> list[_Token]:

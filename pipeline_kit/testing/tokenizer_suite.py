@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.registry import Kind
 from pipeline_kit.contract.stages import ENCODING_FIELDS, Tokenizer
-from pipeline_kit.contract.types import Encoding, Example
+from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import ExampleError, for_message
 from pipeline_kit.testing.suite import HARD_TEXTS, StageConformance
 
@@ -120,7 +121,9 @@ class TokenizerConformance(StageConformance):
                 assert value is not None or name == "token_type_ids", f"'{name}' is required but not filled"
                 assert value is None or len(value) == count, f"'{name}' has {len(value)} values for {count} tokens"
             assert set(encoding.special_tokens_mask or ()) <= {0, 1}, "special_tokens_mask holds more than 0 and 1"
-            longest = _longest_text(examples[encoding.example])
+            example = examples[encoding.example]
+            texts = [example] if isinstance(example, str) else [v for v in example.values() if isinstance(v, str)]
+            longest = max(map(len, texts), default=0)
             for begin, end in encoding.offsets or ():
                 assert 0 <= begin <= end <= longest, f"offsets ({begin}, {end}) in a text of {longest} characters"
 
@@ -178,11 +181,6 @@ def _by_example(encodings: Sequence[Encoding]) -> list[list[Encoding]]:
     return [[replace(e, example=0) for e in encodings if e.example == i] for i in range(count)]
 
 
-def _longest_text(example: Example) -> int:
-    texts = [example] if isinstance(example, str) else [v for v in example.values() if isinstance(v, str)]
-    return max(map(len, texts), default=0)
-
-
 def assert_same(found: Any, expected: Any, tolerance: float, what: str) -> None:
     """Fail with `what` and the first difference, if there is one; see :func:`difference`."""
     where = difference(found, expected, tolerance)
@@ -204,7 +202,11 @@ def difference(found: Any, expected: Any, tolerance: float = 0.0, path: str = ""
         both_nan = found != found and expected != expected
         alike = both_nan or math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance)
     elif isinstance(found, dict) and isinstance(expected, dict):
-        return _mapping_difference(found, expected, tolerance, path)
+        if set(found) != set(expected):
+            return f"{path or 'the value'} has the keys {sorted(map(str, found))}, not {sorted(map(str, expected))}"
+        places = {key: f"{path}.{key}".lstrip(".") for key in found}
+        differences = (difference(found[key], expected[key], tolerance, place) for key, place in places.items())
+        return next((where for where in differences if where is not None), None)
     elif isinstance(found, list) and isinstance(expected, list):
         if len(found) != len(expected):
             return f"{path or 'the value'} has {len(found)} items, not {len(expected)}"
@@ -228,18 +230,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _mapping_difference(
-    found: Mapping[Any, Any], expected: Mapping[Any, Any], tolerance: float, path: str
-) -> str | None:
-    if set(found) != set(expected):
-        return f"{path or 'the value'} has the keys {sorted(map(str, found))}, not {sorted(map(str, expected))}"
-    keys = (d for key in found if (d := difference(found[key], expected[key], tolerance, f"{path}.{key}".lstrip("."))))
-    return next(keys, None)
-
-
-def _array_difference(
-    found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float, path: str
-) -> str | None:
+def _array_difference(found: NDArray[Any], expected: NDArray[Any], tolerance: float, path: str) -> str | None:
     where = path or "the array"
     if found.shape != expected.shape:
         return f"{where} has the shape {list(found.shape)}, not {list(expected.shape)}"

@@ -24,7 +24,7 @@ from pipeline_kit.builtin.tasks.evaluators import EVALUATORS, evaluator_for
 from pipeline_kit.builtin.tasks.fill_mask.metrics import MaskEvaluator
 from pipeline_kit.builtin.tasks.generation.metrics import TextEvaluator
 from pipeline_kit.builtin.tasks.options import ClassificationConfig, RankingConfig, ZeroShotConfig
-from pipeline_kit.builtin.tasks.ranking.metrics import Rankings, ndcg
+from pipeline_kit.builtin.tasks.ranking.metrics import RankingEvaluator, ndcg
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator
 from pipeline_kit.errors import InputError, StageError, UsageError
 from pipeline_kit.evaluate.labels import Labels, parse_labels_map
@@ -400,7 +400,7 @@ def test_choices_by_number_and_text() -> None:
 
 
 def test_rankings_by_hand() -> None:
-    evaluator = Rankings(EvaluationContext("text-ranking", options=RankingConfig(top_k=2)))
+    evaluator = RankingEvaluator(EvaluationContext("text-ranking", options=RankingConfig(top_k=2)))
     assert evaluator.options == {"top_k": None}
 
     def ranking(*order: int) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import transformers
 from explain_helpers import EAGER, TASKS, close, task_pipeline
 
 from pipeline_kit import Example, Trace
+from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
 from pipeline_kit.explain.trace import BatchTrace
-from pipeline_kit.testing.checkpoints import HEADS
 
 ENCODERS = ("bert", "distilbert", "roberta", "albert", "electra")
 DECODERS = {
@@ -35,7 +35,7 @@ CASES = [
 
 def raw_network(task: str, folder: Path) -> Any:
     """Load the checkpoint with transformers alone."""
-    loader = getattr(transformers, HEADS[TASKS[task][0]])
+    loader = getattr(transformers, HEAD_KINDS[TASKS[task][0]].auto)
     network = loader.from_pretrained(folder, attn_implementation="eager").eval()
     return network.get_encoder() if TASKS[task][0] == "base" and network.config.is_encoder_decoder else network
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from pipeline_kit import Pipeline, builtin
 from pipeline_kit.builtin.tasks.common.merge import window_weights
-from pipeline_kit.builtin.tokenizers.spans import SpanLayout, window_parts
+from pipeline_kit.builtin.tokenizers.spans import SpanLayout
+from pipeline_kit.builtin.tokenizers.spans import windows as windows_of
 from pipeline_kit.compose.build import build
 from pipeline_kit.compose.schema import parse_config
 from pipeline_kit.contract.registry import Registry
@@ -266,7 +267,7 @@ def test_without_spans_windows_weigh_as_much_as_they_have_tokens() -> None:
 @given(st.integers(1, 300), st.integers(1, 40), st.data())
 def test_weights_add_up_to_the_tokens_of_the_text(count: int, room: int, data: Any) -> None:
     overlap = data.draw(st.integers(0, room - 1))
-    _, spans = window_parts(SpanLayout(count + 2, (1,), (count,)), room + 2, overlap)
+    spans = [part for _, part in windows_of(SpanLayout(count + 2, (1,), (count,)), room + 2, overlap)]
     weights = window_weights(windows(*spans))
     if len(spans) == 1:
         assert weights.tolist() == [1]

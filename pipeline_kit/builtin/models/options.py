@@ -8,12 +8,7 @@ from typing import Literal
 from pipeline_kit.contract.options import option
 
 Head = Literal[
-    "base",
-    "sequence-classification",
-    "token-classification",
-    "question-answering",
-    "masked-lm",
-    "multiple-choice",
+    "base", "sequence-classification", "token-classification", "question-answering", "masked-lm", "multiple-choice"
 ]
 """The heads that ``model=hf`` puts on a network."""
 
@@ -22,10 +17,8 @@ GenerationHead = Literal["causal-lm", "seq2seq-lm"]
 
 
 @dataclass
-class HfModelConfig:
-    """Options of ``model=hf``."""
-
-    head: Head | None = option(None, "the head on top of the network; null: the one the task asks for")
+class _NetworkConfig:
+    head: str | None = None
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
         None, "the attention kernel; null: sdpa where the architecture has it, else eager"
     )
@@ -34,6 +27,13 @@ class HfModelConfig:
         "products on a CPU in float32 or bfloat16: eager is torch's own, packed reorders each weight once for oneDNN; "
         "auto packs what a few milliseconds of measuring at load find faster",
     )
+
+
+@dataclass
+class HfModelConfig(_NetworkConfig):
+    """Options of ``model=hf``."""
+
+    head: Head | None = option(None, "the head on top of the network; null: the one the task asks for")
     quantization: Literal["none", "int8", "int8_per_token"] = option(
         "none",
         "products in int8 on a CPU: int8 rounds activations by their range in the batch and is the fastest, "
@@ -99,16 +99,8 @@ class GenerationOptions:
 
 
 @dataclass
-class GenerateModelConfig:
+class GenerateModelConfig(_NetworkConfig):
     """Options of ``model=generate``."""
 
     head: GenerationHead | None = option(None, "the head that writes; null: the one the task asks for")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
-        None, "the attention kernel; null: sdpa where the architecture has it, else eager"
-    )
-    linear: Literal["auto", "eager", "packed"] = option(
-        "auto",
-        "products on a CPU in float32 or bfloat16: eager is torch's own, packed reorders each weight once for oneDNN; "
-        "auto packs what a few milliseconds of measuring at load find faster",
-    )
     generation: GenerationOptions = option(GenerationOptions(), "how text is written, see generation.OPTION")

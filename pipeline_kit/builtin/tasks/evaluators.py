@@ -19,12 +19,12 @@ from pipeline_kit.builtin.tasks.classification.metrics import (
 from pipeline_kit.builtin.tasks.entities.metrics import SpanEvaluator
 from pipeline_kit.builtin.tasks.fill_mask.metrics import MaskEvaluator
 from pipeline_kit.builtin.tasks.generation.metrics import TextEvaluator
-from pipeline_kit.builtin.tasks.ranking.metrics import Rankings
+from pipeline_kit.builtin.tasks.ranking.metrics import RankingEvaluator
 from pipeline_kit.builtin.tasks.zero_shot.hypotheses import CandidateLabels
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator
 from pipeline_kit.errors import UsageError, did_you_mean, for_message
+from pipeline_kit.evaluate.labels import CheckpointLabels
 from pipeline_kit.evaluate.run import GOLD
-from pipeline_kit.evaluate.spaces import CheckpointLabels
 
 
 def _classification(setting: EvaluationContext, first: Any) -> Evaluator:
@@ -62,11 +62,6 @@ def _is_list(first: Any, names: Sequence[str]) -> bool:
     return first not in names and as_list(first) is not None
 
 
-def _texts(setting: EvaluationContext, first: Any) -> Evaluator:
-    del setting, first
-    return TextEvaluator()
-
-
 EVALUATORS: Mapping[str, Callable[[EvaluationContext, Any], Evaluator]] = {
     "text-classification": _classification,
     "zero-shot-classification": _zero_shot,
@@ -75,11 +70,11 @@ EVALUATORS: Mapping[str, Callable[[EvaluationContext, Any], Evaluator]] = {
     "fill-mask": lambda setting, first: MaskEvaluator(),
     "multiple-choice": lambda setting, first: ChoiceEvaluator(setting),
     "sentence-embedding": lambda setting, first: ScoreEvaluator(cosine, two_texts),
-    "text-ranking": lambda setting, first: Rankings(setting),
-    "text-generation": _texts,
-    "text2text-generation": _texts,
-    "summarization": _texts,
-    "translation": _texts,
+    "text-ranking": lambda setting, first: RankingEvaluator(setting),
+    "text-generation": lambda setting, first: TextEvaluator(),
+    "text2text-generation": lambda setting, first: TextEvaluator(),
+    "summarization": lambda setting, first: TextEvaluator(),
+    "translation": lambda setting, first: TextEvaluator(),
 }
 """By task: what makes its evaluator, given the label of the first row, which may decide between several."""
 

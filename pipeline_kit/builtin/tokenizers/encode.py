@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
 from itertools import chain
 from typing import Any
 
@@ -11,18 +11,11 @@ from tokenizers import Encoding as Encoded
 from tokenizers import Tokenizer
 
 from pipeline_kit.builtin.tokenizers.chat import Rendered
-from pipeline_kit.builtin.tokenizers.limits import (
-    CharacterLimits,
-    TextSlice,
-    check_options,
-    looks,
-    settle_overflow,
-    view,
-)
+from pipeline_kit.builtin.tokenizers.limits import TextSlice, check_options, looks, settle_overflow, view
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
-from pipeline_kit.builtin.tokenizers.spans import SpanLayout, TokenSpan, layout, truncated, window_parts, windows
+from pipeline_kit.builtin.tokenizers.spans import SpanLayout, TokenSpan, layout, truncated, windows
 from pipeline_kit.contract.fields import text_and_pair
-from pipeline_kit.contract.stages import ENCODING_FIELDS, StageContext, Truncation
+from pipeline_kit.contract.stages import ENCODING_FIELDS, StageContext
 from pipeline_kit.contract.types import Encoding, Example
 from pipeline_kit.errors import ExampleError
 
@@ -36,58 +29,36 @@ _FAST_FIELDS = frozenset({"special_tokens_mask", "sequence_ids"})
 _CHARS_PER_CALL = 500_000
 
 
-@dataclass(frozen=True)
 class Encoder:
     """A loaded tokenizer with all that :func:`encode` needs to know.
 
-    :param token_types: whether encodings get segment ids.
-    :param left: whether truncation cuts at the beginning.
-    :param fields: the fields of an encoding that are filled on request.
-    :param truncation: which text of a pair is cut or split.
-    :param pair: what messages call the two texts of a pair.
+    :ivar fields: the fields of an encoding that are filled on request.
     """
 
-    backend: Tokenizer
-    options: HfTokenizerConfig
-    max_length: int | None
-    token_types: bool
-    left: bool
-    fields: tuple[str, ...]
-    looks: CharacterLimits | None
-    fast: bool
-    truncation: Truncation
-    pair: tuple[str, str]
+    def __init__(
+        self,
+        backend: Tokenizer,
+        options: HfTokenizerConfig,
+        context: StageContext,
+        max_length: int | None,
+        *,
+        token_types: bool,
+        left: bool,
+    ) -> None:
+        """Check the options against the tokenizer.
 
-
-def make_encoder(
-    backend: Tokenizer,
-    options: HfTokenizerConfig,
-    context: StageContext,
-    *,
-    max_length: int | None,
-    token_types: bool,
-    left: bool,
-) -> Encoder:
-    """Check the options against the tokenizer and put an encoder together.
-
-    :raises ConfigError: if special tokens leave no room for text, or windows would not move forward.
-    """
-    options = settle_overflow(options, context, max_length)
-    requires = context.requires
-    specials = backend.num_special_tokens_to_add(False) if options.add_special_tokens else 0
-    check_options(options, max_length, specials)
-    return Encoder(
-        backend,
-        options,
-        max_length,
-        token_types,
-        left or context.head == "causal-lm",  # a text that is carried on keeps its end
-        fields=tuple(sorted(requires)),
-        looks=looks(options, max_length),
-        fast=requires <= _FAST_FIELDS,
-        truncation=context.truncation,
-        pair=context.pair,
-    )
+        :param token_types: whether encodings get segment ids.
+        :param left: whether truncation cuts at the beginning.
+        :raises ConfigError: if special tokens leave no room for text, or windows would not move forward.
+        """
+        options = settle_overflow(options, context, max_length)
+        check_options(options, max_length, backend.num_special_tokens_to_add(False) * options.add_special_tokens)
+        self.backend, self.options, self.max_length, self.token_types = backend, options, max_length, token_types
+        self.left = left or context.head == "causal-lm"  # a text that is carried on keeps its end
+        self.looks = looks(options, max_length)
+        self.truncation, self.pair = context.truncation, context.pair
+        self.fields = tuple(sorted(context.requires))
+        self.fast = context.requires <= _FAST_FIELDS
 
 
 def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
@@ -95,7 +66,8 @@ def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
 
     :raises ExampleError: for the first example that cannot be encoded.
     """
-    rows = [_texts(example) for example in examples]  # all of them first: a wrong row must not cost an encoding
+    # All of them first: a wrong row must not cost an encoding. transformers also takes an empty second text for none.
+    rows = [(text, pair) if pair else (text,) for text, pair in map(text_and_pair, examples)]
     found: list[Encoding] = []
     for start, views in _groups(encoder, rows):
         for place, encoded in enumerate(_call(encoder, views, rows[start]), start):
@@ -105,12 +77,9 @@ def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
 
 def encode_fully(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
     """Encode as :func:`encode` does, but with all fields filled, whether or not they are required."""
-    return encode(replace(encoder, fields=tuple(sorted(ENCODING_FIELDS)), fast=False), examples)
-
-
-def _texts(example: Example) -> Texts:
-    text, pair = text_and_pair(example)
-    return (text, pair) if pair else (text,)  # transformers also takes an empty second text for none
+    full = copy(encoder)
+    full.fields, full.fast = tuple(sorted(ENCODING_FIELDS)), False
+    return encode(full, examples)
 
 
 def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list[Views]]]:
@@ -170,24 +139,18 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
     if not count:
         raise ExampleError("the text gives no tokens")
     spans = _spans(encoder, views, encoded)
-    kept = sum([end - begin for begin, end in spans[0]])
-    parts: Sequence[TokenSpan | None] = [None]
-    if len(spans) > 1:
-        assert max_length is not None, "without a limit nothing is split"
-        where = layout(encoded.sequence_ids, len(views))
-        parts = window_parts(where, max_length, encoder.options.overlap, encoder.truncation)[1]
-    ids, full = encoded.ids, _fields(encoder, views, encoded)
+    kept = sum([end - begin for begin, end in spans[0][0]])
+    full = {"input_ids": encoded.ids, **_fields(encoder, views, encoded)}
     return [
         Encoding(
-            input_ids=_cut(ids, window_spans),
-            **_cut_all(full, window_spans),
+            **_cut(full, window_spans),
             example=place,
             window=window,
             truncated=count - kept if len(spans) == 1 else 0,
             truncated_chars=sum([v.unseen for v in views]),
-            span=part,
+            span=part if len(spans) > 1 else None,
         )
-        for window, (window_spans, part) in enumerate(zip(spans, parts, strict=True))
+        for window, (window_spans, part) in enumerate(spans)
     ]
 
 
@@ -209,14 +172,14 @@ def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded
     return views, encoded
 
 
-def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[TokenSpan]]:
-    """Decide which tokens stay, for each encoding of the row.
+def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> Sequence[tuple[list[TokenSpan], TokenSpan | None]]:
+    """Decide which tokens stay, for each encoding of the row, and what part of the text a window holds.
 
     :raises ExampleError: if ``overflow`` is ``error`` and not all of them fit.
     """
     count, max_length = len(encoded), encoder.max_length
     if max_length is None or count <= max_length:
-        return [[(0, count)]]
+        return [([(0, count)], None)]
     if encoder.options.overflow == "error":
         more = "more than " if any([v.unseen for v in views]) else ""
         raise ExampleError(
@@ -226,7 +189,7 @@ def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> list[list[TokenS
     where: SpanLayout = layout(encoded.sequence_ids, len(views))
     if encoder.options.overflow == "window":
         return windows(where, max_length, encoder.options.overlap, encoder.truncation, encoder.pair)
-    return [truncated(where, max_length, encoder.left, encoder.truncation, encoder.pair)]
+    return [(truncated(where, max_length, encoder.left, encoder.truncation, encoder.pair), None)]
 
 
 def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
@@ -251,9 +214,7 @@ def _fields(encoder: Encoder, views: Views, encoded: Encoded) -> dict[str, Any]:
     return found
 
 
-def _cut_all(fields: dict[str, Any], spans: Sequence[TokenSpan]) -> dict[str, Any]:
-    return {name: _cut(values, spans) for name, values in fields.items()}
-
-
-def _cut(values: Sequence[Any], spans: Sequence[TokenSpan]) -> list[Any]:
-    return list(chain.from_iterable([values[begin:end] for begin, end in spans]))
+def _cut(fields: dict[str, Any], spans: Sequence[TokenSpan]) -> dict[str, Any]:
+    return {
+        name: list(chain.from_iterable([values[begin:end] for begin, end in spans])) for name, values in fields.items()
+    }

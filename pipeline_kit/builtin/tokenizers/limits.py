@@ -18,52 +18,18 @@ Options = TypeVar("Options", bound=HfTokenizerConfig)
 # Above this, a tokenizer's model_max_length only says that nobody set one.
 _UNSET = 1_000_000
 
-_POSITION_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_encoder_position_embeddings",
-    "max_seq_len",
-    "n_ctx",
-)
+_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_seq_len", "n_ctx")
 
 # These number their positions from pad_token_id + 1, so that many rows of the table are never a token's.
 _OFFSET_BY_PAD = frozenset(
-    {
-        "camembert",
-        "data2vec-text",
-        "esm",
-        "ibert",
-        "layoutlmv3",
-        "lilt",
-        "longformer",
-        "luke",
-        "markuplm",
-        "mpnet",
-        "roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "xmod",
-    }
+    {"camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"}
+    | {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
 
 # Relative or computed positions: a text of any length runs, whatever number the config names.
 _UNLIMITED = frozenset(
-    {
-        "bloom",
-        "funnel",
-        "longt5",
-        "mamba",
-        "mpt",
-        "mt5",
-        "pop2piano",
-        "rwkv",
-        "switch_transformers",
-        "t5",
-        "transfo-xl",
-        "umt5",
-        "xlnet",
-    }
+    {"bloom", "funnel", "longt5", "mamba", "mpt", "mt5", "pop2piano", "rwkv", "switch_transformers", "t5"}
+    | {"transfo-xl", "umt5", "xlnet"}
 )
 
 

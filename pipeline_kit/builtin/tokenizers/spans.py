@@ -91,39 +91,20 @@ def windows(
     overlap: int | None,
     truncation: Truncation = "longest_first",
     names: tuple[str, str] = PAIR,
-) -> list[list[TokenSpan]]:
+) -> list[tuple[list[TokenSpan], TokenSpan]]:
     """Split the text that `truncation` would cut, keeping the other whole in each window.
-
-    :returns: for each of :func:`window_parts` the spans that stay.
-    :raises ExampleError: if the other text leaves no room for windows with that overlap.
-    """
-    text, parts = window_parts(where, max_length, overlap, truncation, names)
-    start, end = where.starts[text], where.starts[text] + where.counts[text]
-    return [_without(where.total, [(start, start + left), (start + right, end)]) for left, right in parts]
-
-
-def window_parts(
-    where: SpanLayout,
-    max_length: int,
-    overlap: int | None,
-    truncation: Truncation = "longest_first",
-    names: tuple[str, str] = PAIR,
-) -> tuple[int, list[TokenSpan]]:
-    """Describe which text is split, and what each window holds of it.
 
     ``longest_first`` splits the longer text, the second of two equal ones.
 
     :param overlap: None: :data:`OVERLAP` tokens, or half of a window's text if that is less.
     :param names: what the message calls the two texts.
-    :returns: 0 or 1 for the text, and for each window a span in tokens from the text's first; neighbours share
-        exactly `overlap` tokens.
+    :returns: for each window the spans that stay, and what it holds of the text, in tokens from the text's first;
+        neighbours share exactly `overlap` tokens.
     :raises ExampleError: if the other text leaves no room for windows with that overlap.
     """
-    if truncation == "longest_first":
-        text = 0 if len(where.counts) == 1 or where.counts[0] > where.counts[1] else 1
-    else:
-        text = 0 if len(where.counts) == 1 or truncation == "only_first" else 1
-    count = where.counts[text]
+    longer = truncation == "longest_first" and len(where.counts) > 1 and where.counts[0] <= where.counts[1]
+    text = int(longer or (truncation == "only_second" and len(where.counts) > 1))
+    count, start = where.counts[text], where.starts[text]
     others = sum(where.counts) - count
     room = _room(where, max_length) - others
     overlap = min(OVERLAP, max(room, 0) // 2) if overlap is None else overlap
@@ -135,13 +116,14 @@ def window_parts(
             f"{names[text]}; they need more than overlap, {overlap}. Shorten the one, raise tokenizer.max_length, "
             "or lower tokenizer.overlap"
         )
-    found: list[TokenSpan] = []
+    found: list[tuple[list[TokenSpan], TokenSpan]] = []
     begin = 0
     while True:
         end = min(begin + room, count)
-        found.append((begin, end))
+        kept = _without(where.total, [(start, start + begin), (start + end, start + count)])
+        found.append((kept, (begin, end)))
         if end == count:
-            return text, found
+            return found
         begin += room - overlap
 
 

@@ -27,15 +27,8 @@ _TYPED_MODELS = frozenset(
 )
 _UNTYPED_MODELS = frozenset({"bart", "distilbert", "mbart", "modernbert", "mpnet", "mt5", "t5", "umt5"})
 
-_SENTENCE_TRANSFORMERS = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
+_FAMILIES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_SENTENCE_TRANSFORMERS = tuple(f"sentence_{family}_config.json" for family in _FAMILIES)
 
 
 def takes_token_types(config: Mapping[str, Any], named: bool) -> bool:

@@ -10,19 +10,17 @@ from tokenizers import Tokenizer as Backend
 
 from pipeline_kit.builtin.config_json import languages_of
 from pipeline_kit.builtin.tokenizers import tokenizer_files
+from pipeline_kit.builtin.tokenizers.backend import BackendTokenizer
 from pipeline_kit.builtin.tokenizers.chat import unframed
-from pipeline_kit.builtin.tokenizers.encode import encode, encode_fully, make_encoder
-from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
 from pipeline_kit.builtin.tokenizers.options import TokenizersJsonConfig
-from pipeline_kit.builtin.tokenizers.panels import tokenizer_panels
 from pipeline_kit.builtin.tokenizers.tokenizer_files import no_tokenizer, sanitize_backend
-from pipeline_kit.contract.stages import Panel, StageContext, Tokenizer
-from pipeline_kit.contract.types import Checkpoint, Encoding, Example, Side
+from pipeline_kit.contract.stages import StageContext
+from pipeline_kit.contract.types import Checkpoint, Example
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest_match, for_message
 
 
 @final
-class TokenizersJson(Tokenizer):
+class TokenizersJson(BackendTokenizer):
     """A tokenizer.json and what the files beside it say; never imports transformers.
 
     :raises CheckpointError: if the file is missing or broken.
@@ -30,72 +28,30 @@ class TokenizersJson(Tokenizer):
     """
 
     def __init__(self, config: TokenizersJsonConfig, context: StageContext) -> None:
-        """Load the file from the checkpoint's folder."""
         checkpoint = context.checkpoint
         own, names = checkpoint.config, checkpoint.tokenizer_config
-        self._backend = _load(_inside(checkpoint.path, config.file), checkpoint)
-        padding, truncation = self._backend.padding, self._backend.truncation
-        sanitize_backend(self._backend, checkpoint)
-        self._languages = languages_of(self._backend)
-        if self._languages and context.task == "translation":
+        backend = _load(_inside(checkpoint.path, config.file), checkpoint)
+        padding, truncation = backend.padding, backend.truncation
+        sanitize_backend(backend, checkpoint)
+        languages = languages_of(backend)
+        if languages and context.task == "translation":
             raise ConfigError([unframed("tokenizer=tokenizers_json")])
-        self._padding_side = tokenizer_files.side(names, "padding_side", padding)
-        self._pad_token_id = _pad_id(self._backend, config, checkpoint, padding)
-        self._encoder = make_encoder(
-            self._backend,
+        super().__init__(
+            backend,
             config,
             context,
-            max_length=resolve_max_length(
-                config.max_length,
-                checkpoint,
-                names.get("model_max_length", names.get("max_len")),
-                context.reserved,
-            ),
+            languages,
+            pad_token_id=_pad_id(backend, config, checkpoint, padding),
+            padding_side=tokenizer_files.side(names, "padding_side", padding),
+            model_max_length=names.get("model_max_length", names.get("max_len")),
             token_types=tokenizer_files.takes_token_types(own, tokenizer_files.names_token_types(own, names)),
             left=tokenizer_files.side(names, "truncation_side", truncation) == "left",
         )
-
-    @property
-    def pad_token_id(self) -> int | None:
-        """See :class:`Tokenizer`."""
-        return self._pad_token_id
-
-    @property
-    def padding_side(self) -> Side:
-        """See :class:`Tokenizer`."""
-        return self._padding_side
-
-    @property
-    def max_length(self) -> int | None:
-        """See :class:`Tokenizer`."""
-        return self._encoder.max_length
-
-    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
-        """See :class:`Tokenizer`."""
-        return encode(self._encoder, examples)
-
-    def encode_fully(self, examples: Sequence[Example]) -> list[Encoding]:
-        """Encode with all fields filled, for ``pipeline-kit explain``."""
-        return encode_fully(self._encoder, examples)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """See :class:`Tokenizer`."""
-        return self._backend.decode(list(ids), skip_special_tokens=True)
-
-    @property
-    def languages(self) -> Mapping[str, int]:
-        """See :class:`Tokenizer`."""
-        return self._languages
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """See :class:`Tokenizer`; templates are run by transformers, which this does not load."""
         del messages
         raise ExampleError("tokenizer=tokenizers_json writes no conversations; use tokenizer=hf")
-
-    def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
-        """See :class:`Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
-        del encodings
-        return tokenizer_panels(self._encoder, example, self._languages)
 
 
 def _inside(folder: Path, name: str) -> Path:

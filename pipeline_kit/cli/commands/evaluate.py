@@ -153,7 +153,7 @@ def _first(rows: Iterator[Labelled | RowFailure]) -> Labelled:
 
 def _run(job: Evaluation, save: Path | None, quiet: bool) -> dict[str, Any]:
     from pipeline_kit.compose.build import build
-    from pipeline_kit.evaluate.run import EvaluationWatcher, labelled, report, run
+    from pipeline_kit.evaluate.run import labelled, report, run
 
     failures = Failures()
     with _saver(save) as write:
@@ -173,7 +173,7 @@ def _run(job: Evaluation, save: Path | None, quiet: bool) -> dict[str, Any]:
             bar.advance()
 
         with bar:
-            counts = run(pipeline, labelled(job.source.rows()), job.evaluator, EvaluationWatcher(judged, failed))
+            counts = run(pipeline, labelled(job.source.rows()), job.evaluator, judged, failed)
     if failures.count > MOST_SHOWN:
         say(f"... and {failures.count - MOST_SHOWN:,} more rows failed; see why with: pipeline-kit run")
     name = pipeline.description["checkpoint"]["name"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pk_onnxruntime import OnnxRuntimeConfig, Precision
-from pk_onnxruntime.quantize import needs_reduced_range
+from pk_onnxruntime.graph import needs_reduced_range
 from pk_onnxruntime.stage import OnnxRuntimeModel
 
 import pipeline_kit as pk

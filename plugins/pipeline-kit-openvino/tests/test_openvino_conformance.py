@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pk_openvino
 import pytest
-from pk_openvino.probe import has_bfloat16
+from pk_openvino.graph import has_bfloat16
 from pk_openvino.stage import TOLERANCES
 
 from pipeline_kit.contract.stages import StageContext

@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pk_openvino import OpenVinoConfig, Precision
-from pk_openvino.compiled import Compiled
-from pk_openvino.compress import compress
-from pk_openvino.format import MODEL, write
-from pk_openvino.probe import has_bfloat16, has_int8
-from pk_openvino.runtime import openvino
+from pk_openvino.graph import MODEL, Compiled, compress, has_bfloat16, has_int8, openvino, write
 from pk_openvino.stage import OpenVinoModel
 
 import pipeline_kit as pk
 from pipeline_kit.contract.types import Device, Encoding
-from pipeline_kit.graphs.format import graph_inputs
+from pipeline_kit.graphs.graphs import graph_inputs
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
 from pipeline_kit.testing.graph_suite import GraphContexts, assert_answers_of_hf
 

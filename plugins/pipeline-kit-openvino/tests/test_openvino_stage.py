@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pk_openvino
 import pytest
 from pk_openvino import OpenVinoConfig
-from pk_openvino.probe import has_bfloat16, has_int8
+from pk_openvino.graph import has_bfloat16, has_int8
 from pk_openvino.stage import OpenVinoModel
 
 from pipeline_kit.builtin import register as register_builtin
@@ -138,7 +138,7 @@ def test_int8_without_a_width_that_fits_is_refused(make_context: GraphContexts, 
 def test_nothing_is_reported_over_the_network(tmp_path: Path) -> None:
     """OpenVINO reports each import and conversion to its maker and writes to the home folder, if it can."""
     code = (
-        "import sys; from pk_openvino.runtime import openvino; openvino().Core();"
+        "import sys; from pk_openvino.graph import openvino; openvino().Core();"
         "import openvino.tools.ovc as o; o.convert_model;"
         "print(sorted(m for m in sys.modules if m.startswith('openvino_telemetry')), type(o.telemetry).__module__)"
     )

@@ -64,17 +64,17 @@ def probe_of(network: nn.Module) -> Mapping[str, torch.Tensor]:
 def test_a_network_that_reads_the_weight_itself_keeps_its_layers() -> None:
     network = Two(direct=True)
     before = probe_of(network)["logits"]
-    assert pack_linears(network, lambda: probe_of(network), "packed").layers == 0
+    assert pack_linears(network, lambda: probe_of(network), "packed", Device()).layers == 0
     assert type(network.inner) is nn.Linear
     assert torch.equal(probe_of(network)["logits"], before)
-    assert pack_linears(plain := Two(direct=False), lambda: probe_of(plain), "packed").layers == 1
+    assert pack_linears(plain := Two(direct=False), lambda: probe_of(plain), "packed", Device()).layers == 1
 
 
 @needs_onednn
 def test_a_kernel_that_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedLinear, "forward", lambda self, input: input + 1.0)
     network = Two(direct=False)
-    assert pack_linears(network, lambda: probe_of(network), "packed").layers == 0
+    assert pack_linears(network, lambda: probe_of(network), "packed", Device()).layers == 0
     assert type(network.inner) is nn.Linear
 
 
@@ -83,7 +83,7 @@ def test_a_kernel_that_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyP
 def test_auto_packs_what_is_measured_to_be_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
     network = Two(direct=False)
-    assert pack_linears(network, lambda: probe_of(network), "auto").layers == int(faster)
+    assert pack_linears(network, lambda: probe_of(network), "auto", Device()).layers == int(faster)
 
 
 @needs_onednn
@@ -94,7 +94,7 @@ def test_auto_decides_for_all_layers_together(
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 8))
     monkeypatch.setattr(packed, "_LEAST_WEIGHTS", 1)
     monkeypatch.setattr(packed, "_times", lambda linear: small if linear.out_features == 4 else large)
-    assert pack_linears(network, lambda: probe_of(network), "auto").layers == chosen
+    assert pack_linears(network, lambda: probe_of(network), "auto", Device()).layers == chosen
 
 
 @needs_onednn

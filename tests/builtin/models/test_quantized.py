@@ -10,7 +10,6 @@ from torch import nn
 
 import pipeline_kit as pk
 from pipeline_kit.builtin.models.kernels import linears as products
-from pipeline_kit.builtin.models.kernels import linears as quantized
 from pipeline_kit.builtin.models.kernels.linears import Int8Linear, Int8PerTokenLinear, can_quantize
 from pipeline_kit.errors import ConfigError
 from pipeline_kit.testing import tiny_checkpoint
@@ -136,7 +135,7 @@ def test_without_the_private_operator_it_is_refused(monkeypatch: pytest.MonkeyPa
     def absent(*_: object) -> None:
         raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qlinear_pointwise'")
 
-    monkeypatch.setattr(quantized, "_product", absent)
+    monkeypatch.setattr(Int8Linear, "forward", absent)
     with pytest.raises(
         ConfigError, match=r"model\.quantization: 'int8' needs products in int8, which torch does not have"
     ):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from pipeline_kit.builtin.models.compare import is_close, noise_of
 from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
 
 
@@ -46,10 +48,12 @@ def inputs_of(network: Any) -> NetworkInputs:
     )
 
 
-def network_inputs(batch: TokenBatch, takes: NetworkInputs) -> dict[str, Any]:
+def network_inputs(batch: TokenBatch, takes: NetworkInputs, head: str = "") -> dict[str, Any]:
     """Return the keyword arguments of a network's forward for `batch`.
 
     The mask is left out when there is no padding, which lets the faster attention kernels run.
+
+    :param head: for ``multiple-choice`` each row becomes an example of one choice: a choice's logit knows no other.
     """
     given: dict[str, Any] = {"input_ids": batch.input_ids}
     if takes.use_cache:
@@ -62,7 +66,32 @@ def network_inputs(batch: TokenBatch, takes: NetworkInputs) -> dict[str, Any]:
             given["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, takes.pad_token_id)
         if takes.position_ids and batch.side == "left":
             given["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+    if head == "multiple-choice":
+        return {name: value[:, None] if isinstance(value, torch.Tensor) else value for name, value in given.items()}
     return given
+
+
+def row_groups(batch: TokenBatch, head: str, end: int | None, pad_token_id: int | None) -> list[torch.Tensor]:
+    """Return the rows that a network with `head` may see together, group by group; one group or none: all of them.
+
+    :param end: the token that the classifier of an encoder-decoder reads, None for all others.
+    :param pad_token_id: the id by which the network itself distinguishes padding from text, if it has one.
+    """
+    if head != "sequence-classification":
+        return []
+    if end is not None:
+        return groups_by_end(batch, end)
+    return [] if pad_token_id is None else groups_by_padding(batch, pad_token_id)
+
+
+def forward_in_groups(
+    batch: TokenBatch, groups: list[torch.Tensor], run: Callable[[TokenBatch], ModelOutput]
+) -> ModelOutput:
+    """Run each of `groups` of rows apart, and put their logits in the order of `batch`."""
+    if len(groups) < 2:
+        return run(batch)
+    parts = torch.cat([run(select_rows(batch, rows))["logits"] for rows in groups])
+    return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
 
 
 def groups_by_end(batch: TokenBatch, eos_token_id: int) -> list[torch.Tensor]:
@@ -117,11 +146,6 @@ KNOWN_FAMILIES = frozenset(
     | {"xlm-roberta"}
 )
 
-# How far two answers to the same row may be apart, as a share of the largest number in them. The same
-# arithmetic in another order stays below these; a leak is some hundred times above them.
-_NOISE = {"float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
-_NOISE_ON_GPU = 2e-4
-
 # An architecture that joins neighbouring tokens meets even and odd lengths, and rows that are too short for it.
 _LENGTHS = (5, 4, 11, 3, 2, 1)
 _SHORT = 3
@@ -157,7 +181,13 @@ def probe_sides(
             if len(row) > _SHORT:
                 raise
             return frozenset()  # so that it fails in any company, as it does alone
-    return frozenset(side for side in SIDES if _agrees(forward, rows, alone, side, filler or 0, device))
+    found: set[Side] = set()
+    for side in SIDES:
+        batch = _batch(rows, side, filler or 0, device)
+        with suppress(RuntimeError, ValueError, IndexError, TypeError):  # one that cannot run such a batch gets none
+            if _answers_as_alone(forward(batch), batch, alone, noise_of("padded", device)):
+                found.add(side)
+    return frozenset(found)
 
 
 def sample_batch(config: Any, device: Device) -> TokenBatch:
@@ -166,36 +196,14 @@ def sample_batch(config: Any, device: Device) -> TokenBatch:
     return _batch([row, row], "right", 0, device)
 
 
-def _agrees(
-    forward: Callable[[TokenBatch], ModelOutput],
-    rows: Sequence[Sequence[int]],
-    alone: Sequence[ModelOutput],
-    side: Side,
-    filler: int,
-    device: Device,
-) -> bool:
-    batch = _batch(rows, side, filler, device)
-    try:
-        together = forward(batch)
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return False  # a network that cannot run a padded batch gets none
-    width = batch.input_ids.shape[1]
+def _answers_as_alone(together: ModelOutput, batch: TokenBatch, alone: Sequence[ModelOutput], noise: float) -> bool:
+    tokens = batch.attention_mask.bool()
     for place, expected in enumerate(alone):
-        length = len(rows[place])
         for name, value in expected.tensors.items():
             found = together[name][place]
-            if name in together.per_token:
-                found = found[:length] if side == "right" else found[width - length :]
-            if not _close(found.float(), value[0].float(), device):
+            if not is_close(found[tokens[place]] if name in together.per_token else found, value[0], noise):
                 return False
     return True
-
-
-def _close(found: torch.Tensor, expected: torch.Tensor, device: Device) -> bool:
-    noise = _NOISE[device.dtype]
-    if device.kind != "cpu":
-        noise = max(noise, _NOISE_ON_GPU)
-    return bool((found - expected).abs().max() <= noise * expected.abs().max().clamp(min=1.0))
 
 
 def _rows(config: Any, filler: int | None) -> list[list[int]]:

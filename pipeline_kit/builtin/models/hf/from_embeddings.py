@@ -85,7 +85,14 @@ class FromEmbeddings(Differentiable):
 
         :raises UsageError: if the network looks up ids that cannot be told to be the row's.
         """
-        variants = _repeated(batch, len(embeddings))
+        count, types = len(embeddings), batch.token_type_ids
+        variants = replace(
+            batch,
+            input_ids=batch.input_ids.expand(count, -1).contiguous(),
+            attention_mask=batch.attention_mask.expand(count, -1).contiguous(),
+            token_type_ids=None if types is None else types.expand(count, -1).contiguous(),
+            lengths=batch.lengths.repeat(count),
+        )
 
         def put(ids: torch.Tensor, looked_up: torch.Tensor) -> torch.Tensor | None:
             instead = _in_place_of(looked_up, ids, embeddings, variants.input_ids)
@@ -112,17 +119,6 @@ class FromEmbeddings(Differentiable):
 
     def _refused(self, why: str) -> UsageError:
         return UsageError(f"{self._name} {why}, so there is nothing to take gradients by; take another checkpoint")
-
-
-def _repeated(batch: TokenBatch, count: int) -> TokenBatch:
-    types = batch.token_type_ids
-    return replace(
-        batch,
-        input_ids=batch.input_ids.expand(count, -1).contiguous(),
-        attention_mask=batch.attention_mask.expand(count, -1).contiguous(),
-        token_type_ids=None if types is None else types.expand(count, -1).contiguous(),
-        lengths=batch.lengths.repeat(count),
-    )
 
 
 def _in_place_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -25,12 +25,18 @@ class HeadKind:
     :param head: our name of the head.
     :param tasks: the values of ``task=`` that use it.
     :param tensors: how the names of weights begin that no other kind has.
+    :param auto: transformers' class that builds it.
+    :param outputs: what it returns, by transformers' names.
+    :param per_token: whether it does so for each token; else for each row.
     """
 
     suffixes: tuple[str, ...]
     head: str
     tasks: tuple[str, ...]
     tensors: tuple[str, ...] = ()
+    auto: str = ""
+    outputs: tuple[str, ...] = ("logits",)
+    per_token: bool = False
 
 
 KINDS: tuple[HeadKind, ...] = (
@@ -39,29 +45,54 @@ KINDS: tuple[HeadKind, ...] = (
         "sequence-classification",
         ("text-classification", "zero-shot-classification", "text-ranking"),
         ("pre_classifier.",),
+        "AutoModelForSequenceClassification",
     ),
-    HeadKind(("ForTokenClassification",), "token-classification", ("token-classification",)),
+    HeadKind(
+        ("ForTokenClassification",),
+        "token-classification",
+        ("token-classification",),
+        auto="AutoModelForTokenClassification",
+        per_token=True,
+    ),
     HeadKind(
         ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
         "question-answering",
         ("question-answering",),
         ("qa_outputs.",),
+        "AutoModelForQuestionAnswering",
+        ("start_logits", "end_logits"),
+        per_token=True,
     ),
     HeadKind(
         ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel"),
         "masked-lm",
         ("fill-mask",),
         ("cls.predictions.", "lm_head.", "vocab_", "generator_", "lm_predictions.", "predictions."),
+        "AutoModelForMaskedLM",
+        per_token=True,
     ),
-    HeadKind(("ForMultipleChoice",), "multiple-choice", ("multiple-choice",)),
+    HeadKind(("ForMultipleChoice",), "multiple-choice", ("multiple-choice",), auto="AutoModelForMultipleChoice"),
     HeadKind(("ForNextSentencePrediction",), "next-sentence-prediction", (), ("cls.seq_relationship.",)),
     HeadKind(
-        ("ForConditionalGeneration", "MTModel"), "seq2seq-lm", ("summarization", "translation", "text2text-generation")
+        ("ForConditionalGeneration", "MTModel"),
+        "seq2seq-lm",
+        ("summarization", "translation", "text2text-generation"),
+        auto="AutoModelForSeq2SeqLM",
     ),
-    HeadKind(("ForCausalLM", "LMHeadModel"), "causal-lm", ("text-generation",)),
-    HeadKind(("EncoderModel", "Model"), "base", ("sentence-embedding", "feature-extraction")),
+    HeadKind(("ForCausalLM", "LMHeadModel"), "causal-lm", ("text-generation",), auto="AutoModelForCausalLM"),
+    HeadKind(
+        ("EncoderModel", "Model"),
+        "base",
+        ("sentence-embedding", "feature-extraction"),
+        auto="AutoModel",
+        outputs=("last_hidden_state",),
+        per_token=True,
+    ),
 )
 """In the order in which a class name is compared: an ending that holds another one comes before it."""
+
+HEAD_KINDS: Mapping[str, HeadKind] = {kind.head: kind for kind in KINDS if kind.auto}
+"""By our name: the heads that can be built."""
 
 _LOOKALIKES = frozenset(
     {"sequence-classification", "token-classification", "multiple-choice", "next-sentence-prediction"}
@@ -142,19 +173,14 @@ def missing_head(
     if kind is not None:
         what = "no head (it is a base model)" if kind.head == "base" else f"a {kind.head} head"
         lines.append(f"It has {what}{f', saved as {for_message(name, 80)}' if name else ''}.")
-        lines.append(_use(kind))
+        tasks = " or ".join(f"task={task}" for task in kind.tasks)
+        lines.append(f"Use {tasks} with it." if tasks else "No task uses that head.")
     elif others:
         lines.append(f"It has weights that this head does not use: {few(sorted(others))}.")
     wanted = [task for kind in KINDS if kind.head == head for task in kind.tasks]
     if wanted:
         lines.append(f"For task={wanted[0]} take a checkpoint that was fine-tuned for it.")
     return CheckpointError(" ".join(lines))
-
-
-def _use(kind: HeadKind) -> str:
-    if not kind.tasks:
-        return "No task uses that head."
-    return f"Use {' or '.join(f'task={task}' for task in kind.tasks)} with it."
 
 
 def _class_name(checkpoint: Checkpoint) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import nn
 
+from pipeline_kit.builtin.models.hf.batches import select_rows
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.stages import Cell, Panel, Tokenizer
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
@@ -63,11 +65,11 @@ class LayerWatch:
 
             put(self._network.register_forward_pre_hook(self._begin))
             for stack in _stacks(self._network):
-                put(stack.layers[0].register_forward_pre_hook(self._before(stack), with_kwargs=True))
+                put(stack.layers[0].register_forward_pre_hook(partial(self._before, stack), with_kwargs=True))
                 for layer in stack.layers:
-                    put(layer.register_forward_hook(self._after(stack)))
+                    put(layer.register_forward_hook(partial(self._after, stack)))
                 for norm in stack.norms:
-                    put(norm.register_forward_hook(self._normed(stack)))
+                    put(norm.register_forward_hook(partial(self._normed, stack)))
             yield self.seen
 
     def join(self, groups: Sequence[torch.Tensor], batch: TokenBatch) -> None:
@@ -94,29 +96,20 @@ class LayerWatch:
             hidden = hidden.transpose(0, 1)
         self.seen.append((name, hidden.clone()))
 
-    def _before(self, stack: _Stack) -> Any:
-        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            del layer
-            if not self._counts.get(stack.prefix, 0):
-                self._note(f"{stack.prefix} embeddings".strip(), args or kwargs.get("hidden_states", kwargs))
+    def _before(self, stack: _Stack, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        del layer
+        if not self._counts.get(stack.prefix, 0):
+            self._note(f"{stack.prefix} embeddings".strip(), args or kwargs.get("hidden_states", kwargs))
 
-        return hook
+    def _after(self, stack: _Stack, layer: nn.Module, args: Any, output: Any) -> None:
+        del layer, args
+        number = self._counts[stack.prefix] = self._counts.get(stack.prefix, 0) + 1
+        self._note(f"{stack.prefix} layer {number}".strip(), output)
 
-    def _after(self, stack: _Stack) -> Any:
-        def hook(layer: nn.Module, args: Any, output: Any) -> None:
-            del layer, args
-            number = self._counts[stack.prefix] = self._counts.get(stack.prefix, 0) + 1
-            self._note(f"{stack.prefix} layer {number}".strip(), output)
-
-        return hook
-
-    def _normed(self, stack: _Stack) -> Any:
-        def hook(norm: nn.Module, args: Any, output: Any) -> None:
-            del norm, args
-            if self._counts.get(stack.prefix, 0) >= len(stack.layers):
-                self._note(f"{stack.prefix} final norm".strip(), output)
-
-        return hook
+    def _normed(self, stack: _Stack, norm: nn.Module, args: Any, output: Any) -> None:
+        del norm, args
+        if self._counts.get(stack.prefix, 0) >= len(stack.layers):
+            self._note(f"{stack.prefix} final norm".strip(), output)
 
 
 def scatter_rows(
@@ -146,10 +139,14 @@ def _stacks(network: nn.Module) -> list[_Stack]:
     """Find the stacks of layers: the lists of modules that are not inside another list."""
     lists = [(name, part) for name, part in network.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
     outer = [(name, part) for name, part in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
-    return [
-        _Stack(_prefix(name) if len(outer) > 1 else "", tuple(_flat(part)), _norms_beside(network, name))
-        for name, part in outer
-    ]
+    found = []
+    for name, part in outer:
+        parts = name.split(".")
+        prefix = next((half for half in ("encoder", "decoder") if half in parts), parts[-1])
+        beside = network.get_submodule(name.rpartition(".")[0]).children()
+        norms = tuple(module for module in beside if "norm" in type(module).__name__.lower())
+        found.append(_Stack(prefix if len(outer) > 1 else "", tuple(_flat(part)), norms))
+    return found
 
 
 def _flat(layers: nn.Module) -> Iterator[nn.Module]:
@@ -159,16 +156,6 @@ def _flat(layers: nn.Module) -> Iterator[nn.Module]:
             yield from _flat(layer)
         else:
             yield layer
-
-
-def _prefix(name: str) -> str:
-    parts = name.split(".")
-    return next((part for part in ("encoder", "decoder") if part in parts), parts[-1])
-
-
-def _norms_beside(network: nn.Module, name: str) -> tuple[nn.Module, ...]:
-    parent = network.get_submodule(name.rpartition(".")[0])
-    return tuple(part for part in parent.children() if "norm" in type(part).__name__.lower())
 
 
 def _hidden(value: Any) -> torch.Tensor | None:
@@ -229,15 +216,12 @@ def named_attentions(network: Any, output: Mapping[str, Any]) -> dict[str, torch
 
 
 def attention_maps(
-    run: Callable[[TokenBatch], Mapping[str, torch.Tensor]],
-    batch: TokenBatch,
-    groups: Sequence[torch.Tensor],
-    narrow: Callable[[TokenBatch, torch.Tensor], TokenBatch],
+    run: Callable[[TokenBatch], Mapping[str, torch.Tensor]], batch: TokenBatch, groups: Sequence[torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
     """Return the maps of a batch whose `groups` of rows are run apart by `run`, zero where nothing ran."""
     if len(groups) < 2:
         return run(batch)
-    parts = [run(narrow(batch, rows)) for rows in groups]
+    parts = [run(select_rows(batch, rows)) for rows in groups]
     return {name: scatter_rows([part[name] for part in parts], groups, batch, (2, 3)) for name in parts[0]}
 
 

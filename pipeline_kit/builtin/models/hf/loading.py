@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+import math
+import re
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.modules import module
 
-from pipeline_kit.builtin.models.hf.heads import few, missing_head, refuse_lookalike
-from pipeline_kit.builtin.models.hf.weights import backed_sizes, unexplained
+from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS, few, missing_head, refuse_lookalike
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.checkpoint.resolve import weight_shapes
 from pipeline_kit.contract.types import Checkpoint, Device
@@ -23,19 +27,6 @@ _NOT_FROM_A_FILE = frozenset(
     | {"chunk_size_feed_forward", "chunk_size_lm_head"}
     | {"output_attentions", "output_hidden_states", "return_dict"}
 )
-
-
-_MAPPINGS = {
-    "base": "MODEL_MAPPING",
-    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
-    "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
-    "question-answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
-    "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING",
-    "multiple-choice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING",
-    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING",
-    "seq2seq-lm": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
-}
-"""By head: transformers' table of the classes that have it."""
 
 
 def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_implementation: str | None) -> Any:
@@ -76,14 +67,15 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
     # A T5 encoder saved by itself, as in sentence-t5, has a config.json that says it is no encoder-decoder.
     alone = any(str(name).endswith("EncoderModel") for name in checkpoint.config.get("architectures") or ())
     if head == "base" and (config.is_encoder_decoder or (alone and hasattr(network, "decoder"))):
-        encoder = network.get_encoder()
-        _check_weights(checkpoint, head, network, info, within=_names_in(network, encoder))
-        _check_unused(checkpoint, head, network, info, saved)
-        network = encoder
+        kept = network.get_encoder()
+        used = {id(weight) for weight in kept.parameters()}
+        names = network.named_parameters(remove_duplicate=False)
+        within = frozenset(name for name, weight in names if id(weight) in used)
     else:
-        _check_weights(checkpoint, head, network, info)
-        _check_unused(checkpoint, head, network, info, saved)
-    return network.eval().requires_grad_(False).to(device.name)
+        kept, within = network, None
+    _check_weights(checkpoint, head, network, info, within)
+    _check_unused(checkpoint, head, network, info, saved)
+    return kept.eval().requires_grad_(False).to(device.name)
 
 
 def _settings(checkpoint: Checkpoint) -> Any:
@@ -100,8 +92,7 @@ def _settings(checkpoint: Checkpoint) -> Any:
         near = closest_match(kind, known)
         raise CheckpointError(
             f"the checkpoint '{for_message(checkpoint.name)}' has model_type {for_message(repr(kind), 80)} in "
-            "config.json, "
-            f"which transformers {transformers.__version__} does not know."
+            f"config.json, which transformers {transformers.__version__} does not know."
             + (f" The closest that it knows is '{near}'." if near else "")
             + " A model that needs its own code cannot be loaded."
         )
@@ -126,7 +117,7 @@ def _followed(config: Any) -> Any:
 def _network_class(checkpoint: Checkpoint, config: Any, head: str) -> Any:
     import transformers
 
-    mapping = getattr(transformers, _MAPPINGS[head])
+    mapping = getattr(transformers, HEAD_KINDS[head].auto)._model_mapping
     if type(config) not in mapping:
         raise CheckpointError(
             f"the checkpoint '{for_message(checkpoint.name)}' is a {config.model_type}, "
@@ -161,13 +152,11 @@ def _attention(network_class: Any, config: Any, device: Device, asked: str | Non
     return asked
 
 
-def _check_weights(
-    checkpoint: Checkpoint, head: str, network: Any, info: Any, within: frozenset[str] | None = None
-) -> None:
+def _check_weights(checkpoint: Checkpoint, head: str, network: Any, info: Any, within: frozenset[str] | None) -> None:
     """Refuse a network of which a part that the answer depends on was not in the checkpoint.
 
     :param info: the loading info of ``from_pretrained``.
-    :param within: look at these weights only.
+    :param within: look at these weights only; None: at all.
     """
     wrong = [item for item in info["mismatched_keys"] if within is None or item[0] in within]
     if wrong:
@@ -196,13 +185,100 @@ def _check_unused(checkpoint: Checkpoint, head: str, network: Any, info: Any, sa
     if unused:
         raise CheckpointError(
             f"the checkpoint '{for_message(checkpoint.name)}' holds weights that the network of its config.json does "
-            "not "
-            f"use: {few(unused)}. Check the number of layers, model_type and architectures in config.json, or download "
-            "it again; a file of weights may hold nothing but the model's own"
+            f"not use: {few(unused)}. Check the number of layers, model_type and architectures in config.json, or "
+            "download it again; a file of weights may hold nothing but the model's own"
         )
 
 
-def _names_in(network: Any, part: Any) -> frozenset[str]:
-    """Return the names in `network` of the weights that `part` uses."""
-    used = {id(weight) for weight in part.parameters()}
-    return frozenset(n for n, weight in network.named_parameters(remove_duplicate=False) if id(weight) in used)
+_COMPUTED = re.compile(
+    # Buffers that older versions saved and that are computed today: positions, segments, causal masks, rotations.
+    r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias|embed_positions\.weights?)$"
+    r"|(^|\.)version$"  # fairseq's mark in the first checkpoints of BART
+    r"|\._weight$"  # a second copy of DeBERTa's tables, from its pre-training
+    r"|^loss_(fct|fn)\."  # the weights of classes in a loss
+)
+# What reads the first token for a head of pre-training; other heads and text vectors do without.
+_POOLER = re.compile(r"(^|\.)pooler\.")
+# The modules of heads, by their names in transformers. A network leaves the heads of other tasks alone.
+_HEADS = frozenset(
+    {"classification_head", "classifier", "cls.predictions", "cls.seq_relationship", "decoder"}
+    | {"discriminator_predictions", "embed_out", "entity_predictions", "final_logits_bias", "generator_lm_head"}
+    | {"generator_predictions", "head", "lm_head", "lm_loss", "lm_predictions", "logits_proj", "mask_predictions"}
+    | {"output_projection", "pre_classifier", "pred_layer", "predictions", "qa_classifier", "qa_outputs", "score"}
+    | {"sequence_summary", "sop_classifier", "vocab_layer_norm", "vocab_projector", "vocab_transform"}
+)
+
+
+def unexplained(network: Any, unexpected: Iterable[str], saved: Collection[str], base: bool) -> list[str]:
+    """Return the weights of `unexpected` that a network may not leave unused, sorted.
+
+    :param network: what was built for the checkpoint.
+    :param unexpected: the names of weights that it has no place for.
+    :param saved: the names of all weights of the checkpoint.
+    :param base: whether the network has no head, so that it leaves any head unused.
+    """
+    modules = {name for name, _ in network.named_modules()}
+    prefix = f"{network.base_model_prefix}."
+    inside = base and any(name.startswith(prefix) for name in saved)
+
+    def is_explained(name: str) -> bool:
+        if _COMPUTED.search(name) or (inside and not name.startswith(prefix)):
+            return True
+        if (pooler := _POOLER.search(name)) and name[: pooler.end() - 1] not in modules:
+            return True
+        return any((name == head or name.startswith(f"{head}.")) and head not in modules for head in _HEADS)
+
+    return sorted(name for name in unexpected if not is_explained(name))
+
+
+# A network has modules without weights, halves that an encoder saved by itself lacks, and tables that are tied.
+_MODULES_PER_WEIGHT, _MORE_MODULES = 16, 1000
+_TIMES, _MORE_NUMBERS = 8, 1 << 20
+_BUFFER_NUMBERS = 1 << 28  # a causal mask for 16,384 positions
+
+
+@contextmanager
+def backed_sizes(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """Refuse what is built inside if no weights back it; nothing of it has memory yet, since it is on ``meta``.
+
+    :param shapes: of the checkpoint's weights, by name.
+    :raises CheckpointError: naming the part that is too large, or the number of parts.
+    """
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    most_modules = _MODULES_PER_WEIGHT * len(shapes) + _MORE_MODULES
+    thread, modules, asked = threading.get_ident(), 0, 0
+
+    def refuse(what: str) -> None:
+        raise CheckpointError(
+            f"{checkpoint.path / 'config.json'} asks for {what}, but the {len(shapes)} weights of the checkpoint hold "
+            f"{numbers} numbers in all. Check the sizes in config.json, or download the checkpoint again"
+        )
+
+    def on_module(owner: Any, name: str, part: Any) -> None:
+        nonlocal modules
+        modules += threading.get_ident() == thread
+        if modules > most_modules:
+            refuse(f"a network of over {most_modules} parts")
+
+    def on_parameter(owner: Any, name: str, weight: Any) -> None:
+        nonlocal asked
+        if weight is None or not weight.is_meta or threading.get_ident() != thread:
+            return
+        asked += weight.numel()
+        if weight.numel() > numbers + _MORE_NUMBERS or asked > _TIMES * numbers + _MORE_NUMBERS:
+            refuse(f"a weight '{for_message(name, 80)}' of shape {list(weight.shape)} in a {type(owner).__name__}")
+
+    def on_buffer(owner: Any, name: str, buffer: Any) -> None:
+        if buffer is not None and threading.get_ident() == thread and buffer.numel() > numbers + _BUFFER_NUMBERS:
+            refuse(f"a table '{for_message(name, 80)}' of shape {list(buffer.shape)} in a {type(owner).__name__}")
+
+    hooks = (
+        module.register_module_module_registration_hook(on_module),
+        module.register_module_parameter_registration_hook(on_parameter),
+        module.register_module_buffer_registration_hook(on_buffer),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

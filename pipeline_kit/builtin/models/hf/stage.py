@@ -10,17 +10,16 @@ from typing import Any, final
 import torch
 
 from pipeline_kit.builtin.models.hf.batches import (
-    groups_by_end,
-    groups_by_padding,
+    forward_in_groups,
     inputs_of,
     known_sides,
     network_inputs,
     probe_sides,
+    row_groups,
     sample_batch,
-    select_rows,
 )
 from pipeline_kit.builtin.models.hf.from_embeddings import FromEmbeddings, plain_form
-from pipeline_kit.builtin.models.hf.heads import check_head_name
+from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS, check_head_name
 from pipeline_kit.builtin.models.hf.layers import (
     LayerWatch,
     attention_maps,
@@ -37,14 +36,6 @@ from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.stages import Model, Panel, StageContext
 from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
-
-_PER_TOKEN = {
-    "base": ("last_hidden_state",),
-    "token-classification": ("logits",),
-    "question-answering": ("start_logits", "end_logits"),
-    "masked-lm": ("logits",),
-}
-"""By head: what it returns for each token, by transformers' names; the others return logits for a row."""
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 
@@ -82,7 +73,7 @@ class HfModel(Model):
         self._network = load_network(context.checkpoint, device, self._head, config.attn_implementation)
         self._takes = inputs_of(self._network)
         settings = self._network.config
-        self._reads_end = self._head == "sequence-classification" and bool(settings.is_encoder_decoder)
+        self._end: int | None = settings.eos_token_id if settings.is_encoder_decoder else None
         self._sparse = sparse_part(self._network)
         filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
         limit = None if context.tokenizer is None else context.tokenizer.max_length
@@ -140,15 +131,11 @@ class HfModel(Model):
 
         :returns: the tensors of the head, see the class, in the device's dtype.
         """
-        if self._head in _PER_TOKEN:
-            return self._run(batch)
-        groups = self._groups(batch)
-        if len(groups) < 2:
-            return ModelOutput({"logits": self._logits(batch)})
-        parts = torch.cat([self._logits(select_rows(batch, rows)) for rows in groups])
-        if self._watch is not None:
+        groups = row_groups(batch, self._head, self._end, self._takes.pad_token_id)
+        found = forward_in_groups(batch, groups, self._run)
+        if self._watch is not None and len(groups) > 1:
             self._watch.join(groups, batch)
-        return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
+        return found
 
     @contextmanager
     def watched(self) -> Iterator[Sequence[tuple[str, Any]]]:
@@ -170,9 +157,9 @@ class HfModel(Model):
         def run(part: TokenBatch) -> Mapping[str, torch.Tensor]:
             return named_attentions(self._network, self._call(self._network, part, output_attentions=True))
 
-        groups = self._groups(batch)
+        groups = row_groups(batch, self._head, self._end, self._takes.pad_token_id)
         with eager_attention(self._network):
-            found = attention_maps(run, batch, groups, select_rows)
+            found = attention_maps(run, batch, groups)
         if self._watch is not None and len(groups) > 1:
             self._watch.join(groups, batch)
         return found
@@ -187,15 +174,12 @@ class HfModel(Model):
         config, context = self._built_with
         plain, where = plain_form(config, context)
         if (replace(config, **self.settled), context.device) == (plain, where.device):
-            return FromEmbeddings(self._network, self._alike, "the network itself")
+            return FromEmbeddings(self._network, self._run, "the network itself")
         copy = HfModel(plain, where)
-        return FromEmbeddings(copy._network, copy._alike, "a copy of the network in float32, run by torch's own layers")
-
-    def _alike(self, batch: TokenBatch) -> ModelOutput:
-        """Run rows that the network may see together."""
-        return self._run(batch) if self._head in _PER_TOKEN else ModelOutput({"logits": self._logits(batch)})
+        return FromEmbeddings(copy._network, copy._run, "a copy of the network in float32, run by torch's own layers")
 
     def _run(self, batch: TokenBatch) -> ModelOutput:
+        """Run rows that the network may see together."""
         if self._compiled is not None:
             return self._compiled(batch)
         return self._answers(self._network, batch)
@@ -203,33 +187,16 @@ class HfModel(Model):
     def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
         """Run `network`, or what it was compiled to, and name what it returns."""
         output = self._call(network, batch)
-        names = _PER_TOKEN.get(self._head)
-        if names is None:
-            return ModelOutput({"logits": output.logits})
-        return ModelOutput({name: getattr(output, name) for name in names}, frozenset(names))
+        kind = HEAD_KINDS[self._head]
+        tensors = {name: getattr(output, name) for name in kind.outputs}
+        if self._head == "multiple-choice":
+            tensors = {"logits": output.logits[:, 0]}
+        return ModelOutput(tensors, frozenset(kind.outputs if kind.per_token else ()))
 
     def _call(self, network: Any, batch: TokenBatch, **more: Any) -> Any:
         if self._sparse is not None:
             set_attention(self._sparse, batch.input_ids.shape[1])
-        given = network_inputs(batch, self._takes)
-        if self._head == "multiple-choice":  # each row is an example of one choice: a choice's logit knows no other
-            given = {
-                name: value[:, None] if isinstance(value, torch.Tensor) else value for name, value in given.items()
-            }
-        return network(**given, **more)
-
-    def _logits(self, batch: TokenBatch) -> torch.Tensor:
-        logits = self._run(batch)["logits"]
-        return logits[:, 0] if self._head == "multiple-choice" else logits
-
-    def _groups(self, batch: TokenBatch) -> list[torch.Tensor]:
-        if self._head != "sequence-classification":
-            return []
-        if self._reads_end:
-            return groups_by_end(batch, self._network.config.eos_token_id)
-        if self._takes.pad_token_id is not None:
-            return groups_by_padding(batch, self._takes.pad_token_id)
-        return []
+        return network(**network_inputs(batch, self._takes, self._head), **more)
 
 
 def _allow_batches(network: Any) -> None:

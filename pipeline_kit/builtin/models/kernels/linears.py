@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
 from torch import nn
 
+from pipeline_kit.builtin.models.compare import noise_of
 from pipeline_kit.builtin.models.kernels.replace import (
     NO_ACTIVATION,
     FusedLinear,
+    Probe,
     ReplacedLayers,
     linears,
     replace_linears,
@@ -21,8 +23,6 @@ from pipeline_kit.builtin.models.kernels.replace import (
 from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError, Fault
 from pipeline_kit.runtime.device import emulated
-
-Probe = Callable[[], Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +53,33 @@ def choose_linear_kernels(
 ) -> LinearKernels:
     """Replace the linear layers of `network` in place, where that was asked for or is measured to be faster.
 
-    :param probe: runs the network on a few rows and gives its outputs.
     :raises ConfigError: if the device or this network cannot do what was asked for.
     """
-    rounded = _quantized(network, probe, quantization, device)
-    packed = _packed(network, probe, linear, device)
-    return LinearKernels(packed, rounded, TOLERANCES.get(quantization, 0.0))
-
-
-def _packed(network: nn.Module, probe: Probe, kernel: LinearKernel, device: Device) -> ReplacedLayers:
-    if kernel == "eager":
-        return ReplacedLayers()
-    if can_pack(device):
-        return pack_linears(network, probe, kernel)
-    if kernel == "packed":
+    rounded = packed = ReplacedLayers()
+    if quantization != "none":
+        rounded = _round_linears(network, probe, quantization, device)
+    if linear != "eager" and can_pack(device):
+        packed = pack_linears(network, probe, linear, device)
+    elif linear == "packed":
         problem = (
             "'packed' is for float32, or bfloat16 where the CPU has it, on a CPU with oneDNN, "
             f"not for {device.dtype} on {device.name} here."
         )
         raise ConfigError([Fault("model.linear", problem, ("auto", "eager"))])
-    return ReplacedLayers()
+    return LinearKernels(packed, rounded, TOLERANCES.get(quantization, 0.0))
 
 
-def _quantized(network: nn.Module, probe: Probe, quantization: Quantization, device: Device) -> ReplacedLayers:
-    if quantization == "none":
-        return ReplacedLayers()
+def _round_linears(network: nn.Module, probe: Probe, quantization: Quantization, device: Device) -> ReplacedLayers:
+    """Round the linear layers of `network` in place, but for heads of few outputs."""
     if device.kind != "cpu" or device.dtype != "float32":
         problem = f"'{quantization}' is for device=cpu in float32, not for {device.dtype} on {device.name}."
         raise ConfigError([Fault("model.quantization", problem, hint="leave it out, or add device=cpu")])
     if not can_quantize():
         problem = f"'{quantization}' needs products in int8, which torch does not have on this CPU."
         raise ConfigError([Fault("model.quantization", problem, ("none",))])
-    done = quantize_linears(network, probe, quantization)
+    layer: type[FusedLinear] = Int8Linear if quantization == "int8" else Int8PerTokenLinear
+    made = {linear: layer(linear) for linear in linears(network) if linear.out_features >= _FEWEST_OUTPUTS}
+    done = replace_linears(network, made, probe, noise_of("int8", device))
     if not done.layers:
         problem = f"'{quantization}': nothing in this network can be rounded, or its answers change too much."
         raise ConfigError([Fault("model.quantization", problem, ("none",))])
@@ -98,8 +93,6 @@ _MOST_PRODUCTS = 3e8  # of one measurement: about 3 ms on two cores
 _TRIES = 6  # of which the fastest counts: what else the machine does only ever adds time
 _MARGIN = 1.3  # so much slower still counts as faster: noise must not decide differently from run to run
 _LEAST_WEIGHTS = 1 << 14  # what a smaller layer takes is mostly the call, and its measure mostly noise
-_PACKED_TOLERANCES = {"float32": 3e-6, "bfloat16": 5e-2}
-"""How far the packed network may be from the eager one, as a share of its largest number."""
 
 
 @final
@@ -120,12 +113,8 @@ class PackedLinear(FusedLinear):
 
 def can_pack(device: Device) -> bool:
     """Return whether this build of torch has the operators, and the device a use for them."""
-    if (
-        device.kind != "cpu"
-        or device.dtype not in _PACKED_TOLERANCES
-        or emulated(device.dtype)
-        or not torch._C._has_mkldnn
-    ):
+    known = device.kind == "cpu" and device.dtype in ("float32", "bfloat16")
+    if not known or emulated(device.dtype) or not torch._C._has_mkldnn:
         return False
     try:
         linear = nn.Linear(16, 16)
@@ -139,20 +128,17 @@ def can_pack(device: Device) -> bool:
         return False
 
 
-def pack_linears(
-    network: nn.Module, probe: Callable[[], Mapping[str, torch.Tensor]], kernel: LinearKernel
-) -> ReplacedLayers:
+def pack_linears(network: nn.Module, probe: Probe, kernel: LinearKernel, device: Device) -> ReplacedLayers:
     """Pack the linear layers of `network` in place, all or none; none if its answers change.
 
-    :param probe: runs the network on a few rows and gives its outputs.
     :param kernel: ``packed`` packs them, ``auto`` if they are measured to be faster, all together.
     """
     layers = list(linears(network))
     if kernel == "auto" and not _are_faster(layers):
         return ReplacedLayers()
-    dtypes = {str(linear.weight.dtype).removeprefix("torch.") for linear in layers}
-    noise = max([_PACKED_TOLERANCES[dtype] for dtype in dtypes], default=0.0)
-    return replace_linears(network, {linear: PackedLinear(linear) for linear in layers}, probe, noise)
+    return replace_linears(
+        network, {linear: PackedLinear(linear) for linear in layers}, probe, noise_of("packed", device)
+    )
 
 
 def _are_faster(layers: Sequence[nn.Linear]) -> bool:
@@ -173,16 +159,16 @@ def _times(linear: nn.Linear) -> tuple[float, float]:
         for rows in _ROWS:
             count = max(1, min(rows, int(_MOST_PRODUCTS / linear.weight.numel())))
             inputs = torch.ones(count, linear.in_features, dtype=linear.weight.dtype)
-            pairs = [(_seconds(linear, inputs), _seconds(packed, inputs)) for _ in range(_TRIES)]
+            pairs = []
+            for _ in range(_TRIES):
+                start = time.perf_counter()
+                linear(inputs)
+                between = time.perf_counter()
+                packed(inputs)
+                pairs.append((between - start, time.perf_counter() - between))
             eager_total += min(eager for eager, _ in pairs)
             packed_total += min(fast for _, fast in pairs)
     return eager_total, packed_total
-
-
-def _seconds(layer: nn.Module, inputs: torch.Tensor) -> float:
-    start = time.perf_counter()
-    layer(inputs)
-    return time.perf_counter() - start
 
 
 Quantization = Literal["none", "int8", "int8_per_token"]
@@ -191,20 +177,27 @@ TOLERANCES: Mapping[Quantization, float] = {"int8": 0.5, "int8_per_token": 0.5}
 """For logits and states of order 10, of small networks with random weights; trained ones are closer."""
 
 _FEWEST_OUTPUTS = 32  # a head with few labels costs nothing, and its rounding would show in every score
-_INT8_TOLERANCE = 0.5
 _MIDDLE = 128  # the unsigned number that stands for zero
 _HALF = 0.5  # added before the fraction is cut off, rounds what is positive
 _LEAST = 1e-12  # keeps the scale of a row or channel of zeros from being zero
 
 
-@final
-class Int8Linear(FusedLinear):
-    """Rounds its input by the range that it has in the whole batch, so an answer depends a little on the batch."""
-
+class _RoundedLinear(FusedLinear):
     def __init__(self, linear: nn.Linear) -> None:
-        """Round the weight ``[out_features, in_features]`` of `linear`, float32 on the CPU, to int8."""
+        """Round each row of the weight ``[out_features, in_features]``, float32 on the CPU, by its largest number."""
         super().__init__(linear)
-        self._packed, self._scales, self._zeros = _rounded(linear.weight.detach())
+        weight = linear.weight.detach()
+        # Without VNNI a sum of two products is kept in 16 bits, which eight bits could overflow.
+        most = 127 if torch.cpu._is_vnni_supported() else 63
+        scales = weight.abs().amax(dim=1).clamp_min(_LEAST) / most
+        rounded = (weight / scales[:, None]).round_().to(torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._rounded = packed, scales, torch.zeros(len(weight), dtype=torch.int32)
+
+
+@final
+class Int8Linear(_RoundedLinear):
+    """Rounds its input by the range that it has in the whole batch, so an answer depends a little on the batch."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return about ``input @ weight.T + bias`` with the activation on it, ``[..., out_features]`` float32.
@@ -217,19 +210,19 @@ class Int8Linear(FusedLinear):
         scale = max(most - least, _LEAST) / 254  # one step less than there are, for the rounding of zero's place
         zero = round(-least / scale)
         rounded = rows.mul(1 / scale).add_(zero + _HALF).to(torch.uint8)
-        weight = (self._packed, self._scales, self._zeros)
-        result = _product(rounded, scale, zero, *weight, self.bias, *self.post)
+        post, formula = self.post
+        result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, scale, zero, *self._rounded, self.bias, 1.0, 0, torch.float32, post, [], formula
+        )
         return result.reshape(*input.shape[:-1], self.out_features)
 
 
 @final
-class Int8PerTokenLinear(FusedLinear):
+class Int8PerTokenLinear(_RoundedLinear):
     """Rounds each token's numbers by the token's own largest, so an answer knows nothing of its batch."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Round the weight ``[out_features, in_features]`` of `linear`, float32 on the CPU, to int8."""
         super().__init__(linear)
-        self._packed, self._scales, self._zeros = _rounded(linear.weight.detach())
         self._half = torch.tensor(_MIDDLE + _HALF)
         self._plain = self.bias is None
 
@@ -238,8 +231,9 @@ class Int8PerTokenLinear(FusedLinear):
         rows = input.reshape(-1, self.in_features)
         scales = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_min_(_LEAST).div_(127)
         rounded = torch.addcmul(self._half, rows, scales.reciprocal()).to(torch.uint8)
-        weight = (self._packed, self._scales, self._zeros)
-        result = _product(rounded, 1.0, _MIDDLE, *weight, None, *NO_ACTIVATION)
+        result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, _MIDDLE, *self._rounded, None, 1.0, 0, torch.float32, NO_ACTIVATION[0], [], NO_ACTIVATION[1]
+        )
         result = result.mul_(scales) if self._plain else torch.addcmul(self.bias, result, scales, out=result)
         return self._activated(result).reshape(*input.shape[:-1], self.out_features)
 
@@ -263,43 +257,3 @@ def can_quantize() -> bool:
             )
     except (AttributeError, RuntimeError, TypeError):
         return False
-
-
-def quantize_linears(
-    network: nn.Module, probe: Callable[[], Mapping[str, torch.Tensor]], kind: Literal["int8", "int8_per_token"]
-) -> ReplacedLayers:
-    """Round the linear layers of `network` in place, but for heads of few outputs; none if its answers are far off.
-
-    :param probe: runs the network on a few rows and gives its outputs.
-    """
-    layer: type[FusedLinear] = Int8Linear if kind == "int8" else Int8PerTokenLinear
-    made = {linear: layer(linear) for linear in linears(network) if linear.out_features >= _FEWEST_OUTPUTS}
-    return replace_linears(network, made, probe, _INT8_TOLERANCE)
-
-
-def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Round each row of a weight by its largest number; returns the packed weight, scales and zero points."""
-    # Without VNNI a sum of two products is kept in 16 bits, which eight bits could overflow.
-    most = 127 if torch.cpu._is_vnni_supported() else 63
-    scales = weight.abs().amax(dim=1).clamp_min(_LEAST) / most
-    rounded = (weight / scales[:, None]).round_().to(torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(rounded, None)
-    return packed, scales, torch.zeros(len(weight), dtype=torch.int32)
-
-
-def _product(
-    rounded: torch.Tensor,
-    scale: float,
-    zero: int,
-    weight: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    bias: torch.Tensor | None,
-    post: str,
-    formula: str,
-) -> torch.Tensor:
-    operator = torch.ops.onednn.qlinear_pointwise
-    result: torch.Tensor = operator(
-        rounded, scale, zero, weight, scales, zeros, bias, 1.0, 0, torch.float32, post, [], formula
-    )
-    return result

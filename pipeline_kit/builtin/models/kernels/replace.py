@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from pipeline_kit.contract.types import Device, ModelOutput, TokenBatch
+from pipeline_kit.builtin.models.compare import is_close
 
 
 class FusedLinear(nn.Module):
@@ -40,23 +41,18 @@ class ReplacedLayers:
     activations: int = 0
 
 
-NetworkOutputs = Mapping[str, torch.Tensor]
-_Place = tuple[nn.Module, str, nn.Module]
-"""A module, the name of one of its children, and the module that stands or shall stand there."""
+Probe = Callable[[], Mapping[str, torch.Tensor]]
+"""Runs a network on a few rows and returns its outputs."""
 
 
 def replace_linears(
-    network: nn.Module,
-    made: Mapping[nn.Linear, FusedLinear],
-    probe: Callable[[], NetworkOutputs],
-    noise: float,
+    network: nn.Module, made: Mapping[nn.Linear, FusedLinear], probe: Probe, noise: float
 ) -> ReplacedLayers:
     """Put `made` into `network` in place of its linear layers; all or none of them.
 
     An activation that follows such a layer directly is done by the layer. If the answers differ then, the
     layers do no activations; if they still differ, everything stays as it was.
 
-    :param probe: runs the network on a few rows and gives its outputs.
     :param noise: how far an answer may be from the one before, as a share of the largest number.
     """
     if not made:
@@ -65,8 +61,10 @@ def replace_linears(
     activations = {layer: found for layer, found in activations_after(network, probe).items() if layer in made}
     for fused in [activations, {}] if activations else [{}]:
         before = _swap(network, made, fused)
-        if _answers_alike(probe, expected, noise):
-            return ReplacedLayers(len(made), len(fused))
+        with suppress(RuntimeError, TypeError, AttributeError):  # a network that reads a layer's weight itself
+            found = probe()
+            if all(is_close(found[name], value, noise) for name, value in expected.items()):
+                return ReplacedLayers(len(made), len(fused))
         for owner, name, module in before:
             setattr(owner, name, module)
     return ReplacedLayers()
@@ -81,32 +79,21 @@ def linears(network: nn.Module) -> Iterator[nn.Linear]:
 
 def _swap(
     network: nn.Module, made: Mapping[nn.Linear, FusedLinear], fused: Mapping[nn.Linear, tuple[nn.Module, PostOp]]
-) -> Sequence[_Place]:
-    """Replace layers and the activations they take over; returns what stood there."""
+) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Replace layers and the activations they take over; return what stood there: owner, name of the child, module."""
     instead: dict[nn.Module, nn.Module] = {}
     for layer, replacement in made.items():
         instead[layer] = replacement
         replacement.post = fused[layer][1] if layer in fused else NO_ACTIVATION
     for activation, _ in fused.values():
         instead[activation] = nn.Identity()
-    before: list[_Place] = []
+    before: list[tuple[nn.Module, str, nn.Module]] = []
     for owner in list(network.modules()):
         for name, child in list(owner.named_children()):
             if child in instead:
                 setattr(owner, name, instead[child])
                 before.append((owner, name, child))
     return before
-
-
-def _answers_alike(probe: Callable[[], NetworkOutputs], expected: NetworkOutputs, noise: float) -> bool:
-    try:
-        found = probe()
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
-        return False  # a network that reads a layer's weight itself, past its forward
-    return all(
-        bool((found[name].float() - value.float()).abs().max() <= noise * value.float().abs().max().clamp(min=1.0))
-        for name, value in expected.items()
-    )
 
 
 PostOp = tuple[Literal["none", "gelu", "relu", "swish"], Literal["", "none", "tanh"]]
@@ -177,32 +164,3 @@ def _post_op(module: nn.Module) -> PostOp | None:
     except Exception:
         return None  # a module that takes no such tensor is no activation
     return None
-
-
-_NOISE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
-_NOISE_ON_GPU = 2e-4  # a GPU may round the factors of a float32 product
-
-
-def noise_of(device: Device) -> float:
-    """Return how far equal answers may be apart on `device`, as a share of the largest number in them."""
-    noise = _NOISE[device.dtype]
-    return noise if device.kind == "cpu" else max(noise, _NOISE_ON_GPU)
-
-
-def outputs_match(found: ModelOutput, expected: ModelOutput, batch: TokenBatch, noise: float) -> bool:
-    """Return whether two outputs for `batch` are equal, whatever they hold at its padding.
-
-    Numbers up to 1 may differ by `noise`, larger ones by that share of the largest; NaN equals NaN.
-    """
-    tokens = batch.attention_mask.bool()
-    for name, value in expected.tensors.items():
-        one, other = found[name].float(), value.float()
-        if one.shape != other.shape:
-            return False
-        if name in expected.per_token:
-            one, other = one[tokens], other[tokens]
-        finite = other[other.isfinite()]
-        largest = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
-        if not torch.allclose(one, other, rtol=0.0, atol=noise * largest, equal_nan=True):
-            return False
-    return True

@@ -28,7 +28,6 @@ class AnswerEvaluator(Evaluator):
     """
 
     def __init__(self, setting: EvaluationContext) -> None:
-        """Start with no rows."""
         self._may_be_empty = bool(getattr(setting.options, "handle_impossible_answer", True))
         self._rows = {True: 0, False: 0}
         self._exact = {True: 0, False: 0}
@@ -51,7 +50,7 @@ class AnswerEvaluator(Evaluator):
         return Verdict(exact, gold, answer, results[0].get("score"))
 
     def metrics(self) -> Metrics:
-        """See :class:`Answers`."""
+        """See :class:`AnswerEvaluator`."""
         rows = sum(self._rows.values())
         values = share("exact_match", sum(self._exact.values()), rows) | {"f1": sum(self._f1.values()) / rows}
         notes = []

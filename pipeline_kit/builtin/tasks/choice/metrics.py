@@ -18,7 +18,6 @@ class ChoiceEvaluator(Evaluator):
     """``accuracy``: the share of rows with the right choice. A label is a choice's text or its number, from 0."""
 
     def __init__(self, setting: EvaluationContext) -> None:
-        """Start with no rows."""
         self._mapping = setting.labels_map
         self._rows, self._right = 0, 0
 
@@ -40,5 +39,5 @@ class ChoiceEvaluator(Evaluator):
         return Verdict(choice == gold, gold, choice, results[0].get("score"))
 
     def metrics(self) -> Metrics:
-        """See :class:`Choices`."""
+        """See :class:`ChoiceEvaluator`."""
         return Metrics(share("accuracy", self._right, self._rows))

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
 from pipeline_kit.contract.types import Example, Result
 from pipeline_kit.errors import InputError, for_message
-from pipeline_kit.evaluate.labels import listed
+from pipeline_kit.evaluate.labels import LabelSet, listed
 from pipeline_kit.evaluate.numbers import share
-from pipeline_kit.evaluate.spaces import LabelSet
 from pipeline_kit.files.json_text import parse_json
 
 NONE = -1
@@ -32,7 +32,6 @@ class SingleLabel(Evaluator):
     """
 
     def __init__(self, space: LabelSet) -> None:
-        """Start with no rows."""
         self._space = space
         self._gold, self._predicted = array("i"), array("i")
 
@@ -130,7 +129,6 @@ class MultiLabel(Evaluator):
     """
 
     def __init__(self, space: LabelSet, setting: EvaluationContext) -> None:
-        """Start with no rows."""
         self._space = space
         self._threshold = setting.threshold
         self._own = dict(getattr(setting.options, "thresholds", {}))
@@ -198,7 +196,7 @@ class _Rows:
         self._ends.append(len(self._labels))
 
     @property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+    def labels(self) -> NDArray[np.int32]:
         return np.asarray(self._labels, dtype=np.int32)
 
     def matrix(self, width: int) -> Any:
@@ -254,7 +252,7 @@ class ScoreEvaluator(Evaluator):
         return Verdict(None, gold, found, found)
 
     def metrics(self) -> Metrics:
-        """See :class:`Scores`."""
+        """See :class:`ScoreEvaluator`."""
         from scipy.stats import pearsonr, spearmanr
 
         gold, predicted = np.asarray(self._gold), np.asarray(self._predicted)

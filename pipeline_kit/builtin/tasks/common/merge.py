@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput
 from pipeline_kit.errors import ExampleError, StageError
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
@@ -44,7 +43,7 @@ def merge_windows(
     outputs: Sequence[Sequence[RowOutput]],
     name: str,
     how: Literal["mean", "max"] = "mean",
-) -> Floats:
+) -> NDArray[np.float32]:
     """Make one row per example out of the array `name` of each of its windows.
 
     :param how: ``mean`` is ``sum(w * x) / sum(w)`` over the windows with :func:`window_weights`; ``max`` takes
@@ -52,7 +51,7 @@ def merge_windows(
     :returns: ``[len(outputs), columns]``, float32; there must be at least one example.
     :raises ExampleError: if a value is not a finite number.
     """
-    rows: Floats = np.stack([window[name] for window in chain.from_iterable(outputs)])
+    rows: NDArray[np.float32] = np.stack([window[name] for window in chain.from_iterable(outputs)])
     if not np.isfinite(rows).all():
         raise ExampleError(f"the model's '{name}' for this example are not all finite numbers")
     counts = np.fromiter((len(windows) for windows in outputs), dtype=np.int64, count=len(outputs))
@@ -67,7 +66,7 @@ def merge_windows(
     return np.asarray(sums / np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
 
 
-def window_weights(windows: Sequence[Encoding]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def window_weights(windows: Sequence[Encoding]) -> NDArray[np.float64]:
     """Return the weight of each window of an example: how many tokens of the long text it stands for.
 
     Each token of the text counts once in all: one that ``n`` windows hold counts ``1 / n`` in each of them, or a
@@ -110,7 +109,7 @@ def merge_parts(
     outputs: Sequence[Sequence[RowOutput]],
     name: str,
     how: Literal["mean", "max"] = "mean",
-) -> list[Floats]:
+) -> list[NDArray[np.float32]]:
     """Merge the windows of each part of each example into one row.
 
     :param how: as :func:`~pipeline_kit.builtin.tasks.common.merge.merge_windows` has it.

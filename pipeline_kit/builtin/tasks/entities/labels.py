@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.errors import ConfigError, Fault, closest_match, for_message
 
 OUTSIDE = "O"
 
-# The other letters of the schemes IOBES and BILOU: last token of an entity, and the only one of it.
-_LAST, _ONLY = ("E-", "L-"), ("S-", "U-")
+# Letters of the schemes IOBES and BILOU besides B and I: the last token of an entity, and the only one of it.
+_LAST, _ONLY = ("E", "L"), ("S", "U")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class LabelTable:
     """
 
     names: tuple[str, ...]
-    tags: np.ndarray[Any, np.dtype[np.int64]]
-    begins: np.ndarray[Any, np.dtype[np.bool_]]
-    ignored: np.ndarray[Any, np.dtype[np.bool_]]
+    tags: NDArray[np.int64]
+    begins: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
 
 
 def label_table(labels: Sequence[str], ignore: Sequence[str], *, aggregated: bool) -> LabelTable:
@@ -42,33 +42,27 @@ def label_table(labels: Sequence[str], ignore: Sequence[str], *, aggregated: boo
     :param ignore: tags to leave out; without an aggregation whole labels too.
     :raises ConfigError: if `ignore` names what the checkpoint does not have, ``O`` apart.
     """
-    parts = [_split(label, labels) for label in labels]
+    begun = [label[2:] for label in labels if label.startswith("B-")]
+    parts = [split_tag(label, begun) for label in labels]
     tags = [tag for _, tag in parts]
     numbers = {tag: i for i, tag in enumerate(dict.fromkeys(tags))}
     known = dict.fromkeys(tags if aggregated else [*labels, *tags])
     unknown = [name for name in ignore if name not in known and name != OUTSIDE]
     if unknown:
-        raise ConfigError([_fault(name, labels, tuple(known), aggregated) for name in unknown])
+        raise ConfigError([_fault(name, labels, tuple(known), begun if aggregated else None) for name in unknown])
     names = tuple(tags if aggregated else labels)
     return LabelTable(
         names,
         np.array([numbers[tag] for tag in tags], dtype=np.int64),
-        np.array([prefix in ("B-", *_ONLY) for prefix, _ in parts], dtype=bool),
+        np.array([prefix in ("B", *_ONLY) for prefix, _ in parts], dtype=bool),
         np.array([tag in ignore or name in ignore for tag, name in zip(tags, names, strict=True)], dtype=bool),
     )
 
 
-def _split(label: str, labels: Sequence[str]) -> tuple[str, str]:
-    prefix, tag = label[:2], label[2:]
-    if prefix in ("B-", "I-") or (prefix in (*_LAST, *_ONLY) and f"B-{tag}" in labels):
-        return prefix, tag
-    return "", label
-
-
-def _fault(name: str, labels: Sequence[str], known: tuple[str, ...], aggregated: bool) -> Fault:
+def _fault(name: str, labels: Sequence[str], known: tuple[str, ...], begun: Sequence[str] | None) -> Fault:
     key = "postprocessor.ignore_labels"
-    if aggregated and name in labels:
-        tag = _split(name, labels)[1]
+    if begun is not None and name in labels:
+        tag = split_tag(name, begun)[1]
         problem = f"'{for_message(name, 80)}' has a prefix, which an aggregation drops."
         return Fault(key, problem, known, tag, "or keep prefixes: postprocessor.aggregation=none")
     return Fault(key, f"the checkpoint has no label '{for_message(name, 80)}'.", known, closest_match(name, known))
@@ -79,9 +73,6 @@ DELIMITER = " "  # between words, as task=token-classification joins them
 TagSpan = tuple[int, int, str]
 """Begin and end in characters, and the label."""
 
-_BEGIN, _TAG_ONLY = ("B", "S", "U"), ("S", "U")
-_TAG_ENDS = ("E", "L", "S", "U")
-
 
 def split_tag(tag: str, kinds: Sequence[str]) -> tuple[str, str]:
     """Cut ``B-PER`` into ``B`` and ``PER``; a tag without a prefix continues what is before it, as ``I-`` does.
@@ -90,7 +81,7 @@ def split_tag(tag: str, kinds: Sequence[str]) -> tuple[str, str]:
         so that a label may be called ``E-mail``.
     """
     prefix, dash, kind = tag.partition("-")
-    if dash and kind and (prefix in ("B", "I") or (prefix in (*_TAG_ENDS, *_TAG_ONLY) and kind in kinds)):
+    if dash and (prefix in ("B", "I") or (prefix in (*_LAST, *_ONLY) and kind in kinds)):
         return prefix, kind
     return "I", tag
 
@@ -110,7 +101,7 @@ def spans_of_tags(words: Sequence[str], tags: Sequence[tuple[str, str]]) -> list
     for word, (prefix, kind) in zip(words, tags, strict=True):
         end = at + len(word)
         if kind != OUTSIDE:
-            if prefix in _BEGIN or kind != kind_before or before in _TAG_ENDS:
+            if prefix in ("B", *_ONLY) or kind != kind_before or before in (*_LAST, *_ONLY):
                 found.append((at, end, kind))
             else:
                 found[-1] = (found[-1][0], end, kind)

@@ -64,7 +64,12 @@ class SpanEvaluator(Evaluator):
             )
         words = _words(example)
         if values and not isinstance(values[0], Mapping):
-            return self._from_tags(values, words)
+            if words is None:
+                raise InputError("a list of tags needs the field 'words'; for a text give [{start, end, label}, ...]")
+            if len(values) != len(words):
+                raise InputError(f"there are {len(values)} tags for {len(words)} words")
+            self._tags_seen = True
+            return spans_of_tags(words, [self._tag(value) for value in values])
         text = DELIMITER.join(words) if words is not None else example.get("text")
         found = [self._span(value, text, place) for place, value in enumerate(values)]
         if len(set(found)) < len(found):
@@ -75,11 +80,7 @@ class SpanEvaluator(Evaluator):
         """Compare ``entities``."""
         entities = value_of(results[0], "entities")
         found = [(item["start"], item["end"], item["label"]) for item in entities]
-        for counter, spans in (
-            (self._in_file, gold),
-            (self._predicted, found),
-            (self._hits, set(gold) & set(found)),
-        ):
+        for counter, spans in ((self._in_file, gold), (self._predicted, found), (self._hits, set(gold) & set(found))):
             counter.update(label for _, _, label in spans)
         self._rows += 1
         right = set(gold) == set(found)
@@ -87,7 +88,7 @@ class SpanEvaluator(Evaluator):
         return Verdict(right, [_shown(span) for span in gold], [_shown(span) for span in found])
 
     def metrics(self) -> Metrics:
-        """See :class:`Spans`."""
+        """See :class:`SpanEvaluator`."""
         present = [name for name in self._kinds.names if name in self._in_file or name in self._predicted]
         present += sorted(set(self._predicted) - set(present))
         notes = []
@@ -113,14 +114,6 @@ class SpanEvaluator(Evaluator):
             notes.append(f"predicted, but never in the file, so 0 in the macro means: {', '.join(only)}")
         return Metrics(values | {"per_label": listed}, tuple(notes))
 
-    def _from_tags(self, values: Sequence[Any], words: Sequence[str] | None) -> list[TagSpan]:
-        if words is None:
-            raise InputError("a list of tags needs the field 'words'; for a text give [{start, end, label}, ...]")
-        if len(values) != len(words):
-            raise InputError(f"there are {len(values)} tags for {len(words)} words")
-        self._tags_seen = True
-        return spans_of_tags(words, [self._tag(value) for value in values])
-
     def _tag(self, value: Any) -> tuple[str, str]:
         tag = text_of_label(value)
         if tag.isascii() and tag.isdigit() and int(tag) < len(self._names) and tag not in self._prefixed:
@@ -140,8 +133,7 @@ class SpanEvaluator(Evaluator):
         if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
             raise InputError(
                 f"span {place} is from {for_message(repr(start), 20)} to {for_message(repr(end), 20)}, and the text "
-                "has "
-                f"{len(text)} characters; start is its first character, from 0, and end the one behind its last"
+                f"has {len(text)} characters; start is its first character, from 0, and end the one behind its last"
             )
         part = text[start:end]
         if isinstance(value.get("text"), str) and value["text"].strip() != part.strip():

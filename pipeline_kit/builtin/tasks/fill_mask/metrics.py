@@ -19,7 +19,6 @@ class MaskEvaluator(Evaluator):
     """
 
     def __init__(self) -> None:
-        """Start with no masks."""
         self._masks, self._right, self._listed = 0, 0, 0
 
     def read(self, gold: Any, example: Mapping[str, Any]) -> list[str]:
@@ -49,6 +48,6 @@ class MaskEvaluator(Evaluator):
         return Verdict(all(hits), gold[0] if one else gold, best[0] if one else best, score)
 
     def metrics(self) -> Metrics:
-        """See :class:`Masks`."""
+        """See :class:`MaskEvaluator`."""
         values = share("accuracy", self._right, self._masks) | share("listed", self._listed, self._masks)
         return Metrics(values | {"masks": self._masks})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tokenizers.tokenizer_files import read_optional
 from pipeline_kit.contract.stages import Tokenizer
@@ -118,8 +119,7 @@ def find_mask(checkpoint: Checkpoint, tokenizer: Tokenizer, specials: Specials, 
     if named:
         raise CheckpointError(
             f"the checkpoint '{name}' names '{for_message(named, 80)}' as its mask, but its tokenizer has no such "
-            "token; "
-            "if the mask is called otherwise, set postprocessor.mask_token"
+            "token; if the mask is called otherwise, set postprocessor.mask_token"
         )
     raise CheckpointError(
         f"the checkpoint '{name}' names no mask token, and its tokenizer has none of {', '.join(_USUAL_MASKS)}; "
@@ -237,8 +237,6 @@ class Writer:
         return source[: place.head] + gap + piece.text + source[place.end :]
 
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-
 _KEY = "postprocessor.targets"
 _HINT = "a target is one token, written as in a text: good, not Ġgood, ▁good or ##good"
 
@@ -251,8 +249,8 @@ class Targets:
     :param columns: by what stands before a mask: which of `ids` the targets are there, in ascending order.
     """
 
-    ids: Ints
-    columns: Mapping[Spacing, Ints]
+    ids: NDArray[np.int64]
+    columns: Mapping[Spacing, NDArray[np.int64]]
 
 
 def find_targets(targets: Sequence[str], tokenizer: Tokenizer, specials: Specials, checkpoint: str) -> Targets:

@@ -18,7 +18,6 @@ class TextEvaluator(Evaluator):
     """``exact_match``: the share of rows whose text is one of the file's, white space apart."""
 
     def __init__(self) -> None:
-        """Start with no rows."""
         self._rows, self._right = 0, 0
 
     def read(self, gold: Any, example: Mapping[str, Any]) -> list[str]:
@@ -38,5 +37,5 @@ class TextEvaluator(Evaluator):
         return Verdict(right, gold if len(gold) > 1 else gold[0], text)
 
     def metrics(self) -> Metrics:
-        """See :class:`Texts`."""
+        """See :class:`TextEvaluator`."""
         return Metrics(share("exact_match", self._right, self._rows), (NOTE,))

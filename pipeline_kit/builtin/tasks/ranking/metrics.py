@@ -16,7 +16,7 @@ DEPTH = 10
 
 
 @final
-class Rankings(Evaluator):
+class RankingEvaluator(Evaluator):
     """``ndcg_at_10`` and ``mrr``, means over queries; a label is how relevant each document is, 0 or more.
 
     The reciprocal rank is that of the first document with a relevance over 0. A query without one counts as 0 in
@@ -24,7 +24,6 @@ class Rankings(Evaluator):
     """
 
     def __init__(self, setting: EvaluationContext) -> None:
-        """Start with no rows."""
         self._cuts = getattr(setting.options, "top_k", None) is not None
         self._rows, self._hopeless = 0, 0
         self._ndcg, self._reciprocal = 0.0, 0.0
@@ -62,7 +61,7 @@ class Rankings(Evaluator):
         return Verdict(ranked[0] == max(gold) > 0, gold, order, ranking[0]["score"])
 
     def metrics(self) -> Metrics:
-        """See :class:`Rankings`."""
+        """See :class:`RankingEvaluator`."""
         values = {f"ndcg_at_{DEPTH}": self._ndcg / self._rows, "mrr": self._reciprocal / self._rows}
         hopeless = f"{self._hopeless:,} queries have no relevant document and count as 0"
         return Metrics(values, (hopeless,) if self._hopeless else ())

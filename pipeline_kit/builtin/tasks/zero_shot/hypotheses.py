@@ -9,8 +9,7 @@ from typing import Any, final
 from pipeline_kit.contract.evaluator import EvaluationContext
 from pipeline_kit.contract.fields import text_of, texts_of
 from pipeline_kit.errors import ConfigError, ExampleError, Fault, InputError, UsageError, for_message
-from pipeline_kit.evaluate.labels import Labels
-from pipeline_kit.evaluate.spaces import LabelSet
+from pipeline_kit.evaluate.labels import Labels, LabelSet
 
 _KEY = "postprocessor.hypothesis_template"
 
@@ -96,16 +95,16 @@ class CandidateLabels(LabelSet):
 
     @property
     def names(self) -> Sequence[str]:
-        """See :class:`Space`."""
+        """See :class:`LabelSet`."""
         return self._names
 
     @property
     def note(self) -> str | None:
-        """See :class:`Space`."""
+        """See :class:`LabelSet`."""
         return None if self._by_number is None else self._by_number.note
 
     def gold(self, value: Any, example: Mapping[str, Any]) -> int:
-        """See :class:`Space`."""
+        """See :class:`LabelSet`."""
         labels = self._labels(example.get("labels"))
         name = labels.names[labels.find(value)]
         if labels.by_number:
@@ -113,7 +112,7 @@ class CandidateLabels(LabelSet):
         return self._number(name)
 
     def predicted(self, name: Any) -> int:
-        """See :class:`Space`."""
+        """See :class:`LabelSet`."""
         return self._number(name)
 
     def _number(self, name: str) -> int:

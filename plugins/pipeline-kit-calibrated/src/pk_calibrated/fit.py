@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit import PipelineKitError, load
 from pipeline_kit.contract.types import RowFailure
@@ -21,8 +22,6 @@ from pipeline_kit.files.read.columns import Fields
 from pipeline_kit.files.read.paths import read_records
 
 from .measures import HIGHEST, LOWEST, calibration_error, fit_temperature, loss
-
-__all__ = ["main"]
 
 FEW = 100
 _FIELDS = Fields({"text": "text", "text_pair": "text_pair", "label": "label"}, ("text", "label"))
@@ -95,7 +94,7 @@ def _index(name: object, labels: Sequence[str], row: int) -> int:
     )
 
 
-def _report(logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], temperature: float) -> None:
+def _report(logits: NDArray[Any], truth: NDArray[Any], temperature: float) -> None:
     accuracy = float((logits.argmax(axis=1) == truth).mean())
     lines = [f"{len(truth)} rows, accuracy {accuracy:.4f}, temperature {temperature}"]
     for name, measure in (("negative log likelihood", loss), ("expected calibration error", calibration_error)):

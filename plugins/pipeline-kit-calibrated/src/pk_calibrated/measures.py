@@ -5,29 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-__all__ = ["HIGHEST", "LOWEST", "calibration_error", "fit_temperature", "log_softmax", "loss"]
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
+from numpy.typing import NDArray
 
 LOWEST, HIGHEST = 0.01, 100.0
 """The temperatures looked at."""
 
 
-def log_softmax(logits: np.ndarray[Any, Any], temperature: float) -> Floats:
+def log_softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
     """Return the logarithms of the probabilities ``[N, L]``, float64, of logits ``[N, L]``."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 
 
-def loss(logits: np.ndarray[Any, Any], truth: Ints, temperature: float) -> float:
+def loss(logits: NDArray[Any], truth: NDArray[np.int64], temperature: float) -> float:
     """Return the mean negative log likelihood, in nats, of the true labels ``[N]``."""
     return float(-log_softmax(logits, temperature)[np.arange(len(truth)), truth].mean())
 
 
-def fit_temperature(logits: np.ndarray[Any, Any], truth: Ints) -> float:
+def fit_temperature(logits: NDArray[Any], truth: NDArray[np.int64]) -> float:
     """Return the temperature that minimises :func:`loss`, between `LOWEST` and `HIGHEST`.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599. The loss is convex in ``1 / temperature``, so its
@@ -48,7 +44,7 @@ def fit_temperature(logits: np.ndarray[Any, Any], truth: Ints) -> float:
     return float(np.sqrt(low * high))
 
 
-def calibration_error(logits: np.ndarray[Any, Any], truth: Ints, temperature: float, bins: int = 15) -> float:
+def calibration_error(logits: NDArray[Any], truth: NDArray[np.int64], temperature: float, bins: int = 15) -> float:
     """Return the expected calibration error: how far confidence is from accuracy, 0 to 1.
 
     Rows are sorted into `bins` of equal width by the score of their best label; the error is the mean,

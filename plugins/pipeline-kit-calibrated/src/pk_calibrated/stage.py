@@ -16,8 +16,6 @@ from pipeline_kit.errors import ConfigError, Fault
 from . import CalibratedConfig
 from .measures import log_softmax
 
-__all__ = ["Calibrated"]
-
 
 @final
 class Calibrated(Postprocessor):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
+from html.entities import html5
 from typing import Literal
 
 from . import CleanConfig
 from .edits import Edit, Way, apply
-from .markup import entities, tags
-
-__all__ = ["Step", "clean", "steps"]
 
 Form = Literal["NFC", "NFKC"]
 Step = Callable[[str], Iterable[Edit]]
@@ -56,14 +55,15 @@ def clean(text: str, todo: Iterable[Step]) -> tuple[str, list[Way]]:
 
 
 def placeholders(mentions: str | None, urls: str | None, whole_words: bool, text: str) -> Iterator[Edit]:
-    """Find mentions and web addresses; punctuation behind an address is not part of it."""
+    """Find mentions and web addresses; punctuation behind an address is not part of it, a bracket opened in it is."""
     for match in (_WORDS if whole_words else _PARTS).finditer(text):
         new = mentions if match["mention"] else urls
         if new is None:
             continue
         begin, end = match.span()
-        if match["url"] and not whole_words:
-            end = begin + _address(match["url"])
+        if (url := match["url"]) and not whole_words:
+            found = url.rstrip(_AFTER_URL)
+            end = begin + len(found) + ("(" in found and url[len(found) :].startswith(")"))
         yield begin, end, new
 
 
@@ -96,17 +96,52 @@ def normal_form(form: Form, text: str) -> Iterator[Edit]:
             begin = end
 
 
-def _address(url: str) -> int:
-    """Return the length of an address without the punctuation that follows it; a bracket opened in it stays."""
-    found = url.rstrip(_AFTER_URL)
-    if "(" in found and url[len(found) :].startswith(")"):
-        return len(found) + 1
-    return len(found)
-
-
 @lru_cache(maxsize=4096)
 def _begins_cluster(form: Form, character: str) -> bool:
     """Return whether no earlier character can join or change places with this one."""
     first = unicodedata.normalize("NFD" if form == "NFC" else "NFKD", character)[0]
     # Marks join the letter before them, and so do the vowels and finals of Korean syllables.
     return not (unicodedata.category(first).startswith("M") or "\u1160" <= first <= "\u11ff")
+
+
+# A name ends where <bob@example.com> and <https://example.com> go on.
+_TAG = re.compile(r"<(?:(?P<comment>!--)|[/!?]?(?P<name>[A-Za-z][A-Za-z0-9-]*+)(?=[\s/>])[^<>]*+>)")
+_ENDS = {
+    "comment": re.compile("-->"),
+    "script": re.compile(r"</script[^<>]*>", re.IGNORECASE),
+    "style": re.compile(r"</style[^<>]*>", re.IGNORECASE),
+}
+# Words go on across these; any other tag stands between two words.
+_INLINE = {"a", "abbr", "b", "bdi", "bdo", "big", "code", "em", "font", "i", "ins", "kbd", "mark", "s", "small", "span"}
+_INLINE |= {"strong", "sub", "sup", "tt", "u", "wbr"}
+
+# Without its semicolon an entity is left alone: AT&T and ?a=1&copy=2 are no entities.
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+
+
+def tags(text: str) -> Iterator[Edit]:
+    """Find what HTML does not show; ``a < b`` and ``<3`` are not tags."""
+    place = 0
+    unclosed: set[str] = set()
+    while match := _TAG.search(text, place):
+        begin, place = match.span()
+        name = "comment" if match["comment"] else match["name"].lower()
+        opening = name in _ENDS and text[begin + 1] != "/"
+        # Looking for each missing end again would make hostile texts take quadratic time.
+        end = _ENDS[name].search(text, place) if opening and name not in unclosed else None
+        if end is not None:
+            place = end.end()
+        elif opening:
+            unclosed.add(name)
+            if name == "comment":
+                continue
+        yield begin, place, "" if name == "comment" or name in _INLINE else " "
+
+
+def entities(text: str) -> Iterator[Edit]:
+    """Find entities such as ``&amp;`` and ``&#8217;``; names that HTML does not know stay."""
+    for match in _ENTITY.finditer(text):
+        name = match.group()[1:]
+        new = html.unescape(match.group()) if name.startswith("#") else html5.get(name)
+        if new is not None:
+            yield match.start(), match.end(), new

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-__all__ = ["Edit", "Way", "apply", "trace"]
+from numpy.typing import NDArray
 
 Edit = tuple[int, int, str]
 """Begin and end of a piece of the old text, and what is written for it."""
-
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """Where each replaced piece stands in the new text and stood in the old one, in order."""
 
-    begins: Ints
-    ends: Ints
-    old_begins: Ints
-    old_ends: Ints
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    old_begins: NDArray[np.int64]
+    old_ends: NDArray[np.int64]
 
 
 def apply(text: str, edits: Iterable[Edit]) -> tuple[str, Way | None]:
@@ -61,18 +57,14 @@ def trace(ways: Sequence[Way], spans: Sequence[tuple[int, int]]) -> list[tuple[i
     return list(zip(begins.tolist(), np.maximum(begins, ends).tolist(), strict=True))
 
 
-def _old_begins(way: Way, places: Ints) -> Ints:
+def _old_begins(way: Way, places: NDArray[np.int64]) -> NDArray[np.int64]:
     last = np.searchsorted(way.begins, places, side="right") - 1
     inside = places < way.ends[last]
-    return _old(way, places, last, np.where(inside, way.old_begins[last], places - way.ends[last] + way.old_ends[last]))
+    found = np.where(inside, way.old_begins[last], places - way.ends[last] + way.old_ends[last])
+    return np.where(last < 0, places, found)  # places before the first replacement stay
 
 
-def _old_ends(way: Way, places: Ints) -> Ints:
+def _old_ends(way: Way, places: NDArray[np.int64]) -> NDArray[np.int64]:
     last = np.searchsorted(way.begins, places, side="left") - 1
-    beyond = np.maximum(places - way.ends[last], 0)
-    return _old(way, places, last, way.old_ends[last] + beyond)
-
-
-def _old(way: Way, places: Ints, last: Ints, found: Ints) -> Ints:
-    """Leave places before the first replacement as they are."""
+    found = way.old_ends[last] + np.maximum(places - way.ends[last], 0)
     return np.where(last < 0, places, found)

@@ -17,8 +17,6 @@ from . import CleanConfig
 from .cleaning import clean, steps
 from .edits import Way, trace
 
-__all__ = ["CleanTokenizer"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Cleaned:
@@ -69,16 +67,15 @@ class CleanTokenizer(Tokenizer):
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
         """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
-        rows = [self._cleaned(example) for example in examples]
-        encodings = self._inner.encode([_example(row) for row in rows])
+        rows = [[self._clean(text) for text in text_and_pair(example) if text is not None] for example in examples]
+        fields = ("text", "text_pair")
+        texts = [dict(zip(fields, [cleaned.text for cleaned in row], strict=False)) for row in rows]
+        encodings = self._inner.encode(texts)
         return [_to_source(encoding, rows[encoding.example]) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`~pipeline_kit.contract.stages.Tokenizer`."""
         return self._inner.decode(ids)
-
-    def _cleaned(self, example: Example) -> list[_Cleaned]:
-        return [self._clean(text) for text in text_and_pair(example) if text is not None]
 
     def _clean(self, text: str) -> _Cleaned:
         seen = view(text, None if self._looks is None else self._looks.last, self._left)
@@ -86,10 +83,6 @@ class CleanTokenizer(Tokenizer):
             raise ExampleError(f"the text has {len(text)} characters; {len(seen.text)} are looked at; cut it first")
         cleaned, ways = clean(seen.text, self._steps)
         return _Cleaned(cleaned, ways, seen.start, seen.unseen)
-
-
-def _example(row: Sequence[_Cleaned]) -> Example:
-    return row[0].text if len(row) == 1 else {"text": row[0].text, "text_pair": row[1].text}
 
 
 def _to_source(encoding: Encoding, row: Sequence[_Cleaned]) -> Encoding:
