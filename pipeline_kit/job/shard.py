@@ -12,7 +12,8 @@ from pipeline_kit.contract.options import parse_options
 from pipeline_kit.contract.types import Result, RowFailure, RunStats
 from pipeline_kit.errors import Fault, OutputError, StageError
 from pipeline_kit.files.read.source import SourceRow
-from pipeline_kit.files.write.base import OutputValues, Schema, ShardFormat, UnwritableRowsError
+from pipeline_kit.files.write.base import OutputValues, Schema, UnwritableRowsError
+from pipeline_kit.files.write.formats import ShardFormat
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.folder import DeadLetter
 from pipeline_kit.runtime.pipeline import Pipeline

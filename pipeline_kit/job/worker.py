@@ -15,7 +15,8 @@ from time import monotonic
 from typing import Any, final
 
 from pipeline_kit.contract.types import RunStats
-from pipeline_kit.files.write.base import OutputValues, Schema, ShardFormat
+from pipeline_kit.files.write.base import OutputValues, Schema
+from pipeline_kit.files.write.formats import ShardFormat
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.shard import Listener, ShardResult, run_shard, with_pinned_options, with_worker_share
 from pipeline_kit.runtime.pipeline import Pipeline
