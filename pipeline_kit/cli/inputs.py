@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any, final
 
 from pipeline_kit.cli.stdio import is_terminal
-from pipeline_kit.errors import InputError, UsageError, closest_match, did_you_mean, for_message
+from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
 from pipeline_kit.files.json_text import parse_example
-from pipeline_kit.files.read.columns import Columns, Fields
+from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.formats import FORMATS, Format, made_of_lines
 from pipeline_kit.files.read.opened import DecompressionLimits, same_throughout, stdin_bytes
 from pipeline_kit.files.read.parts import InputConfig, InputPart
@@ -110,23 +110,15 @@ class Inputs:
             self._spooled = copy
             yield
 
-    def fields(self, takes: Sequence[str]) -> Fields:
+    def fields(self, takes: Sequence[str]) -> Columns:
         """Return the fields of a task and where ``--fields`` takes them from.
 
         :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`.
         :raises UsageError: if ``--fields`` names a field that the task does not have.
         """
-        known = Fields.of(takes)
-        for name, column in self.columns.items():
-            if name not in known.columns:
-                near = closest_match(name, list(known.columns))
-                raise UsageError(
-                    f"--fields {for_message(f'{name}={column}', 80)}: the fields are {', '.join(known.columns)}"
-                    + (f". Did you mean '{near}'?" if near else "")
-                )
-        return known.renamed(self.columns)
+        return Columns.of(takes, self.columns, option="--fields ")
 
-    def records(self, fields: Fields) -> Iterator[Record]:
+    def records(self, fields: Columns) -> Iterator[Record]:
         """Go through the rows, of which `fields` are taken.
 
         :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column; later, if
@@ -137,7 +129,7 @@ class Inputs:
                 next(self._file(name, fields), None)
         return chain(self.examples, *[self._file(name, fields) for name in self.files])
 
-    def first(self, fields: Fields, most: int) -> list[Record]:
+    def first(self, fields: Columns, most: int) -> list[Record]:
         """Return the first rows, `most` of them if there are so many; raise as :meth:`records` does."""
         found = list(islice(self.records(fields), most))
         for part in chain.from_iterable(self._parts.values()):
@@ -164,12 +156,12 @@ class Inputs:
                 return None
         return total
 
-    def _file(self, name: str, fields: Fields) -> Iterator[Record]:
+    def _file(self, name: str, fields: Columns) -> Iterator[Record]:
         if name == "-" and self._spooled is not None:
             self._spooled.seek(0)
-            return read_records(self._spooled, format=self.format, fields=fields)  # type: ignore[arg-type]
+            return read_records(self._spooled, format=self.format, columns=fields)  # type: ignore[arg-type]
         if name == "-" or is_pipe(name):
-            return read_records(name, format=self.format, fields=fields)
+            return read_records(name, format=self.format, columns=fields)
         if name not in self._parts:  # kept, so that a file that changes between two readings is found out
             self._parts[name] = parts_of([name], self.format, DecompressionLimits())
         return read_parts(self._parts[name], fields)
@@ -220,8 +212,8 @@ class ChosenInput:
         """
         Columns.of(takes, options.fields, options.id, options.carry)  # names a field that the task does not have
         self._inputs.fields(takes)
-        fields = Fields.of(takes).renamed({**options.fields, **self._inputs.columns})
-        columns = Columns(fields, options.id, tuple(options.carry))
+        mapping = {**options.fields, **self._inputs.columns}
+        columns = Columns.of(takes, mapping, options.id, options.carry, "--fields ")
         source = Source(self._opened(options), replace(options, format=self.format(options)), columns)
         source.check()
         return source

@@ -49,14 +49,32 @@ class AtomicFile:
         self._pending.clear()
 
 
+def create_file(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Write a whole file only if there is nothing of its name; False if there is.
+
+    :raises OutputError: as :func:`atomic_writer`, and if the file system has no hard links.
+    """
+    if os.path.lexists(path):
+        return False
+    try:
+        with atomic_writer(path, only_new=True) as file:
+            file.write(data)
+    except OutputError as error:
+        if isinstance(error.__cause__, FileExistsError):  # another process was faster
+            return False
+        raise
+    return True
+
+
 @contextmanager
-def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
+def atomic_writer(path: str | os.PathLike[str], *, only_new: bool = False) -> Iterator[AtomicFile]:
     """Write a file that is complete or not there at all.
 
     What is written goes to a temporary file in the same folder. When the body ends, that file is synced to the
     disk and renamed to `path`, and the folder is synced. When anything fails or interrupts before that,
     the temporary file is removed and what `path` named before is left as it was.
 
+    :param only_new: link the file to `path` instead, which fails where something has that name by then.
     :raises OutputError: if `path` is a folder, a link or a device, or if a step fails; it names `path`.
         After a failed sync of the folder, `path` is removed: it might not survive a loss of power.
     """
@@ -75,7 +93,7 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[AtomicFile]:
         writer = AtomicFile(target, descriptor)
         yield writer
         writer.flush()
-        _publish(descriptor, temporary, target)
+        _publish(descriptor, temporary, target, only_new)
         descriptor = -1
     except BaseException:
         with suppress(OSError):
@@ -153,11 +171,15 @@ def _locked(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _publish(descriptor: int, temporary: Path, target: Path) -> None:
+def _publish(descriptor: int, temporary: Path, target: Path, only_new: bool) -> None:
     """Sync, rename and close, in the order that leaves no torn file under the final name."""
     try:
         os.fsync(descriptor)
-        os.replace(temporary, target)
+        if only_new:
+            os.link(temporary, target)
+            os.unlink(temporary)
+        else:
+            os.replace(temporary, target)
     except OSError as error:
         raise _failed(target, error) from error
     with suppress(OSError):  # the data is on the disk already, so closing has nothing to lose

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline_kit.errors import InputError, for_message
@@ -49,7 +48,8 @@ def parse_example(text: str) -> str | dict[str, Any]:
     value = parse_json(text)
     if isinstance(value, str | dict):
         return value
-    raise InputError(f"a JSON example is a string or an object, not {_kind(value)}: {for_message(text, 60)}")
+    kind = {list: "a list", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+    raise InputError(f"a JSON example is a string or an object, not {kind}: {for_message(text, 60)}")
 
 
 def has_lone_surrogate(value: object) -> bool:
@@ -83,13 +83,3 @@ def _float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {for_message(text, 40)} is too large")
     return value
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, Mapping):
-        return "an object"
-    return "a list" if isinstance(value, list) else "a number"

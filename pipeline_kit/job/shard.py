@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pipeline_kit.contract.types import RowFailure, RunStats
 from pipeline_kit.errors import StageError
 from pipeline_kit.files.read.source import SourceRow
-from pipeline_kit.files.write.base import OutputValues, Schema, ShardFormat, UnwritableRowsError
+from pipeline_kit.files.write.base import OutputValues, Schema, UnwritableRowsError
+from pipeline_kit.files.write.formats import ShardFormat
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.folder import DeadLetter
 from pipeline_kit.runtime.calls import Watch

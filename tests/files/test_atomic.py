@@ -107,9 +107,11 @@ def test_nothing_has_the_final_name_before_the_end(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     with atomic_writer(path) as file:
         file.write("é\u2028\n" * 3)
+        for data in (b"\xff", memoryview(b"\0\r"), bytearray(b"\n")):
+            file.write(data)
         file.flush()
         assert not path.exists()
-    assert path.read_bytes() == "é\u2028\n".encode() * 3
+    assert path.read_bytes() == "é\u2028\n".encode() * 3 + b"\xff\0\r\n"
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,22 +11,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from fake_plugins import POISON
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from harness import cli
 from test_atomic import STEPS, Breaking
 
-from pipeline_kit.cli.app import main
 from pipeline_kit.cli.outputs import numbered, output_path
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import OutputError, UsageError
-from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.write import one_file as files
 from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, OutputConfig, UnwritableRowsError
 from pipeline_kit.files.write.formats import shard_format, stream_format
@@ -58,16 +55,11 @@ def row(place: int) -> dict[str, Any]:
     return {"label": f"L{place % 3}", "score": place / 7}
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    def call(*argv: str) -> tuple[int, str]:
-        code = main(["run", "model.linear=eager", *argv])  # auto may differ in the last bits from load to load
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        assert printed.out == ""
-        return code, printed.err
-
-    return call
+def run(*words: object) -> tuple[int, str]:
+    done = cli("run", "model.linear=eager", *words)  # auto may differ in the last bits from load to load
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    return done.code, done.err
 
 
 @pytest.fixture
@@ -76,27 +68,19 @@ def poison(tmp_path: Path) -> list[str]:
     return ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison"]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet", "jsonl.gz", "csv.gz"])
-def test_every_format_holds_the_same_results(run: Any, tmp_path: Path, ending: str) -> None:
-    texts = ["I love this.", "I hate it.", "=1+1", "日本"]
-    flags = [flag for text in texts for flag in ("--text", text)]
-    assert run(*flags, "--output", str(tmp_path / "plain.jsonl"), "--quiet")[0] == 0
-    assert run(*flags, "--output", str(tmp_path / f"out.{ending}"), "--quiet") == (0, "")
-    expected, found = read(tmp_path / "plain.jsonl"), read(tmp_path / f"out.{ending}")
-    assert [(row["label"], float(row["score"])) for row in found] == [(row["label"], row["score"]) for row in expected]
-    assert sorted(os.listdir(tmp_path)) == sorted(["plain.jsonl", f"out.{ending}"])
+def test_every_format_holds_the_same_results(tmp_path: Path) -> None:
+    names = [f"out.{ending}" for ending in ("jsonl", "csv", "parquet", "jsonl.gz", "csv.gz")]
+    flags = [flag for text in ("I love this.", "I hate it.", "=1+1", "日本") for flag in ("--text", text)]
+    for name in names:
+        assert run(*flags, "--output", tmp_path / name, "--quiet") == (0, "")
+    expected, *others = ([(row["label"], float(row["score"])) for row in read(tmp_path / name)] for name in names)
+    assert all(found == expected for found in others)
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
 
 
-def test_nested_results_and_truncation(run: Any, tmp_path: Path) -> None:
-    flags = [
-        "--text",
-        "word " * 600,
-        "--text",
-        "short",
-        "postprocessor.top_k=2",
-        "tokenizer.overflow=truncate",
-        "--quiet",
-    ]
+def test_nested_results_and_truncation(tmp_path: Path) -> None:
+    options = ["postprocessor.top_k=2", "tokenizer.overflow=truncate", "--quiet"]
+    flags = ["--text", "word " * 600, "--text", "short", *options]
     for ending in ("jsonl", "csv", "parquet"):
         assert run(*flags, "--output", str(tmp_path / f"out.{ending}"))[0] == 0
     plain, table, typed = (read(tmp_path / f"out.{ending}") for ending in ("jsonl", "csv", "parquet"))
@@ -108,7 +92,7 @@ def test_nested_results_and_truncation(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_rows_that_failed_keep_their_place(run: Any, poison: list[str], tmp_path: Path, format: str) -> None:
+def test_rows_that_failed_keep_their_place(poison: list[str], tmp_path: Path, format: str) -> None:
     path = tmp_path / f"out.{format}"
     code, err = run(*poison, "--output", str(path), *(f for t in ("a", "poison", "nan", "b") for f in ("--text", t)))
     assert code == 1
@@ -121,7 +105,7 @@ def test_rows_that_failed_keep_their_place(run: Any, poison: list[str], tmp_path
     assert rows[2]["error"].startswith("postprocessor: ValueError: the result cannot be written as JSON")
 
 
-def test_results_that_a_format_cannot_hold_fail_their_row(run: Any, tmp_path: Path) -> None:
+def test_results_that_a_format_cannot_hold_fail_their_row(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         POISON.replace(
             '"score": float("nan") if example == "nan" else 0.5', '**({"more": 1} if example == "odd" else {})'
@@ -142,7 +126,7 @@ def test_results_that_a_format_cannot_hold_fail_their_row(run: Any, tmp_path: Pa
     assert rows[1]["error"].startswith("output: UnicodeEncodeError: column 'lone'")
 
 
-def test_no_rows_give_a_file_with_the_columns(run: Any, tmp_path: Path) -> None:
+def test_no_rows_give_a_file_with_the_columns(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     for format in FORMATS:
         path = tmp_path / f"out.{format}"
@@ -153,7 +137,7 @@ def test_no_rows_give_a_file_with_the_columns(run: Any, tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "out.parquet").names == names
 
 
-def test_a_sweep_numbers_its_files(run: Any, tmp_path: Path) -> None:
+def test_a_sweep_numbers_its_files(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     code, err = run("-m", "padding=longest,none", "--output", str(path), "--text", "a", "--quiet")
     assert code == 0
@@ -189,7 +173,7 @@ def test_names_that_do() -> None:
 
 
 def test_parquet_without_pyarrow_is_told_before_any_model_loads(
-    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("pipeline_kit.files.write.formats.find_spec", lambda name: None)
     monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("was built"))
@@ -198,7 +182,7 @@ def test_parquet_without_pyarrow_is_told_before_any_model_loads(
     assert "pip install 'pipeline-kit[files]'" in err
 
 
-def test_options_of_the_group_output(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_the_group_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.table"
     snappy = ("output.format=parquet", "output.compression=snappy")
     assert run("--text", "a", "--output", str(path), "--quiet", *snappy) == (0, "")
@@ -219,17 +203,12 @@ def test_options_of_the_group_output(run: Any, tmp_path: Path, monkeypatch: pyte
 def test_a_file_in_chunks_is_what_a_shard_would_be(tmp_path: Path, format: FileFormat) -> None:
     rows = [row(place) for place in range(2_500)]
     write(tmp_path / "x", rows, format)
-    if format == "parquet":
-        shards = shard_format(OutputConfig(format=format), LAYOUT)
-        assert (tmp_path / "x").read_bytes() == shards.encode(rows, shards.schema(rows))[".parquet"]
-        return
     shards = shard_format(OutputConfig(format=format), LAYOUT)
     assert (tmp_path / "x").read_bytes() == shards.encode(rows, shards.schema(rows))[f".{format}"]
-    write(tmp_path / "y", rows, format, gzip=True)
+    for name in ("y", "z"):
+        write(tmp_path / name, rows, format, gzip=True)
     assert gzip.decompress((tmp_path / "y").read_bytes()) == (tmp_path / "x").read_bytes()
-    first = (tmp_path / "y").read_bytes()
-    write(tmp_path / "y", rows, format, gzip=True)
-    assert (tmp_path / "y").read_bytes() == first
+    assert (tmp_path / "y").read_bytes() == (tmp_path / "z").read_bytes()
 
 
 def test_rows_are_written_as_they_come_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,17 +261,6 @@ def test_refused_rows_keep_their_id_where_they_can(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.csv"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
-@given(st.lists(st.binary(max_size=40) | st.text(max_size=40), max_size=8))
-def test_a_file_takes_bytes_and_text(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes | str]) -> None:
-    parts = [part.encode("utf-8", "ignore").decode() if isinstance(part, str) else part for part in parts]
-    path = tmp_path_factory.mktemp("bytes") / "x"
-    with atomic_writer(path) as file:
-        for part in parts:
-            file.write(part if isinstance(part, str) else memoryview(part))
-    assert path.read_bytes() == b"".join(part.encode() if isinstance(part, str) else part for part in parts)
-
-
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that one file takes many writes."""
@@ -301,8 +269,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("gzipped", [False, True])
-@pytest.mark.parametrize("format", [*FORMATS, "jsonl"])
+@pytest.mark.parametrize(("format", "gzipped"), [("csv", False), ("parquet", False), ("jsonl", True)])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_disk_that_fails_at_any_step_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, format: FileFormat, gzipped: bool
@@ -314,12 +281,11 @@ def test_a_disk_that_fails_at_any_step_leaves_nothing(
     (tmp_path / "x").unlink()
     assert counted.calls >= (4 if name == "write" and not gzipped else 1)
     for at in range(1, counted.calls + 1):
-        for code in (errno.ENOSPC, errno.EIO):
-            with monkeypatch.context() as patch:
-                Breaking(patch, name, at, code)
-                with pytest.raises(OutputError, match=rf"x: cannot be written: {os.strerror(code)}"):
-                    write(tmp_path / "x", rows, format, gzip=gzipped)
-            assert os.listdir(tmp_path) == []
+        with monkeypatch.context() as patch:
+            Breaking(patch, name, at, errno.ENOSPC)
+            with pytest.raises(OutputError, match=rf"x: cannot be written: {os.strerror(errno.ENOSPC)}"):
+                write(tmp_path / "x", rows, format, gzip=gzipped)
+        assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("format", [*FORMATS, "jsonl"])
@@ -358,7 +324,7 @@ except OutputError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
-@pytest.mark.parametrize("format", ["jsonl", *FORMATS])
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_disk_that_is_really_full(tmp_path: Path, format: FileFormat) -> None:
     argv = [sys.executable, "-c", FULL, format]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -367,7 +333,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, format: FileFormat) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_full_disk_ends_a_run_with_one_line(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_ends_a_run_with_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

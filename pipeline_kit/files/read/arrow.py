@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, final
 
@@ -15,34 +15,30 @@ from pipeline_kit.errors import InputError, for_message
 from pipeline_kit.files.read.arrow_types import ColumnReader, cells_of, reading_of
 from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.formats import Format
-from pipeline_kit.files.read.opened import DecompressionLimits, DiskFile, File, head_of
-from pipeline_kit.files.read.parts import InputPart, ReadRow, RowSelection
+from pipeline_kit.files.read.opened import DecompressionLimits, File, FilePart, head_of
+from pipeline_kit.files.read.parts import InputPart, ReadRow, RowSelection, as_input_error
 
 SLICE_BYTES = 8 << 20
 """About how much of a batch becomes Python objects at a time."""
 
 
 @final
-class ArrowPart(InputPart):
+class ArrowPart(FilePart):
     """One or more files with the same columns, read in batches."""
 
     unit = "row"
 
     def __init__(self, label: str, files: Sequence[File], format: Format, limits: DecompressionLimits) -> None:
         """Read `files` one after another; their rows are numbered through."""
-        self.label = label
-        self._files = files
+        super().__init__(label, files)
         self._format: Format = format
         self._limits = limits
 
     def check(self, columns: Columns) -> None:
         """Open every file and look at its columns and their types."""
         for file in self._files:
-            try:
-                with opened_table(file, self._format) as table:
-                    readings(table.schema, columns)
-            except InputError as error:
-                raise self._error(file, error) from error
+            with as_input_error(file.label), opened_table(file, self._format) as table:
+                readings(table.schema, columns)
 
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         """Go through the rows."""
@@ -56,46 +52,17 @@ class ArrowPart(InputPart):
                 file.check()
             except InputError as error:
                 until = f"; the last whole row is {number - 1}" if number else ""
-                raise self._error(file, InputError(f"{error}{until}")) from error
+                raise InputError(f"{file.label}: {error}{until}") from error
 
     def count(self, read: bool) -> int | None:
         """Count the rows by what the files say of themselves."""
         total = 0
         for file in self._files:
-            try:
-                with opened_table(file, self._format) as table, as_input_error():
-                    if table.rows is None and not read:
-                        return None
-                    total += table.count()
-            except InputError as error:
-                raise self._error(file, error) from error
+            with as_input_error(file.label), opened_table(file, self._format) as table, _arrow_errors():
+                if table.rows is None and not read:
+                    return None
+                total += table.count()
         return total
-
-    def identity(self) -> list[dict[str, Any]]:
-        """Return name, size and sha256 of each file."""
-        found = []
-        for file in self._files:
-            try:
-                found.append(file.identity())
-            except InputError as error:
-                raise self._error(file, error) from error
-        return found
-
-    def unchanged(self) -> None:
-        """See that every file is the same."""
-        for file in self._files:
-            try:
-                file.check()
-            except InputError as error:
-                raise self._error(file, error) from error
-
-    def close(self) -> None:
-        """Release the copy of stdin."""
-        for file in self._files:
-            file.close()
-
-    def _error(self, file: File, error: InputError) -> InputError:
-        return InputError(f"{file.label}: {error}")
 
 
 def readings(schema: Any, columns: Columns) -> dict[str, ColumnReader]:
@@ -104,7 +71,7 @@ def readings(schema: Any, columns: Columns) -> dict[str, ColumnReader]:
     :raises InputError: if one is missing, there twice or of a type without a meaning in JSON.
     """
     found = {}
-    with as_input_error():  # a name in a damaged schema may be no UTF-8
+    with _arrow_errors():  # a name in a damaged schema may be no UTF-8
         names = schema.names
         columns.check(names)
         for name in columns.wanted:
@@ -130,7 +97,7 @@ def batch_places(
         piece = batch.slice(start, size)
         cells = [cells_of(piece.column(name), reading) for name, reading in plan.items()]
         for row in zip(*cells, strict=True):
-            picked = columns.pick(dict(zip(plan, row, strict=True)), absent=None) if number in take else None
+            picked = columns.parse(dict(zip(plan, row, strict=True)), absent=None) if number in take else None
             yield number, picked
             number += 1
 
@@ -141,7 +108,7 @@ def _places(
     """Go through the rows of a file, of which the first is row `number` of its part."""
     plan = readings(table.schema, columns)
     given = 0
-    with as_input_error():
+    with _arrow_errors():
         for rows, batch in table.batches(list(plan), max(0, take.skip - number)):
             if batch is None:
                 yield from ((place, None) for place in range(number, number + rows))
@@ -161,7 +128,7 @@ Stretch = tuple[int, Any]
 
 
 class TableFile(ABC):
-    """An open file. Whatever goes wrong in it is raised as pyarrow raises it; see :func:`told`.
+    """An open file. Whatever goes wrong in it is raised as pyarrow raises it; see :func:`_arrow_errors`.
 
     :param rows: how many rows it has; None if that takes going through it.
     :param size: its bytes.
@@ -186,7 +153,7 @@ class TableFile(ABC):
 
 
 @contextmanager
-def as_input_error() -> Iterator[None]:
+def _arrow_errors() -> Iterator[None]:
     """Turn what pyarrow raises into InputError."""
     try:
         yield
@@ -207,35 +174,25 @@ def opened_table(file: File, format: Format) -> Iterator[TableFile]:
         head = head_of(stream)
         if not head:
             raise InputError("is empty")
-        if format == "parquet":
-            if not head.startswith(b"PAR1"):
-                raise InputError(_not("Parquet", head))
-            with as_input_error():
-                table: TableFile = _Parquet(_random_access(file, stream))
-        elif head.startswith(b"ARROW1"):
-            with as_input_error():
-                table = _ArrowFile(_mapped(file, stream))
-        else:
-            if not head.startswith(b"\xff\xff\xff\xff") and head[3:4] != b"\0":  # the second is of before 2019
-                raise InputError(_not("Arrow", head))
-            with as_input_error():
-                table = _ArrowStream(_mapped(file, stream))
+        indexed = head.startswith(b"ARROW1")
+        streamed = head.startswith(b"\xff\xff\xff\xff") or head[3:4] == b"\0"  # the second is of before 2019
+        if not (head.startswith(b"PAR1") if format == "parquet" else indexed or streamed):
+            what = format.capitalize()
+            if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+                raise InputError(
+                    f"is {what} that was compressed once more, which cannot be read in place; unpack it first"
+                )
+            raise InputError(f"is not {what}: it begins with {for_message(repr(head), 60)}")
+        with _arrow_errors():
+            if format == "parquet":
+                table: TableFile = _Parquet(_source(file, stream, pa.OSFile))
+            else:  # mapped: a batch may be as large as the file, and need not be held
+                table = _Arrow(_source(file, stream, pa.memory_map), indexed)
         yield table
 
 
-def _not(what: str, head: bytes) -> str:
-    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
-        return f"is {what} that was compressed once more, which cannot be read in place; unpack it first"
-    return f"is not {what}: it begins with {for_message(repr(head), 60)}"
-
-
-def _random_access(file: File, stream: BinaryIO) -> Any:
-    return pa.OSFile(os.fsencode(file.path)) if isinstance(file, DiskFile) else pa.PythonFile(stream, "r")
-
-
-def _mapped(file: File, stream: BinaryIO) -> Any:
-    """Map the file: a batch may be as large as the file, and need not be held."""
-    return pa.memory_map(os.fsencode(file.path)) if isinstance(file, DiskFile) else pa.PythonFile(stream, "r")
+def _source(file: File, stream: BinaryIO, opened: Callable[[bytes], Any]) -> Any:
+    return pa.PythonFile(stream, "r") if file.path is None else opened(os.fsencode(file.path))
 
 
 @final
@@ -257,53 +214,42 @@ class _Parquet(TableFile):
             yield rows, None
         if not groups:
             return
-        for batch in self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(names), use_threads=False):
-            yield batch.num_rows, None if skip >= batch.num_rows else batch
-            skip = max(0, skip - batch.num_rows)
+        batches = self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(names), use_threads=False)
+        yield from _stretches(batches, skip)
 
 
 @final
-class _ArrowFile(TableFile):
-    """An Arrow file of random access, such as Feather."""
+class _Arrow(TableFile):
+    """An Arrow file of random access, such as Feather, or a stream, as ``datasets`` saves it."""
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, indexed: bool) -> None:
         self._source = source
-        self.schema = pa.ipc.open_file(source).schema
+        self._indexed = indexed
+        self.schema = self._opened().schema
         self.rows = None
         self.size = source.size()
 
     def batches(self, names: Sequence[str], skip: int) -> Iterator[Stretch]:
-        reader = pa.ipc.open_file(self._source, options=_only(self.schema, names))
-        for place in range(reader.num_record_batches):
-            batch = reader.get_batch(place)
-            yield batch.num_rows, None if skip >= batch.num_rows else batch
-            skip = max(0, skip - batch.num_rows)
-
-
-@final
-class _ArrowStream(TableFile):
-    """An Arrow stream, as ``datasets`` saves it."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self.schema = pa.ipc.open_stream(source).schema
-        self.rows = None
-        self.size = source.size()
-
-    def batches(self, names: Sequence[str], skip: int) -> Iterator[Stretch]:
-        self._source.seek(0)
-        for batch in pa.ipc.open_stream(self._source, options=_only(self.schema, names)):
-            yield batch.num_rows, None if skip >= batch.num_rows else batch
-            skip = max(0, skip - batch.num_rows)
+        fields = [self.schema.get_field_index(name) for name in names]
+        reader = self._opened(pa.ipc.IpcReadOptions(use_threads=False, included_fields=fields))
+        if self._indexed:
+            yield from _stretches(map(reader.get_batch, range(reader.num_record_batches)), skip)
+            return
+        yield from _stretches(reader, skip)
         # A stream cut off between two batches ends like a whole one, but for this mark.
-        size = self._source.size()
-        self._source.seek(max(0, size - len(_END_OF_STREAM)))
+        self._source.seek(max(0, self.size - len(_END_OF_STREAM)))
         if self._source.read() != _END_OF_STREAM:
             raise InputError("ends without Arrow's end-of-stream mark: it was cut off")
 
+    def _opened(self, options: Any = None) -> Any:
+        self._source.seek(0)
+        return (pa.ipc.open_file if self._indexed else pa.ipc.open_stream)(self._source, options=options)
 
-def _only(schema: Any, names: Sequence[str]) -> Any:
-    return pa.ipc.IpcReadOptions(use_threads=False, included_fields=[schema.get_field_index(name) for name in names])
+
+def _stretches(batches: Iterable[Any], skip: int) -> Iterator[Stretch]:
+    for batch in batches:
+        yield batch.num_rows, None if skip >= batch.num_rows else batch
+        skip = max(0, skip - batch.num_rows)
 
 
 @final
@@ -313,7 +259,6 @@ class DatasetPart(InputPart):
     unit = "row"
 
     def __init__(self, dataset: Any, label: str = "dataset") -> None:
-        """Read `dataset` as Arrow tables, whatever format it was set to."""
         self.label = label
         self._dataset = dataset
 
@@ -329,13 +274,10 @@ class DatasetPart(InputPart):
         tables = self._dataset.with_format("arrow", columns=list(plan))
         for start in range(take.skip, total, BATCH_ROWS):
             number = start
-            try:
-                with as_input_error():
-                    for batch in tables[start : start + BATCH_ROWS].to_batches():
-                        yield from batch_places(batch, plan, columns, take, number)
-                        number += batch.num_rows
-            except InputError as error:
-                raise InputError(f"{self.label}: rows from {start}: {error}") from error
+            with as_input_error(f"{self.label}: rows from {start}"), _arrow_errors():
+                for batch in tables[start : start + BATCH_ROWS].to_batches():
+                    yield from batch_places(batch, plan, columns, take, number)
+                    number += batch.num_rows
 
     def count(self, read: bool) -> int:
         """Count the rows."""
@@ -351,8 +293,6 @@ class DatasetPart(InputPart):
             }
         ]
 
-    def _plan(self, columns: Columns) -> Any:
-        try:
+    def _plan(self, columns: Columns) -> dict[str, ColumnReader]:
+        with as_input_error(self.label):
             return readings(self._dataset.features.arrow_schema, columns)
-        except InputError as error:
-            raise InputError(f"{self.label}: {error}") from error

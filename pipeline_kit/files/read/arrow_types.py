@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -14,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from pipeline_kit.errors import InputError, for_message
-from pipeline_kit.files.read.columns import iso_duration
+from pipeline_kit.files.read.columns import base64_text, finite_or_none, fraction_of_second, iso_duration
 
 Convert = Callable[[Any], Any]
 
@@ -102,13 +100,13 @@ def _reading(kind: Any, text: bool) -> ColumnReader:
     if types.is_null(kind) or types.is_boolean(kind) or types.is_integer(kind):
         return ColumnReader(kind)
     if types.is_floating(kind):
-        return ColumnReader(kind, lambda value: float(value) if math.isfinite(value) else None)
+        return ColumnReader(kind, finite_or_none)
     if types.is_decimal(kind):
         return ColumnReader(kind, lambda value: format(value, "f"))
     if kind in _TEXTS:
         return ColumnReader(_TEXTS[kind], bytes.decode)
-    if _is_bytes(kind):
-        return ColumnReader(kind, bytes.decode if text else lambda value: base64.b64encode(value).decode("ascii"))
+    if any(test(kind) for test in _BYTES):
+        return ColumnReader(kind, bytes.decode if text else base64_text)
     return _time(kind) if types.is_temporal(kind) else _nested(kind, text)
 
 
@@ -189,19 +187,14 @@ def _day(days: int) -> str:
 
 def _moment(units: int, per_second: int) -> str:
     seconds, rest = divmod(units, per_second)
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat() + _fraction(rest, per_second)
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat() + fraction_of_second(rest, per_second)
 
 
 def _clock(units: int, per_second: int) -> str:
     seconds, rest = divmod(units, per_second)
     if not 0 <= seconds < 86_400:
         raise ValueError(f"{units} is not a time of a day")
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" + _fraction(rest, per_second)
-
-
-def _fraction(rest: int, per_second: int) -> str:
-    digits = len(str(per_second)) - 1
-    return f".{rest:0{digits}d}".rstrip("0") if rest else ""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" + fraction_of_second(rest, per_second)
 
 
 def _weightless(kind: Any) -> bool:
@@ -213,16 +206,9 @@ def _weightless(kind: Any) -> bool:
     return bool(types.is_null(kind)) or (types.is_struct(kind) and all(map(_weightless, fields)))
 
 
-def _is_bytes(kind: Any) -> bool:
-    types = pa.types
-    return bool(
-        types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_fixed_size_binary(kind)
-        or types.is_binary_view(kind)
-    )
-
-
+_BYTES: tuple[Callable[[Any], bool], ...] = (
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
+)
 _TEXTS = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _LISTS: tuple[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]], ...] = (
     (pa.types.is_list, lambda kind, item: pa.list_(item)),

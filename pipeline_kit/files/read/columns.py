@@ -6,7 +6,7 @@ import base64
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -38,32 +38,46 @@ class ParsedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are taken.
+    """The columns (or JSON keys) that are read; all others are left out.
 
-    :param fields: the example's.
-    :param id: the one that holds the row's id; None for none.
-    :param carry: those copied into the output.
+    :param fields: each field of the example, and the column it comes from.
+    :param required: the fields that must be there.
+    :param id: the column that holds the row's id; None for none.
+    :param carry: the columns copied into the output.
+    :param option: the option that renames a field, for messages.
     """
 
-    fields: Fields
+    fields: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     id: str | None = None
     carry: tuple[str, ...] = ()
+    option: str = "--fields "
 
     @classmethod
-    def of(cls, takes: Sequence[str], mapping: Mapping[str, str], id: str | None, carry: Sequence[str]) -> Columns:
+    def of(
+        cls,
+        takes: Sequence[str],
+        mapping: Mapping[str, str] | None = None,
+        id: str | None = None,
+        carry: Sequence[str] = (),
+        option: str = "input.fields.",
+    ) -> Columns:
         """Read a task's ``takes`` and the options ``input.fields``, ``input.id`` and ``input.carry``.
 
+        :param takes: names of fields, a ``?`` behind one that may be left out.
+        :param mapping: takes some fields from other columns; those columns must then be there.
         :raises UsageError: if `mapping` names a field that the task does not have.
         """
-        fields = Fields.of(takes)
+        mapping = mapping or {}
+        names = [name.removesuffix("?") for name in takes]
         for name, column in mapping.items():
-            if name not in fields.columns:
+            if name not in names:
                 raise UsageError(
-                    f"input.fields.{for_message(f'{name}={column}', 80)}: the task's fields are "
-                    f"{', '.join(fields.columns)}.{did_you_mean(name, fields.columns)}"
+                    f"{option}{for_message(f'{name}={column}', 80)}: the fields are "
+                    f"{', '.join(names)}.{did_you_mean(name, names)}"
                 )
-        renamed = fields.renamed(mapping)
-        return cls(Fields(renamed.columns, renamed.required, "input.fields."), id, tuple(carry))
+        required = dict.fromkeys((*(name for name in takes if not name.endswith("?")), *mapping))
+        return cls({name: mapping.get(name, name) for name in names}, tuple(required), id, tuple(carry), option)
 
     @cached_property
     def named(self) -> tuple[str, ...]:
@@ -73,36 +87,33 @@ class Columns:
     @cached_property
     def wanted(self) -> tuple[str, ...]:
         """Every column that is read, each once."""
-        return tuple(dict.fromkeys((*self.fields.columns.values(), *self.named)))
+        return tuple(dict.fromkeys((*self.fields.values(), *self.named)))
 
     @cached_property
     def texts(self) -> frozenset[str]:
         """The columns in which bytes are text."""
-        return frozenset((*self.fields.columns.values(), *(() if self.id is None else (self.id,))))
+        return frozenset((*self.fields.values(), *(() if self.id is None else (self.id,))))
 
     @cached_property
     def _fields(self) -> tuple[tuple[str, str, bool], ...]:
-        required = self.fields.required
-        return tuple((name, column, name in required) for name, column in self.fields.columns.items())
+        return tuple((name, column, name in self.required) for name, column in self.fields.items())
 
     @property
-    def only_id(self) -> Columns:
-        """The same without everything but the id."""
-        return Columns(Fields(), self.id)
+    def without_fields(self) -> Columns:
+        """The same without the example."""
+        return replace(self, fields={}, required=())
 
     def check(self, there: Sequence[str]) -> None:
         """See that the columns `there` have all that must be, and one field at least.
 
         :raises InputError: naming the columns there are and the closest one.
         """
-        self.fields.check(there)
-        names = self.fields.columns
-        if names and not any(column in there for column in names.values()):
-            wanted = " or ".join(f"'{for_message(column, 60)}'" for column in names.values())
-            first = next(iter(names))
+        self._check_required(there)
+        if self.fields and not any(column in there for column in self.fields.values()):
+            wanted = " or ".join(f"'{for_message(column, 60)}'" for column in self.fields.values())
             raise InputError(
                 f"there is no column {wanted}; there are: {_listed(there)}."
-                f" To take another: {self.fields.option}{first}=COLUMN"
+                f" To take another: {self.option}{next(iter(self.fields))}=COLUMN"
             )
         for column in self.named:
             if column not in there:
@@ -112,7 +123,16 @@ class Columns:
                     + did_you_mean(column, there)
                 )
 
-    def pick(self, row: RawRow, absent: Any = NOTHING) -> ParsedRow:
+    def _check_required(self, there: Sequence[str]) -> None:
+        for name in self.required:
+            wanted = self.fields[name]
+            if wanted not in there:
+                raise InputError(
+                    f"'{for_message(wanted, 60)}' is missing; there are: {_listed(there)}.{did_you_mean(wanted, there)}"
+                    f" To take another: {self.option}{name}=COLUMN"
+                )
+
+    def parse(self, row: RawRow, absent: Any = NOTHING) -> ParsedRow:
         """Take what is wanted of a row.
 
         :param absent: what an empty cell holds in this format; a field that may be left out is, where it has that.
@@ -148,9 +168,14 @@ class Columns:
             value = row.get(column, NOTHING)
             if value is NOTHING:
                 if required:
-                    self.fields.check([str(key) for key in row])
+                    self._check_required([str(key) for key in row])
                 continue
-            _refuse(name, value, required)
+            if isinstance(value, InputError):
+                raise InputError(f"the field '{name}': {value}")
+            if value is None and required:
+                raise InputError(f"the field '{name}' is null")
+            if has_lone_surrogate(value):
+                raise InputError(f"the field '{name}' has a lone surrogate, which no encoder can represent")
             if required or not (value is absent or (isinstance(value, str) and value == absent)):
                 example[name] = value
         return example
@@ -173,60 +198,11 @@ class Columns:
         return json_value(value)
 
 
-def _refuse(name: str, value: Any, required: bool) -> None:
-    """See that a field's cell was read and can be represented."""
-    if isinstance(value, InputError):
-        raise InputError(f"the field '{name}': {value}")
-    if value is None and required:
-        raise InputError(f"the field '{name}' is null")
-    if has_lone_surrogate(value):
-        raise InputError(f"the field '{name}' has a lone surrogate, which no encoder can represent")
-
-
 def _listed(there: Sequence[str]) -> str:
     return for_message(", ".join(there), 300) if there else "none"
 
 
-@dataclass(frozen=True)
-class Fields:
-    """The fields that a task reads, and the columns (or JSON keys) they come from.
-
-    :param columns: field to column. Columns not named here are left out of the example.
-    :param required: fields that must be there.
-    :param option: the option that renames a field, for messages.
-    """
-
-    columns: Mapping[str, str] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-    option: str = "--fields "
-
-    @classmethod
-    def of(cls, takes: Sequence[str]) -> Fields:
-        """Read a task's ``takes``: names of fields, a ``?`` behind one that may be left out."""
-        names = [name.removesuffix("?") for name in takes]
-        return cls({name: name for name in names}, tuple(name for name in takes if not name.endswith("?")))
-
-    def renamed(self, mapping: Mapping[str, str]) -> Fields:
-        """Take some fields from other columns; those columns must then be there."""
-        required = tuple(dict.fromkeys((*self.required, *mapping)))
-        return Fields({**self.columns, **mapping}, required, self.option)
-
-    def check(self, columns: Sequence[str]) -> None:
-        """See that every required column is among `columns`.
-
-        :raises InputError: naming the columns there are and the closest one.
-        """
-        for name in self.required:
-            wanted = self.columns[name]
-            if wanted not in columns:
-                there = for_message(", ".join(columns), 300) if columns else "none"
-                raise InputError(
-                    f"'{for_message(wanted, 60)}' is missing; there are: {there}.{did_you_mean(wanted, columns)}"
-                    f" To take another: {self.option}{name}=COLUMN"
-                )
-
-
-TEXT_FIELDS = Fields.of(("text", "text_pair?"))
+TEXT_FIELDS = Columns.of(("text", "text_pair?"), option="--fields ")
 """The fields of the tasks that read a text and, some of them, a second one."""
 
 
@@ -248,9 +224,23 @@ def json_value(value: Any) -> Any:
 def iso_duration(units: int, per_second: int) -> str:
     """Write a length of time as ISO 8601 does, in seconds alone: ``PT90S``, ``-PT0.5S``."""
     whole, rest = divmod(abs(units), per_second)
+    return f"{'-' if units < 0 else ''}PT{whole}{fraction_of_second(rest, per_second)}S"
+
+
+def fraction_of_second(units: int, per_second: int) -> str:
+    """Write what is left of a second as decimals: ``.5``, nothing for 0."""
     digits = len(str(per_second)) - 1
-    fraction = f".{rest:0{digits}d}".rstrip("0") if rest else ""
-    return f"{'-' if units < 0 else ''}PT{whole}{fraction}S"
+    return f".{units:0{digits}d}".rstrip("0") if units else ""
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return what JSON can hold of a number."""
+    return float(value) if math.isfinite(value) else None
+
+
+def base64_text(value: bytes | bytearray | memoryview) -> str:
+    """Write bytes as base64."""
+    return base64.b64encode(value).decode("ascii")
 
 
 def _value(value: Any) -> Any:
@@ -263,7 +253,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return finite_or_none(value)
     if isinstance(value, Mapping):
         return {_key(key): _value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -287,7 +277,7 @@ def _other(value: Any) -> Any:
     if isinstance(value, Decimal):
         return format(value, "f") if value.is_finite() else None
     if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode("ascii")
+        return base64_text(value)
     if isinstance(value, UUID):
         return str(value)
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
@@ -317,16 +307,12 @@ def id_text(value: Any) -> str:
     if hasattr(value, "item") and hasattr(value, "dtype"):
         value = value.item()
     if isinstance(value, int) and not isinstance(value, bool):
-        return _written(value)
+        if value.bit_length() > 256:
+            raise InputError("the id is a number of more than 77 digits")
+        return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return str(value)
     raise InputError(f"the id is {type(value).__name__}, not a text or a number: {for_message(value, 40)}")
-
-
-def _written(value: int) -> str:
-    if value.bit_length() > 256:
-        raise InputError("the id is a number of more than 77 digits")
-    return str(value)
 
 
 @final

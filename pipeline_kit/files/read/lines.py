@@ -3,49 +3,51 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, final
 
 from pipeline_kit.errors import InputError, for_message
 from pipeline_kit.files.json_text import has_lone_surrogate, parse_example
-from pipeline_kit.files.read.columns import Columns, Fields, ParsedRow, RawRow
+from pipeline_kit.files.read.columns import Columns, ParsedRow, RawRow
 from pipeline_kit.files.read.encodings import BYTES_LOOKED_AT, refuse_other_encodings
 from pipeline_kit.files.read.formats import Format
-from pipeline_kit.files.read.opened import DecompressionLimits, File, decompressed, head_of
-from pipeline_kit.files.read.parts import InputPart, ReadRow, RowSelection
+from pipeline_kit.files.read.opened import DecompressionLimits, File, FilePart, decompressed, head_of
+from pipeline_kit.files.read.parts import ReadRow, RowSelection, as_input_error
 
 MOST_COUNTED = 1 << 30
 """A larger file is not read through to count its rows."""
 
 
 @final
-class LinePart(InputPart):
+class LinePart(FilePart):
     """A file whose rows are lines; a table's row may be several."""
 
     unit = "line"
 
     def __init__(self, file: File, format: Format, limits: DecompressionLimits) -> None:
         """Read `file` as `format`; `limits` say how far it is unpacked."""
-        self.label = file.label
+        super().__init__(file.label, [file])
         self._file = file
         self._format: Format = format
         self._limits = limits
 
     def check(self, columns: Columns) -> None:
         """Open the file and look for the columns."""
-        with self._told(), self._stream() as stream:
-            check_lines(stream, self._format, columns)
+        with as_input_error(self.label), self._reader() as reader:
+            reader.check(columns)
 
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         """Go through the rows."""
         last: int | None = None
         try:
-            with self._stream() as stream:
-                for place, picked in read_rows(stream, self._format, columns, take):
+            with self._reader() as reader:
+                for place, parsed in reader.rows(columns, take):
                     last = place
-                    yield place, picked
+                    yield place, parsed
             self._file.check()
         except InputError as error:
             until = "" if last is None else f"; the last whole row is in line {last}"
@@ -55,43 +57,22 @@ class LinePart(InputPart):
         """Count the rows of a file that is not compressed and of moderate size."""
         if not read:
             return None
-        with self._told(), self._file.open() as stream:
+        with as_input_error(self.label), self._file.open() as stream:
             size = stream.seek(0, 2)
             stream.seek(0)
             if size > MOST_COUNTED or decompressed(stream, self._file.name, self._limits) is not stream:
                 return None
-            return count_lines(stream, self._format)
-
-    def identity(self) -> list[dict[str, Any]]:
-        """Return the file's name, size and sha256."""
-        with self._told():
-            return [self._file.identity()]
+            return READERS[self._format](stream).count()
 
     def head(self) -> bytes:
         """Return the file's first bytes."""
-        with self._told(), self._file.open() as stream:
+        with as_input_error(self.label), self._file.open() as stream:
             return head_of(stream)
 
-    def unchanged(self) -> None:
-        """See that the file is the same."""
-        with self._told():
-            self._file.check()
-
-    def close(self) -> None:
-        """Release the copy of stdin."""
-        self._file.close()
-
     @contextmanager
-    def _stream(self) -> Iterator[BinaryIO]:
+    def _reader(self) -> Iterator[LineReader]:
         with self._file.open() as stream:
-            yield decompressed(stream, self._file.name, self._limits)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError as error:
-            raise InputError(f"{self.label}: {error}") from error
+            yield READERS[self._format](decompressed(stream, self._file.name, self._limits))
 
 
 ROWS_LOOKED_AT = 1000
@@ -100,82 +81,104 @@ ROWS_LOOKED_AT = 1000
 _OTHER_FORMAT = "; if it is another format, say so: input.format=jsonl"
 
 
-def read_rows(stream: BinaryIO, format: Format, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
-    """Go through the rows of `stream`, each with the line it begins on.
+class LineReader(ABC):
+    """Reads the rows of a stream in one format, once."""
 
-    :raises InputError: if reading fails, or a table's header lacks a column.
-    """
-    if format in ("csv", "tsv"):
-        return _table_rows(stream, "\t" if format == "tsv" else ",", columns, take)
-    return _json_rows(stream, columns, take) if format == "jsonl" else _text_rows(stream, columns, take)
+    ended = True
+    """Whether a newline ended the last line that was read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    @abstractmethod
+    def check(self, columns: Columns) -> None:
+        """See that the columns are there, as far as that shows in the first rows.
+
+        :raises InputError: if not, or if the stream is in another encoding.
+        """
+
+    def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
+        """Go through the rows, each with the line it begins on.
+
+        :raises InputError: if reading fails, or a table's header lacks a column.
+        """
+        for number, (line, raw) in enumerate(self._raw()):
+            if number not in take:
+                yield line, None
+                continue
+            parsed = self._parsed(raw, columns)
+            if not self.ended and isinstance(parsed.example, InputError):
+                torn = f"{parsed.example} (the file's last line, without a newline: was it cut off?)"
+                parsed = parsed._replace(example=InputError(torn))
+            yield line, parsed
+
+    def count(self) -> int:
+        """Count the rows as :meth:`rows` returns them."""
+        return sum(1 for _ in self._raw())
+
+    @abstractmethod
+    def _raw(self) -> Iterator[tuple[int, Any]]:
+        """Go through the rows as they are read, each with the line it begins on."""
+
+    @abstractmethod
+    def _parsed(self, raw: Any, columns: Columns) -> ParsedRow:
+        """Parse a row of :meth:`_raw`, the last one that was read."""
 
 
-def check_lines(stream: BinaryIO, format: Format, columns: Columns) -> None:
-    """See that the columns are there: by the header of a table, or in one of the first `LOOKED_AT` rows of JSONL.
+@final
+class _TextReader(LineReader):
+    """A text a line."""
 
-    :raises InputError: if not.
-    """
-    if format in ("csv", "tsv"):
-        CsvTable(stream, "\t" if format == "tsv" else ",").check(columns)
-    elif format == "text":
-        _check_text(columns)
-        next(read_lines(stream), None)  # what is in another encoding fails here
-    else:
-        _check_json(stream, columns)
+    def check(self, columns: Columns) -> None:
+        missing = [*(column for name, column in columns.fields.items() if name != column), *columns.named]
+        if missing:
+            what = f"without the column '{for_message(missing[0], 60)}'"
+            raise InputError(f"is text, a row a line, {what}{_OTHER_FORMAT}")
+        if len(columns.required) > 1:
+            needed = " and ".join(columns.required)
+            raise InputError(f"is text, a row a line, where the task needs {needed}{_OTHER_FORMAT}")
+        next(read_lines(self._stream), None)  # what is in another encoding fails here
 
+    def _raw(self) -> Iterator[tuple[int, Line]]:
+        return ((line.number, line) for line in read_lines(self._stream))
 
-def count_lines(stream: BinaryIO, format: Format) -> int:
-    """Count the rows as :func:`read_rows` returns them."""
-    if format in ("csv", "tsv"):
-        return sum(1 for _ in CsvTable(stream, "\t" if format == "tsv" else ",").cells())
-    return sum(1 for line in read_lines(stream) if format == "text" or not _blank(line))
-
-
-def _text_rows(stream: BinaryIO, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
-    for number, line in enumerate(read_lines(stream)):
-        if number not in take:
-            yield line.number, None
-            continue
+    def _parsed(self, raw: Line, columns: Columns) -> ParsedRow:
         try:
-            text = line.text()
+            text = raw.text()
         except InputError as error:
-            yield line.number, columns.pick(error)
-            continue
-        yield (
-            line.number,
-            columns.pick(text) if columns.named else ParsedRow(text, None, {}),
-        )  # decoded, so no surrogates
+            return columns.parse(error)
+        return columns.parse(text) if columns.named else ParsedRow(text, None, {})  # decoded, so no surrogates
 
 
-def _json_rows(stream: BinaryIO, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
-    lines = (line for line in read_lines(stream) if not _blank(line))
-    for number, line in enumerate(lines):
-        if number not in take:
-            yield line.number, None
-            continue
-        yield line.number, _or_torn(columns.pick(_json_row(line)), line.ended)
+@final
+class _JsonReader(LineReader):
+    """A string or an object a line; blank lines are skipped."""
 
+    def check(self, columns: Columns) -> None:
+        found: dict[str, None] = {}
+        texts = False
+        for _, line in islice(self._raw(), ROWS_LOOKED_AT):
+            row = _json_row(line)
+            if isinstance(row, str):
+                texts = True
+            elif not isinstance(row, InputError):
+                found.update(dict.fromkeys(row))
+        if texts:
+            columns = columns.without_fields  # a text alone is an example, too
+        if found or (texts and columns.named):
+            try:
+                columns.check(list(found))
+            except InputError as error:
+                raise InputError(f"in the first {ROWS_LOOKED_AT:,} rows {error}") from error
 
-def _table_rows(stream: BinaryIO, separator: str, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
-    table = CsvTable(stream, separator)
-    table.check(columns)
-    for number, (line, cells) in enumerate(table.cells()):
-        if number not in take:
-            yield line, None
-            continue
-        yield line, _or_torn(columns.pick(table.row(cells, columns), absent=""), table.ended)
+    def _raw(self) -> Iterator[tuple[int, Line]]:
+        for line in read_lines(self._stream):
+            if line.data is None or line.data.strip():
+                self.ended = line.ended
+                yield line.number, line
 
-
-def _or_torn(picked: ParsedRow, ended: bool) -> ParsedRow:
-    """Add the likely cause to the error of a bad last line without a newline."""
-    if ended or not isinstance(picked.example, InputError):
-        return picked
-    torn = InputError(f"{picked.example} (the file's last line, without a newline: was it cut off?)")
-    return ParsedRow(torn, picked.id, picked.carried)
-
-
-def _blank(line: Line) -> bool:
-    return line.data is not None and not line.data.strip()
+    def _parsed(self, raw: Line, columns: Columns) -> ParsedRow:
+        return columns.parse(_json_row(raw))
 
 
 def _json_row(line: Line) -> RawRow:
@@ -183,37 +186,6 @@ def _json_row(line: Line) -> RawRow:
         return parse_example(line.text())
     except InputError as error:
         return error
-
-
-def _check_text(columns: Columns) -> None:
-    for name, column in columns.fields.columns.items():
-        if name != column:
-            raise InputError(f"is text, a row a line, without the column '{for_message(column, 60)}'{_OTHER_FORMAT}")
-    if columns.named:
-        raise InputError(
-            f"is text, a row a line, without the column '{for_message(columns.named[0], 60)}'{_OTHER_FORMAT}"
-        )
-    if len(columns.fields.required) > 1:
-        needed = " and ".join(columns.fields.required)
-        raise InputError(f"is text, a row a line, where the task needs {needed}{_OTHER_FORMAT}")
-
-
-def _check_json(stream: BinaryIO, columns: Columns) -> None:
-    rows = (_json_row(line) for line in read_lines(stream) if not _blank(line))
-    found: dict[str, None] = {}
-    texts = False
-    for row in islice(rows, ROWS_LOOKED_AT):
-        if isinstance(row, str):
-            texts = True
-        elif not isinstance(row, InputError):
-            found.update(dict.fromkeys(row))
-    if texts:
-        columns = Columns(Fields(), columns.id, columns.carry)  # a text alone is an example, too
-    if found or (texts and columns.named):
-        try:
-            columns.check(list(found))
-        except InputError as error:
-            raise InputError(f"in the first {ROWS_LOOKED_AT:,} rows {error}") from error
 
 
 MAX_LINE_BYTES = 32 << 20
@@ -280,7 +252,7 @@ def _read(stream: BinaryIO, limit: int) -> bytes:
 
 
 @final
-class CsvTable:
+class _TableReader(LineReader):
     """A table with a header.
 
     CSV is read as RFC 4180 has it: a quoted cell may hold separators, doubled quotes and line ends. In TSV
@@ -296,26 +268,19 @@ class CsvTable:
             csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit of 128 KiB is shorter than real texts
         self._separator = separator
         self._lines = _Decoded(stream)
-        if separator == "\t":
-            self._reader = csv.reader(self._lines, delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
-        else:
-            self._reader = csv.reader(self._lines, delimiter=separator, strict=True)
-        first = next(self.cells(), (1, InputError("is empty; its first line must name the columns")))[1]
+        self._reader = csv.reader(
+            self._lines,
+            delimiter=separator,
+            quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
+        first = next(self._raw(), (1, InputError("is empty; its first line must name the columns")))[1]
         if isinstance(first, InputError):
             raise first
-        self.header = [name.strip() for name in first]
-
-    @property
-    def ended(self) -> bool:
-        """Whether a newline ended the last line that was read."""
-        return self._lines.ended
+        self._header = [name.strip() for name in first]
 
     def check(self, columns: Columns) -> None:
-        """See that the header has `columns`, each once.
-
-        :raises InputError: if it has not; it names the closest one.
-        """
-        header = self.header
+        header = self._header
         try:
             columns.check(header)
         except InputError as error:
@@ -326,8 +291,11 @@ class CsvTable:
             if header.count(column) > 1:
                 raise InputError(f"the column '{for_message(column, 60)}' is there {header.count(column)} times")
 
-    def cells(self) -> Iterator[tuple[int, list[str] | InputError]]:
-        """Go through the rows below the header, each with the line it begins on, as they are."""
+    def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
+        self.check(columns)
+        return super().rows(columns, take)
+
+    def _raw(self) -> Iterator[tuple[int, list[str] | InputError]]:
         while True:
             start = self._lines.number + 1
             self._lines.too_long = self._lines.bad = False
@@ -340,20 +308,29 @@ class CsvTable:
             if self._lines.too_long:
                 cells = InputError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
             if cells:
+                self.ended = self._lines.ended
                 yield start, cells
 
-    def row(self, cells: list[str] | InputError, columns: Columns) -> RawRow:
-        """Return the wanted cells of a row that :meth:`cells` returned last, by column."""
-        if isinstance(cells, InputError):
-            return cells
-        if len(cells) != len(self.header):
-            return InputError(f"{len(cells)} cells, the header has {len(self.header)}")
-        row: dict[str, Any] = dict(zip(self.header, cells, strict=True))
+    def _parsed(self, raw: list[str] | InputError, columns: Columns) -> ParsedRow:
+        if isinstance(raw, InputError):
+            return columns.parse(raw)
+        if len(raw) != len(self._header):
+            return columns.parse(InputError(f"{len(raw)} cells, the header has {len(self._header)}"))
+        row: dict[str, Any] = dict(zip(self._header, raw, strict=True))
         if self._lines.bad:
             for column in columns.wanted:
                 if has_lone_surrogate(row.get(column)):
                     row[column] = InputError("a text in it is not UTF-8")
-        return row
+        return columns.parse(row, absent="")
+
+
+READERS: Mapping[str, Callable[[BinaryIO], LineReader]] = {
+    "text": _TextReader,
+    "jsonl": _JsonReader,
+    "csv": partial(_TableReader, separator=","),
+    "tsv": partial(_TableReader, separator="\t"),
+}
+"""By format, what reads it."""
 
 
 @final

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import IO, Any, BinaryIO, cast, final
 
 from pipeline_kit.errors import InputError, closest_match, for_message
 from pipeline_kit.files.read.formats import HEAD_BYTES, Codec, codec_of, import_optional
+from pipeline_kit.files.read.parts import InputPart, as_input_error
+from pipeline_kit.files.storage import CHANGED, FileStatus, Version, storage_of, stream_version
 
 _BLOCK = 1 << 20
-_CHANGED = "was changed after it was opened first, so results may mix two versions of it; run again"
 
 
 class File(ABC):
@@ -29,10 +30,12 @@ class File(ABC):
 
     :param label: the name in ids and messages.
     :param name: the name whose ending says what is in it.
+    :param path: where it is on this machine, if it can be opened there again.
     """
 
     label: str
     name: str
+    path: Path | None = None
 
     @abstractmethod
     def open(self) -> BinaryIO:
@@ -41,15 +44,13 @@ class File(ABC):
         :raises InputError: if that fails.
         """
 
-    @abstractmethod
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - nobody else can write to a copy
         """See that the file is still the same.
 
         :raises InputError: if not.
         """
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most files hold nothing
         """Release what is held."""
 
     def identity(self) -> dict[str, Any]:
@@ -57,48 +58,41 @@ class File(ABC):
 
         :raises InputError: if they cannot be read.
         """
-        size, digest = 0, hashlib.sha256()
         with self.open() as stream:
             try:
-                while block := stream.read(_BLOCK):
-                    size += len(block)
-                    digest.update(block)
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+                size = stream.tell()
             except OSError as error:
                 raise InputError(f"reading failed: {error.strerror or error}") from error
         self.check()
-        return {"name": self.label, "size": size, "sha256": digest.hexdigest()}
+        return {"name": self.label, "size": size, "sha256": digest}
 
 
 @final
-class DiskFile(File):
-    """A regular file. One that changes after it was named is refused."""
+class StoredFile(File):
+    """A file of a storage. One that changes after it was named is refused."""
 
-    def __init__(self, path: Path, label: str, found: os.stat_result | None = None) -> None:
-        """Name the file; `found` is what it was when its name was looked up."""
-        self.path = path
+    def __init__(self, key: str, label: str, status: FileStatus) -> None:
+        """Name the file; `status` is what it was when its name was looked up."""
         self.label = label
-        self.name = path.name
-        self._found = _signature(found or os.stat(path))
+        self.name = os.path.basename(key)
+        self._key = key
+        self._storage = storage_of(key)
+        self._version = status.version
+        self.path = self._storage.path(key)
 
     def open(self) -> BinaryIO:
         """Open the file."""
-        stream = _opened(self.path)
-        if _signature(os.fstat(stream.fileno())) != self._found:
-            stream.close()
-            raise InputError(_CHANGED)
-        return stream
+        return _opened(self._key, self._version)
 
     def check(self) -> None:
-        """See that size and time of change are what they were."""
+        """Compare the file's version with what it was."""
         try:
-            same = _signature(os.stat(self.path)) == self._found
+            same = self._storage.status(self._key).version == self._version
         except OSError:
             same = False
         if not same:
-            raise InputError(_CHANGED)
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
+            raise InputError(CHANGED)
 
 
 @final
@@ -109,11 +103,11 @@ class SpooledFile(File):
     again.
     """
 
-    def __init__(self, label: str, path: Path | None = None) -> None:
-        """Take `path`, or stdin if it is None."""
+    def __init__(self, label: str, key: str | None = None) -> None:
+        """Take `key`, or stdin if it is None."""
         self.label = label
-        self.name = "" if path is None else path.name
-        self._path = path
+        self.name = "" if key is None else os.path.basename(key)
+        self._key = key
         self._copy: IO[bytes] | None = None
 
     def open(self) -> BinaryIO:
@@ -121,9 +115,6 @@ class SpooledFile(File):
         if self._copy is None:
             self._copy = self._copied()
         return io.BufferedReader(_View(self._copy), _BLOCK)
-
-    def check(self) -> None:
-        """Do nothing: nobody else can write to the copy."""
 
     def close(self) -> None:
         """Remove the copy."""
@@ -133,12 +124,8 @@ class SpooledFile(File):
     def _copied(self) -> IO[bytes]:
         copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         try:
-            if self._path is None:
-                with same_throughout(stdin_bytes()) as stream:
-                    shutil.copyfileobj(stream, copy, _BLOCK)
-            else:
-                with _opened(self._path) as stream:
-                    shutil.copyfileobj(stream, copy, _BLOCK)
+            with same_throughout(stdin_bytes()) if self._key is None else _opened(self._key) as stream:
+                shutil.copyfileobj(stream, copy, _BLOCK)
         except OSError as error:
             copy.close()
             reason = error.strerror or str(error)
@@ -178,18 +165,45 @@ class _View(io.RawIOBase):
         return len(data)
 
 
-def opened_file(path: Path, label: str) -> File:
-    """Name a file on the disk, a named pipe or a device.
+class FilePart(InputPart):
+    """One file or several with the same columns, read one after another."""
+
+    def __init__(self, label: str, files: Sequence[File]) -> None:
+        self.label = label
+        self._files = files
+
+    def identity(self) -> list[dict[str, Any]]:
+        """Return name, size and sha256 of each file."""
+        found = []
+        for file in self._files:
+            with as_input_error(file.label):
+                found.append(file.identity())
+        return found
+
+    def unchanged(self) -> None:
+        """See that every file is the same."""
+        for file in self._files:
+            with as_input_error(file.label):
+                file.check()
+
+    def close(self) -> None:
+        """Release the copy of stdin."""
+        for file in self._files:
+            file.close()
+
+
+def opened_file(key: str, label: str) -> File:
+    """Name a file, a named pipe or a device.
 
     :raises InputError: if it is not there; it names the closest one that is.
     """
     try:
-        found = os.stat(path)
+        found = storage_of(key).status(key)
     except (OSError, ValueError) as error:
-        raise InputError(f"{for_message(str(path))}: {_unreadable(path, error)}") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{path}: is a folder; name a file in it")
-    return DiskFile(path, label, found) if stat.S_ISREG(found.st_mode) else SpooledFile(label, path)
+        raise InputError(f"{for_message(key)}: {_unreadable(key, error)}") from error
+    if found.kind == "folder":
+        raise InputError(f"{key}: is a folder; name a file in it")
+    return StoredFile(key, label, found) if found.kind == "file" else SpooledFile(label, key)
 
 
 def stdin_bytes() -> BinaryIO:
@@ -203,50 +217,37 @@ def stdin_bytes() -> BinaryIO:
 
 
 @contextmanager
-def same_throughout(stream: BinaryIO, before: tuple[int, ...] | None = None) -> Iterator[BinaryIO]:
+def same_throughout(stream: BinaryIO, before: Version | None = None) -> Iterator[BinaryIO]:
     """See, when the body has ended, that a regular file behind `stream` is what it was, as stdin may be one.
 
-    :param before: what :func:`regular` returned earlier; None: what it returns now.
+    :param before: what :func:`stream_version` returned earlier; None: what it returns now.
     :raises InputError: if it was changed.
     """
-    before = before or regular(stream)
+    before = before or stream_version(stream)
     yield stream
-    if regular(stream) != before:
-        raise InputError(_CHANGED)
+    if stream_version(stream) != before:
+        raise InputError(CHANGED)
 
 
-def regular(stream: BinaryIO) -> tuple[int, ...] | None:
-    """Return what identifies this version of the regular file behind `stream`; None for anything else."""
+def _opened(key: str, version: Version | None = None) -> BinaryIO:
     try:
-        found = os.fstat(stream.fileno())
-    except (AttributeError, OSError, ValueError):
-        return None
-    return _signature(found) if stat.S_ISREG(found.st_mode) else None
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb")
+        return storage_of(key).open(key, version)
     except (OSError, ValueError) as error:
-        raise InputError(_unreadable(path, error)) from error
+        raise InputError(_unreadable(key, error)) from error
 
 
-def _signature(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> str:
+def _unreadable(key: str, error: OSError | ValueError) -> str:
+    """Return why a file cannot be read, with the file of the same folder that was most likely meant."""
     reason = getattr(error, "strerror", None) or str(error)
-    return f"cannot be read: {reason}{_sibling(path)}"
-
-
-def _sibling(path: Path) -> str:
-    """Suggest the file of the same folder that was most likely meant."""
+    folder, name = os.path.split(key)
+    storage = storage_of(key)
     try:
-        near = closest_match(path.name, [item.name for item in path.parent.iterdir() if item.is_file()][:10_000])
+        beside = storage.list(os.path.join(glob.escape(folder), "*"))[:10_000]
+        near = closest_match(name, [os.path.basename(item) for item in beside if storage.kind(item) == "file"])
     except (OSError, ValueError):
-        return ""
-    return f". Did you mean '{path.parent / near}'?" if near else ""
+        near = None
+    hint = f". Did you mean '{os.path.join(folder, near)}'?" if near else ""
+    return f"cannot be read: {reason}{hint}"
 
 
 HARMLESS_BYTES = 16 << 20

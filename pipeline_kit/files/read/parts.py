@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline_kit.contract.options import option
+from pipeline_kit.errors import InputError
 from pipeline_kit.files.read.columns import Columns, ParsedRow
 
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
@@ -85,6 +87,15 @@ class RowSelection:
         return number >= self.skip and (self.before + number) % self.shards == self.shard
 
 
+@contextmanager
+def as_input_error(label: str) -> Iterator[None]:
+    """Put the name of a part before what an InputError says."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+
+
 class InputPart(ABC):
     """A file, a saved dataset, or Python rows.
 
@@ -106,7 +117,7 @@ class InputPart(ABC):
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         """Go through all rows in order, in bounded memory.
 
-        A bad row is given as what was picked of an InputError. Each call begins anew.
+        A bad row is what was parsed of an InputError. Each call begins anew.
 
         :raises InputError: about the part, such as a stream that is cut off; it names the last whole row.
         """

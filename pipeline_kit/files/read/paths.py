@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import InputError, UsageError, for_message
-from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns, Fields, ParsedRow
+from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns, ParsedRow
 from pipeline_kit.files.read.formats import Format, format_from_magic, format_of, import_optional
-from pipeline_kit.files.read.lines import LinePart, read_rows
+from pipeline_kit.files.read.lines import READERS, LinePart
 from pipeline_kit.files.read.opened import (
     DecompressionLimits,
     File,
@@ -22,11 +22,11 @@ from pipeline_kit.files.read.opened import (
     decompressed,
     head_of,
     opened_file,
-    regular,
     same_throughout,
     stdin_bytes,
 )
-from pipeline_kit.files.read.parts import InputPart, RowSelection
+from pipeline_kit.files.read.parts import InputPart, RowSelection, as_input_error
+from pipeline_kit.files.storage import storage_of, stream_version
 
 _STATE = "state.json"
 _SPLITS = "dataset_dict.json"
@@ -48,7 +48,8 @@ def expand_patterns(names: Sequence[str | Path]) -> list[str]:
         if name == "-" or not glob.has_magic(name) or os.path.lexists(name):
             found.append(name)
             continue
-        files = sorted(path for path in glob.iglob(name, recursive=True) if not os.path.isdir(path))
+        storage = storage_of(name)
+        files = [path for path in storage.list(name) if storage.kind(path) != "folder"]
         if not files:
             raise InputError(f"{for_message(name)}: no file matches this pattern")
         found += files
@@ -71,10 +72,10 @@ def parts_of(names: Sequence[str | Path], format: Format | None, limits: Decompr
 
 def _part(path: str, label: str, format: Format | None, limits: DecompressionLimits) -> InputPart:
     """Open one file, saved dataset or stdin."""
-    if path != "-" and os.path.isdir(path):
-        return _dataset(Path(path), label, limits)
+    if path != "-" and storage_of(path).kind(path) == "folder":
+        return _dataset(path, label, limits)
     known = format or format_of(path)
-    file: File = SpooledFile(label) if path == "-" else opened_file(Path(path), label)
+    file: File = SpooledFile(label) if path == "-" else opened_file(path, label)
     if known == "text" and format is None:
         known = format_from_magic(LinePart(file, known, limits).head()) or known
     if known in ("parquet", "arrow"):
@@ -90,21 +91,19 @@ def _arrow_part(label: str, files: Sequence[File], format: Format, limits: Decom
 
 def _in_folder(name: str) -> list[str]:
     """Return the files of a folder of Arrow or Parquet files; anything else is given back as it is."""
-    if name == "-" or not os.path.isdir(name):
+    storage = storage_of(name)
+    if name == "-" or storage.kind(name) != "folder" or storage.kind(os.path.join(name, _STATE)) == "file":
         return [name]
-    folder = Path(name)
-    if (folder / _STATE).is_file():
-        return [name]
-    if (folder / _SPLITS).is_file():
-        splits = sorted(inner.parent.name for inner in folder.glob(f"*/{_STATE}"))
-        raise InputError(
-            f"{name}: holds several datasets; name one: "
-            f"{', '.join(for_message(str(folder / split)) for split in splits)}"
-        )
-    files = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in (".arrow", ".parquet"))
+    folder = name.removeprefix("./").rstrip("/") or name
+    within = os.path.join(glob.escape(folder), "*")
+    if storage.kind(os.path.join(name, _SPLITS)) == "file":
+        splits = [os.path.dirname(path) for path in storage.list(os.path.join(within, _STATE))]
+        raise InputError(f"{name}: holds several datasets; name one: {', '.join(map(for_message, splits))}")
+    files = [path for path in storage.list(within) if path.lower().endswith((".arrow", ".parquet"))]
     if not files:
         raise InputError(
-            f"{for_message(name)}: is a folder; name a file in it, or a quoted pattern such as '{folder / '*.jsonl'}'"
+            f"{for_message(name)}: is a folder; name a file in it, or a quoted pattern such as "
+            f"'{os.path.join(folder, '*.jsonl')}'"
         )
     return files
 
@@ -131,9 +130,10 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _dataset(folder: Path, label: str, limits: DecompressionLimits) -> InputPart:
+def _dataset(folder: str, label: str, limits: DecompressionLimits) -> InputPart:
     """Open a folder that ``Dataset.save_to_disk`` wrote: ``state.json`` names its Arrow streams. Data alone is read."""
-    state = _state(folder)
+    key = os.path.join(folder, _STATE)
+    state = _state(key)
     if state.get("_indices_files") or state.get("_indices_data_files"):
         raise InputError(
             f"{folder}: is a selection of rows, which older versions saved so; save flatten_indices() of it"
@@ -143,25 +143,22 @@ def _dataset(folder: Path, label: str, limits: DecompressionLimits) -> InputPart
     for item in listed if isinstance(listed, list) else []:
         name = item.get("filename") if isinstance(item, dict) else None
         if not isinstance(name, str) or not name or os.path.basename(name) != name or name in (".", ".."):
-            raise InputError(
-                f"{folder / _STATE}: '{for_message(str(name), 80)}' is not a name of a file in this folder"
-            )
-        files.append(opened_file(folder / name, f"{label}/{_printable(name)}"))
+            raise InputError(f"{key}: '{for_message(str(name), 80)}' is not a name of a file in this folder")
+        files.append(opened_file(os.path.join(folder, name), f"{label}/{_printable(name)}"))
     if not files:
-        raise InputError(f"{folder / _STATE}: names no data files, so this is not a saved dataset")
+        raise InputError(f"{key}: names no data files, so this is not a saved dataset")
     return _arrow_part(label, files, "arrow", limits)
 
 
-def _state(folder: Path) -> dict[str, Any]:
-    path = folder / _STATE
+def _state(key: str) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LARGEST_STATE:
-            raise InputError(f"{path}: is too large to be the state of a dataset")
-        state = json.loads(path.read_text(encoding="utf-8"))
+        with storage_of(key).open(key) as file:
+            data = file.read(_LARGEST_STATE + 1)
+        state = json.loads(data) if len(data) <= _LARGEST_STATE else None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read: {for_message(str(error))}") from error
+        raise InputError(f"{key}: cannot be read: {for_message(str(error))}") from error
     if not isinstance(state, dict):
-        raise InputError(f"{path}: is not a state of a dataset")
+        raise InputError(f"{key}: is not a state of a dataset")
     return state
 
 
@@ -170,7 +167,7 @@ Record = str | dict[str, Any] | RowFailure
 
 
 def read_records(
-    source: str | Path | BinaryIO, *, format: Format | None = None, fields: Fields = TEXT_FIELDS
+    source: str | Path | BinaryIO, *, format: Format | None = None, columns: Columns = TEXT_FIELDS
 ) -> Iterator[Record]:
     """Go through the examples of `source` in bounded memory.
 
@@ -180,24 +177,22 @@ def read_records(
         example a line, empty lines too, so that the n-th result belongs to the n-th line; ``jsonl`` a string
         or an object a line, blank lines skipped; ``csv`` and ``tsv`` an example a row below the header;
         ``parquet`` and ``arrow`` one a row.
-    :param fields: which columns or keys to take; the rest are left out.
+    :param columns: which columns or keys to take; the rest are left out.
     :returns: examples and, in the place of a bad row, failures; their index counts rows from 0.
     :raises InputError: if the file cannot be read or its header lacks a column; some of it at the first ``next``.
         At the end, if the file is another one than at the call.
     """
-    columns = Columns(fields)
     if not isinstance(source, str | Path):
         return _numbered(_of_stream(source, str(getattr(source, "name", "input")), format, columns))
     if str(source) == "-":
         return _numbered(_of_stream(stdin_bytes(), "stdin", format, columns))
     if is_pipe(str(source)):
-        return _numbered(_of_pipe(Path(source), format or format_of(source), columns))
-    return read_parts(parts_of([source], format, DecompressionLimits()), fields)
+        return _numbered(_of_pipe(str(source), format or format_of(source), columns))
+    return read_parts(parts_of([source], format, DecompressionLimits()), columns)
 
 
-def read_parts(parts: Iterable[InputPart], fields: Fields) -> Iterator[Record]:
+def read_parts(parts: Iterable[InputPart], columns: Columns) -> Iterator[Record]:
     """Go through the examples of `parts` as :func:`read_records` does; they can be gone through again."""
-    columns = Columns(fields)
     return _numbered(
         (f"{part.label}, {part.unit} {place}", picked)
         for part in parts
@@ -211,13 +206,12 @@ def known_rows(name: str, format: Format | None) -> int | None:
         counts = [part.count(read=True) for part in parts_of([name], format, DecompressionLimits())]
     except (InputError, UsageError):
         return None
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    return None if None in counts else sum(filter(None, counts))
 
 
 def is_pipe(name: str) -> bool:
     """Return whether `name` is there and can be read once only, as named pipes and devices are."""
-    return os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
+    return storage_of(name).kind(name) == "stream"
 
 
 def _numbered(rows: Iterable[tuple[str, ParsedRow | None]]) -> Iterator[Record]:
@@ -233,25 +227,22 @@ def _numbered(rows: Iterable[tuple[str, ParsedRow | None]]) -> Iterator[Record]:
 def _of_stream(
     stream: BinaryIO, label: str, format: Format | None, columns: Columns
 ) -> Iterator[tuple[str, ParsedRow | None]]:
-    before = regular(stream)  # at once: a model may be loaded before the first row is asked for
+    before = stream_version(stream)  # at once: a model may be loaded before the first row is asked for
 
     def rows() -> Iterator[tuple[str, ParsedRow | None]]:
-        try:
+        with as_input_error(label):
             known = format or format_from_magic(head_of(stream)) or "text"
             if known in ("parquet", "arrow"):
                 what = known.capitalize()
                 raise InputError(f"{what} is not read from a stream here; write it to a file and name that")
             with same_throughout(stream, before):
-                for line, picked in read_rows(
-                    decompressed(stream, "", DecompressionLimits()), known, columns, RowSelection()
-                ):
+                reader = READERS[known](decompressed(stream, "", DecompressionLimits()))
+                for line, picked in reader.rows(columns, RowSelection()):
                     yield f"{label}, line {line}", picked
-        except InputError as error:
-            raise InputError(f"{label}: {error}") from error
 
     return rows()
 
 
-def _of_pipe(path: Path, format: Format, columns: Columns) -> Iterator[tuple[str, ParsedRow | None]]:
-    with open(path, "rb") as stream:
-        yield from _of_stream(stream, path.name, format, columns)
+def _of_pipe(key: str, format: Format, columns: Columns) -> Iterator[tuple[str, ParsedRow | None]]:
+    with storage_of(key).open(key) as stream:
+        yield from _of_stream(stream, os.path.basename(key), format, columns)

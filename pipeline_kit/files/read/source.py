@@ -16,7 +16,7 @@ from pipeline_kit.files.read.columns import Columns, IdSet, ParsedRow, RawRow, j
 from pipeline_kit.files.read.formats import import_optional
 from pipeline_kit.files.read.lines import ROWS_LOOKED_AT
 from pipeline_kit.files.read.opened import DecompressionLimits
-from pipeline_kit.files.read.parts import InputConfig, InputPart, ReadRow, RowSelection
+from pipeline_kit.files.read.parts import InputConfig, InputPart, ReadRow, RowSelection, as_input_error
 from pipeline_kit.files.read.paths import parts_of
 
 
@@ -165,7 +165,7 @@ class Source:
 
     def _remember(self, part: InputPart, rows: int, seen: IdSet) -> None:
         """Go through the ids of a part's first rows, exactly as if the rows were given."""
-        for place, picked in part.rows(self._columns.only_id, RowSelection()):
+        for place, picked in part.rows(Columns(id=self._columns.id), RowSelection()):
             if rows == 0:
                 return
             rows -= 1
@@ -197,7 +197,6 @@ class PythonPart(InputPart):
     unit = "row"
 
     def __init__(self, rows: Iterable[Any], label: str = "rows") -> None:
-        """Take `rows`, which are left alone until they are asked for."""
         self.label = label
         self._rows = rows
         self._once = isinstance(rows, Iterator)
@@ -211,12 +210,10 @@ class PythonPart(InputPart):
             rows = [row for row in self._rows[:ROWS_LOOKED_AT] if not isinstance(row, str)]
             found = list(dict.fromkeys(str(key) for row in rows if isinstance(row, Mapping) for key in row))
             if len(rows) < len(self._rows[:ROWS_LOOKED_AT]):  # a text alone is an example, too
-                columns = Columns(type(columns.fields)(), columns.id, columns.carry)
+                columns = columns.without_fields
         if found:
-            try:
+            with as_input_error(self.label):
                 columns.check(found)
-            except InputError as error:
-                raise InputError(f"{self.label}: {error}") from error
 
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         """Go through the rows.
@@ -229,9 +226,10 @@ class PythonPart(InputPart):
                 "__iter__ begins anew"
             )
         self._used = True
-        yield from ((number, None) for number in self._skipped(take.skip))
+        skipped = min(take.skip, len(self._rows)) if isinstance(self._rows, Sequence) else take.skip
+        yield from ((number, None) for number in range(skipped))
         for number, row in enumerate(self._from(take.skip), start=take.skip):
-            yield number, columns.pick(_python_row(row), absent=None) if number in take else None
+            yield number, columns.parse(_python_row(row), absent=None) if number in take else None
 
     def count(self, read: bool) -> int | None:
         """Count the rows of a list."""
@@ -245,9 +243,6 @@ class PythonPart(InputPart):
         for row in self._rows:
             digest.update(_written(row).encode("utf-8", errors="surrogatepass") + b"\n")
         return [{"name": self.label, "rows": len(self._rows), "sha256": digest.hexdigest()}]
-
-    def _skipped(self, skip: int) -> range:
-        return range(min(skip, len(self._rows)) if isinstance(self._rows, Sequence) else skip)
 
     def _from(self, skip: int) -> Iterator[Any]:
         """Begin at row `skip`; a streaming dataset knows how to without making the rows before it."""

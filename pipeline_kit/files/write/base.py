@@ -1,4 +1,4 @@
-"""The two interfaces of this package, and the error of rows that a format cannot hold."""
+"""What a format of output files is, and the error of rows that it cannot hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Schema = dict[str, Any]
 """What all shards of a job must agree on, as JSON values."""
 
 Append = Callable[[Sequence[OutputValues]], None]
-"""Takes the next rows of a file; raises :class:`UnwritableRows` before it has written any of them."""
+"""Takes the next rows of a file; raises :class:`UnwritableRowsError` before it has written any of them."""
 
 Write = Callable[[bytes], object]
 """Takes the next bytes of a file."""
@@ -34,7 +34,6 @@ class UnwritableRowsError(OutputError):
     """
 
     def __init__(self, failures: Sequence[RowFailure]) -> None:
-        """Hold `failures`, of which there is at least one."""
         first = failures[0]
         more = f" (and {len(failures) - 1:,} more rows)" if len(failures) > 1 else ""
         super().__init__(f"row {first.index} cannot be written: {for_message(first.message, 400)}{more}")
@@ -65,33 +64,6 @@ class StreamFormat(ABC):
         """Begin a file whose bytes go to `write`; it is complete when the body ends without an error.
 
         :param schema: what :meth:`schema` returned for the first rows of this file or of an earlier one.
-        """
-
-
-class ShardFormat(ABC):
-    """How the rows of a shard become the bytes of its files."""
-
-    @property
-    @abstractmethod
-    def suffix(self) -> str:
-        """The ending of the file that holds the rows; ``encode`` always writes it."""
-
-    @abstractmethod
-    def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
-        """Settle from the first shard's rows what all later shards must agree with.
-
-        JSON values, to be kept with the job and given to ``encode`` for every shard, so that a job that is taken
-        up again writes the same bytes. None if shards need not agree in anything.
-        """
-
-    @abstractmethod
-    def encode(self, rows: Sequence[OutputValues], schema: Schema | None) -> Mapping[str, bytes]:
-        """Return the files of a shard: the ending of each name and its bytes.
-
-        The same rows under the same schema always make the same bytes.
-
-        :param rows: each with the columns of the layout; keys of the result that may be left out may be missing.
-        :raises UnwritableRows: naming the rows that do not fit; without those the rest can be encoded.
         """
 
 
@@ -130,7 +102,6 @@ class RowErrors:
     """The rows of one chunk that a format cannot hold, each with its first reason."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._found: dict[int, RowFailure] = {}
 
     def add(self, index: int, error: Exception | str, column: str | None = None) -> None:
@@ -157,7 +128,7 @@ class RowErrors:
     def check(self) -> None:
         """Raise if there are any.
 
-        :raises UnwritableRows: with all of them, in order.
+        :raises UnwritableRowsError: with all of them, in order.
         """
         if self._found:
             raise UnwritableRowsError([self._found[index] for index in sorted(self._found)])

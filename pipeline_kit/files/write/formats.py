@@ -16,7 +16,6 @@ from pipeline_kit.files.write.base import (
     OutputValues,
     RowErrors,
     Schema,
-    ShardFormat,
     StreamFormat,
     UnwritableRowsError,
 )
@@ -62,82 +61,76 @@ def shard_format(options: OutputConfig, layout: Layout) -> ShardFormat:
     """
     name = options.format or "jsonl"
     if options.vectors == "inline":
-        return InlineShards(stream_format(name, layout, options.compression))
+        return ShardFormat(stream_format(name, layout, options.compression))
     columns = layout.vectors
-    problem = hint = None
+    ragged = next((column for column, several in columns.items() if several), None)
+    problem, hint = None, "leave it at inline; output.format=parquet holds such vectors in binary"
     if not columns:
         problem = f"'{options.vectors}' is for vectors, and the results have none: {', '.join(layout.results)}."
         hint = "leave it at inline, or use task=sentence-embedding or task=feature-extraction"
-    elif any(columns.values()):
-        ragged = next(column for column, several in columns.items() if several)
+    elif ragged is not None:
         problem = f"'npy' holds one vector a row, and '{ragged}' has one a token."
-        hint = "leave it at inline; output.format=parquet holds such vectors in binary"
     elif len(columns) > 1:
         problem = f"'npy' holds one matrix, and the results have {' and '.join(columns)}."
-        hint = "leave it at inline; output.format=parquet holds such vectors in binary"
     if problem is not None:
         raise ConfigError([Fault("output.vectors", problem, hint=hint)])
     [column] = columns
-    return OutOfLineShards(stream_format(name, layout.without(columns), options.compression), column)
+    return ShardFormat(stream_format(name, layout.without(columns), options.compression), column)
 
 
 @final
-class InlineShards(ShardFormat):
-    """Shards of one file."""
+class ShardFormat:
+    """How the rows of a shard become the bytes of its files.
 
-    def __init__(self, rows: StreamFormat) -> None:
-        """Write shards as `rows` writes a file."""
+    :ivar suffix: the ending of the file that holds the rows.
+    """
+
+    def __init__(self, rows: StreamFormat, vectors: str | None = None) -> None:
+        """Write shards as `rows` writes a file.
+
+        :param vectors: the column that goes into a second file, ``.npy``, float32 ``[n, H]`` in the rows' order.
+        """
         self._rows = rows
-
-    @property
-    def suffix(self) -> str:
-        """The ending of the file."""
-        return self._rows.suffix
+        self._vectors = vectors
+        self.suffix = rows.suffix
 
     def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
-        """Settle what the file's format asks for."""
-        return self._rows.schema(rows)
+        """Settle from the first shard's rows what all later shards must agree with; None if that is nothing.
+
+        JSON values, kept with the job and passed to :meth:`encode` for every shard, so that a resumed job writes the
+        same bytes.
+        """
+        if self._vectors is None:
+            return self._rows.schema(rows)
+        width = width_of([row.get(self._vectors) for row in rows])
+        return {"rows": self._rows.schema(self._stripped(rows)), "widths": {self._vectors: width}}
 
     def encode(self, rows: Sequence[OutputValues], schema: Schema | None) -> Mapping[str, bytes]:
-        """Return the one file."""
-        return {self.suffix: _whole(self._rows, rows, schema)}
+        """Return the files of a shard: the ending of each name and its bytes.
 
+        The same rows under the same schema always make the same bytes.
 
-@final
-class OutOfLineShards(ShardFormat):
-    """Shards of two files: rows without their vectors, and ``.npy``, float32 ``[n, H]``, in the same order."""
-
-    def __init__(self, rows: StreamFormat, column: str) -> None:
-        """Take the vectors of `column` out of the rows."""
-        self._rows = rows
-        self._column = column
-
-    @property
-    def suffix(self) -> str:
-        """The ending of the file with the rows."""
-        return self._rows.suffix
-
-    def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
-        """Settle what the file's format asks for, and the width of the vectors."""
-        width = width_of([row.get(self._column) for row in rows])
-        return {"rows": self._rows.schema(self._stripped(rows)), "widths": {self._column: width}}
-
-    def encode(self, rows: Sequence[OutputValues], schema: Schema | None) -> Mapping[str, bytes]:
-        """Return both files."""
-        assert schema is not None, "`schema` gives one"
+        :param rows: each with the columns of the layout; keys of the result that may be left out may be missing.
+        :raises UnwritableRowsError: naming the rows that do not fit; without those the rest can be encoded.
+        """
+        if self._vectors is None:
+            return {self.suffix: _whole(self._rows, rows, schema)}
+        assert schema is not None, "`schema` returns one"
         refused = RowErrors()
-        values = [row.get(self._column) for row in rows]
-        array = stacked(values, self._column, schema["widths"][self._column], refused)
+        values = [row.get(self._vectors) for row in rows]
+        array = stacked(values, self._vectors, schema["widths"][self._vectors], refused)
         files: dict[str, bytes] = {}
         try:
             files[self.suffix] = _whole(self._rows, self._stripped(rows), schema["rows"])
         except UnwritableRowsError as error:
             refused.add_all(error)
         refused.check()
-        return files | {".npy": npy(array)}
+        file = io.BytesIO()
+        np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+        return files | {".npy": file.getvalue()}
 
     def _stripped(self, rows: Sequence[OutputValues]) -> list[OutputValues]:
-        return [{key: value for key, value in row.items() if key != self._column} for row in rows]
+        return [{key: value for key, value in row.items() if key != self._vectors} for row in rows]
 
 
 def _whole(format: StreamFormat, rows: Sequence[OutputValues], schema: Schema | None) -> bytes:
@@ -169,13 +162,6 @@ def stacked(values: Sequence[Any], column: str, width: int | None, refused: RowE
         except (TypeError, ValueError, OverflowError) as error:
             refused.add(index, error, column)
     return np.stack(parts) if parts else np.empty((0, due), np.float32)
-
-
-def npy(array: Floats) -> bytes:
-    """Write one array as numpy does."""
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-    return file.getvalue()
 
 
 def _checked(value: Any, width: int) -> Floats:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import for_message
-from pipeline_kit.files.atomic import atomic_writer
+from pipeline_kit.files.storage import storage_of
 from pipeline_kit.files.write.base import Append, OutputValues, StreamFormat, UnwritableRowsError, Write
 from pipeline_kit.files.write.layout import ERROR
 
@@ -23,21 +23,10 @@ _GZIP = 31
 """zlib's word for the gzip frame; zlib writes neither name nor time into it."""
 
 
-class AddRow(Protocol):
-    """Takes one row after the other."""
-
-    def __call__(self, row: OutputValues, size: int = 0) -> None:
-        """Take the next row.
-
-        :param size: about how many bytes it has as JSON, so that large rows are written sooner.
-        """
-        ...
-
-
 @contextmanager
 def rows_file(
     path: Path, format: StreamFormat, failed: OnFailure | None = None, *, keep: Collection[str] = (), gzip: bool = False
-) -> Iterator[AddRow]:
+) -> Iterator[RowWriter]:
     """Write rows to `path`, which appears when all of them are in it; memory is bounded by a chunk of rows.
 
     :param failed: called with each row that `format` cannot hold, with its place in the file: such a row keeps its
@@ -45,13 +34,13 @@ def rows_file(
         it, the first such row ends the writing.
     :param keep: columns that such a row keeps where it can, such as ``id``.
     :raises OutputError: if the file cannot be written.
-    :raises UnwritableRows: see `failed`.
+    :raises UnwritableRowsError: see `failed`.
     """
-    with atomic_writer(path) as file, ExitStack() as stack:
+    with storage_of(str(path)).writer(str(path)) as file, ExitStack() as stack:
         write: Write = stack.enter_context(gzip_writer(file.write)) if gzip else file.write
-        chunks = _Chunks(format, write, stack, failed, frozenset(keep))
-        yield chunks.add
-        chunks.flush(last=True)
+        add = RowWriter(format, write, stack, failed, frozenset(keep))
+        yield add
+        add.flush(last=True)
 
 
 @contextmanager
@@ -68,8 +57,8 @@ def error_text(failure: RowFailure) -> str:
 
 
 @final
-class _Chunks:
-    """Collects rows until there are enough of them to be written together."""
+class RowWriter:
+    """Takes one row after the other, and collects them until there are enough to be written together."""
 
     def __init__(
         self, format: StreamFormat, write: Write, stack: ExitStack, failed: OnFailure | None, keep: frozenset[str]
@@ -84,13 +73,18 @@ class _Chunks:
         self._bytes = 0
         self._written = 0
 
-    def add(self, row: OutputValues, size: int = 0) -> None:
+    def __call__(self, row: OutputValues, size: int = 0) -> None:
+        """Take the next row.
+
+        :param size: about how many bytes it has as JSON, so that large rows are written sooner.
+        """
         self._rows.append(row)
         self._bytes += size
         if len(self._rows) >= self._format.chunk_rows or self._bytes >= CHUNK_BYTES:
             self.flush()
 
     def flush(self, last: bool = False) -> None:
+        """Write the rows that wait; with `last`, also a file without rows."""
         if not self._rows and not (last and self._append is None):
             return
         if self._append is None:

@@ -31,7 +31,6 @@ class Parquet(StreamFormat):
     chunk_rows = 10_000
 
     def __init__(self, layout: Layout, compression: Compression = "zstd") -> None:
-        """Write the columns of `layout`."""
         self._layout = layout
         self._compression = compression
 
@@ -42,7 +41,7 @@ class Parquet(StreamFormat):
     @contextmanager
     def stream(self, write: Write, schema: Schema | None) -> Iterator[Append]:
         """Write a row group whenever rows come, at the end the footer."""
-        assert schema is not None, "`schema` gives one"
+        assert schema is not None, "`schema` returns one"
         columns: dict[str, ColumnType] = dict(schema["columns"])
         typed = pa.schema([(name, _type(kind)) for name, kind in columns.items()])
         texts = [path for name, kind in columns.items() for path in _text_paths(name, kind)]
@@ -126,8 +125,9 @@ def _array(values: Sequence[Any], kind: ColumnType, carried: bool) -> pa.Array:
         values = [value if value is None or isinstance(value, str) else json_line(value) for value in values]
     for value in values:
         if not holds(value, kind):
+            name = kind if isinstance(kind, str) else _type(kind)
             raise TypeError(
-                f"{for_message(value, 60)} does not fit the type {_named(kind)}, set by the first rows or output.types"
+                f"{for_message(value, 60)} does not fit the type {name}, set by the first rows or output.types"
             )
     array = pa.array(values, _type(kind))
     if not carried and not _finite(array):
@@ -170,7 +170,3 @@ def _text_paths(path: str, kind: ColumnType) -> list[str]:
     if "list" in kind:
         return _text_paths(f"{path}.list.element", kind["list"])
     return [found for name, inner in kind["struct"].items() for found in _text_paths(f"{path}.{name}", inner)]
-
-
-def _named(kind: ColumnType) -> str:
-    return kind if isinstance(kind, str) else str(_type(kind))

@@ -57,7 +57,6 @@ class Csv(StreamFormat):
     chunk_rows = 1_000
 
     def __init__(self, layout: Layout) -> None:
-        """Write the columns of `layout`."""
         self._layout = layout
 
     def schema(self, rows: Sequence[OutputValues]) -> Schema | None:
@@ -67,7 +66,7 @@ class Csv(StreamFormat):
     @contextmanager
     def stream(self, write: Write, schema: Schema | None) -> Iterator[Append]:
         """Write the header, then a line a row."""
-        assert schema is not None, "`schema` gives one"
+        assert schema is not None, "`schema` returns one"
         names: list[str] = schema["columns"]
         write((",".join(map(csv_cell, names)) + "\r\n").encode("utf-8"))
 

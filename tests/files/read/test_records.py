@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import random
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +13,13 @@ import pytest
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import InputError
 from pipeline_kit.files.read import lines as records_lines
-from pipeline_kit.files.read.columns import TEXT_FIELDS, Fields
-from pipeline_kit.files.read.formats import LINE_FORMATS, Format, format_of
+from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns
+from pipeline_kit.files.read.formats import Format, format_of
 from pipeline_kit.files.read.paths import Record, read_records
 
 
-def rows(data: bytes, format: Format, fields: Fields = TEXT_FIELDS) -> list[Record]:
-    return list(read_records(io.BytesIO(data), format=format, fields=fields))
+def rows(data: bytes, format: Format, columns: Columns = TEXT_FIELDS) -> list[Record]:
+    return list(read_records(io.BytesIO(data), format=format, columns=columns))
 
 
 def failure(data: bytes, format: Format) -> RowFailure:
@@ -46,11 +44,6 @@ def test_text_keeps_empty_lines_so_that_lines_and_results_match() -> None:
     assert rows(b"\xef\xbb\xbfa\n\xef\xbb\xbfb", "text") == ["a", "\ufeffb"]
 
 
-def test_text_that_is_not_utf8_fails_its_row() -> None:
-    bad = failure(b"a\nbc\xff\nd\n", "text")
-    assert bad.message == "input, line 2: not UTF-8: byte 0xff at byte 3 of the line"
-
-
 def test_a_line_too_long_to_hold_fails_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records_lines, "MAX_LINE_BYTES", 10)
     assert rows(b"0123456789\r\nb\n", "text") == ["0123456789", "b"]
@@ -60,45 +53,9 @@ def test_a_line_too_long_to_hold_fails_its_row(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(last, RowFailure)
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"text": NaN}', "NaN is not a JSON value"),
-        (b'{"text": "x", "n": -Infinity}', "-Infinity is not a JSON value"),
-        (b'{"text": "x", "n": 1e999}', "the number 1e999 is too large"),
-        (b'{"text": "x", "text": "y"}', "the key 'text' is there twice"),
-        (b'{"text": "x", "o": {"a": 1, "a": 1}}', "the key 'a' is there twice"),
-        (b"[" * 100_000, "nested too deep"),
-        (b'{"text": "x", "n": ' + b"9" * 5000 + b"}", "not usable JSON: Exceeds the limit"),
-        (b'{"text": "\\ud800"}', "the field 'text' has a lone surrogate"),
-        (b'"\\ud800"', "the text has a lone surrogate"),
-        (b'{"text": "x"', "not JSON: Expecting ',' delimiter at character 13"),
-        (b'{"text": "\xff"}', "not UTF-8: byte 0xff at byte 11"),
-        (b'["x"]', "a JSON example is a string or an object, not a list"),
-        (b"3", "a JSON example is a string or an object, not a number"),
-        (b"null", "a JSON example is a string or an object, not null"),
-        (b'{"txet": "x"}', "'text' is missing; there are: txet. Did you mean 'txet'?"),
-        (b"{}", "'text' is missing; there are: none."),
-        (b"\x00", "not JSON"),
-    ],
-    ids=lambda value: str(value)[:30] if isinstance(value, bytes) else None,
-)
-def test_bad_json_fails_its_row_with_line_and_reason(line: bytes, reason: str) -> None:
-    bad = failure(b'"good"\n\n' + line + b'\n{"text": "after"}\n', "jsonl")
-    assert bad.message.startswith("input, line 3: ")
-    assert reason in bad.message
-    assert len(bad.message) < 700
-
-
 def test_jsonl_takes_strings_and_the_fields_of_objects() -> None:
     data = b'\xef\xbb\xbf"a"\r\n  \n{"text": "b\xe2\x80\xa8", "text_pair": null, "id": 7}\n{"text": 5}'
     assert rows(data, "jsonl") == ["a", {"text": "b\u2028", "text_pair": None}, {"text": 5}]
-
-
-def test_a_torn_last_line_is_named_as_such() -> None:
-    bad = rows(b'"a"\n{"text": "b', "jsonl")[1]
-    assert isinstance(bad, RowFailure)
-    assert "without a newline: was it cut off?" in bad.message
 
 
 def test_csv_as_rfc_4180_has_it() -> None:
@@ -111,22 +68,6 @@ def test_csv_as_rfc_4180_has_it() -> None:
 
 def test_tsv_has_no_quotes() -> None:
     assert rows(b'text\tlabel\n"a\tx\nb"c\ty\n', "tsv") == [{"text": '"a'}, {"text": 'b"c'}]
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (b"b", "1 cells, the header has 2"),
-        (b"b,1,2", "3 cells, the header has 2"),
-        (b"b\xff,1", "a text in it is not UTF-8"),
-        (b'"b"c,1', "not CSV"),
-        (b"b\rc,1", "not CSV"),
-    ],
-)
-def test_a_bad_csv_row_fails_alone(row: bytes, reason: str) -> None:
-    bad = failure(b"text,id\na,1\n" + row + b"\nd,1\n", "csv")
-    assert bad.message.startswith("input, line 3: ")
-    assert reason in bad.message
 
 
 def test_lines_are_counted_through_quoted_line_ends() -> None:
@@ -150,28 +91,17 @@ def test_a_text_longer_than_the_csv_modules_limit() -> None:
     assert rows(b"text\n" + b"x" * 200_000 + b"\n", "csv") == [{"text": "x" * 200_000}]
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"id,review_text\n1,a\n", r"'text' is missing; there are: id, review_text\. .*--fields text=COLUMN"),
-        (b"id,Texts\n1,a\n", r"Did you mean 'Texts'\?"),
-        (b"id;text\n1;a\n", "separated by ';'"),
-        (b"text,text\na,b\n", "'text' is there 2 times"),
-        (b"", "is empty; its first line must name the columns"),
-    ],
-)
-def test_a_header_without_the_columns_is_an_error_of_the_file(tmp_path: Path, data: bytes, reason: str) -> None:
-    path = tmp_path / "reviews.csv"
-    path.write_bytes(data)
-    with pytest.raises(InputError, match="^reviews.csv: .*" + reason):
-        list(read_records(path))
+def test_a_header_without_the_columns_is_an_error_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_bytes(b"id,review_text\n1,a\n")
+    with pytest.raises(InputError, match=r"^reviews.csv: 'text' is missing; .* To take another: --fields text=COLUMN"):
+        list(read_records(tmp_path / "reviews.csv"))
 
 
 def test_fields_take_other_columns() -> None:
-    fields = TEXT_FIELDS.renamed({"text": "body"})
+    fields = Columns.of(("text", "text_pair?"), {"text": "body"})
     assert rows(b"body,text,text_pair\na,b,c\n", "csv", fields) == [{"text": "a", "text_pair": "c"}]
     assert rows(b'{"body": "a"}', "jsonl", fields) == [{"text": "a"}]
-    pair = TEXT_FIELDS.renamed({"text_pair": "title"})
+    pair = Columns.of(("text", "text_pair?"), {"text_pair": "title"})
     with pytest.raises(InputError, match="'title' is missing"):
         rows(b"text\na\n", "csv", pair)
 
@@ -192,16 +122,6 @@ def test_formats_by_ending(tmp_path: Path) -> None:
     for name, reason in {"a.csv.xz": "compressed", "a.tar.gz": "archive", "a.json": "one JSON document"}.items():
         with pytest.raises(InputError, match=f"{name}: .*{reason}"):
             list(read_records(name))
-
-
-def test_a_file_that_is_not_there_names_the_closest(tmp_path: Path) -> None:
-    (tmp_path / "reviews.csv").write_text("text\n")
-    with pytest.raises(InputError, match=r"revews.csv: cannot be read: No such file.*Did you mean '.*reviews.csv'\?"):
-        list(read_records(tmp_path / "revews.csv"))
-    with pytest.raises(InputError, match="is a folder"):
-        list(read_records(tmp_path))
-    with pytest.raises(InputError, match="cannot be read"):
-        list(read_records("a\0b"))
 
 
 def test_a_stream_that_fails_is_an_error_of_the_file() -> None:
@@ -230,50 +150,8 @@ def test_reading_is_lazy_and_in_bounded_memory() -> None:
     found: Iterator[Record] = read_records(io.BufferedReader(Endless()), format="text")
     tracemalloc.start()
     try:
-        for _ in range(100_000):
+        for _ in range(20_000):
             assert len(cast("str", next(found))) == 99
-        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("format", LINE_FORMATS)
-def test_random_bytes_never_crash_and_texts_are_always_text(format: Format) -> None:
-    source = random.Random(7)
-    alphabet = [
-        b'"',
-        b"{",
-        b"}",
-        b":",
-        b",",
-        b"\n",
-        b"\r",
-        b"\t",
-        b"\\",
-        b"\\u",
-        b"d8",
-        b"\xff",
-        b"\xc3",
-        b"\xa9",
-        b"1",
-        b"text",
-    ]
-    refused = 0
-    for _ in range(400):
-        data = b"".join(source.choices(alphabet, k=source.randrange(60)))
-        if format in ("csv", "tsv"):
-            data = b"text\n" + data
-        try:
-            found = rows(data, format)
-        except InputError:  # so many bytes are not UTF-8 that the whole is in another encoding
-            refused += 1
-            continue
-        for record in found:
-            if isinstance(record, RowFailure):
-                assert record.stage == "input"
-                continue
-            text = record if isinstance(record, str) else record["text"]
-            json.dumps(record)
-            if isinstance(text, str):
-                text.encode()
-    assert refused < 200

@@ -23,6 +23,10 @@ JSONL = {
     "Infinity": (b'{"id": 2, "text": "x", "n": -Infinity}', "not usable JSON: -Infinity is not a JSON value"),
     "1e999": (b'{"id": 2, "text": "x", "n": 1e999}', "not usable JSON: the number 1e999 is too large"),
     "key twice": (b'{"id": 2, "text": "x", "text": "y"}', "not usable JSON: the key 'text' is there twice"),
+    "inner key twice": (
+        b'{"id": 2, "text": "x", "o": {"a": 1, "a": 1}}',
+        "not usable JSON: the key 'a' is there twice",
+    ),
     "id twice": (b'{"id": 2, "id": 2, "text": "x"}', "not usable JSON: the key 'id' is there twice"),
     "deep": (b'{"id": 2, "text": ' + b"[" * 100_000, "not usable JSON: nested too deep"),
     "5000 digits": (b'{"id": 2, "text": "x", "n": ' + b"9" * 5000 + b"}", "not usable JSON: Exceeds the limit"),
@@ -32,11 +36,15 @@ JSONL = {
     "cut": (b'{"id": 2, "text": "x', "not JSON: Unterminated string"),
     "two values": (b'{"id": 2, "text": "x"} {"id": 9}', "not JSON: Extra data"),
     "array": (b"[1, 2]", "a JSON example is a string or an object, not a list"),
+    "number": (b"3", "a JSON example is a string or an object, not a number"),
+    "null alone": (b"null", "a JSON example is a string or an object, not null"),
+    "true": (b"true", "a JSON example is a string or an object, not true or false"),
     "NUL": (b"\0\0\0", "not JSON"),
     "BOM within": (b'\xef\xbb\xbf{"id": 2, "text": "x"}', "not JSON"),
 }
 KEEPS_ID = {
     "lone surrogate": (b'{"id": 2, "text": "\\ud800"}', "the field 'text' has a lone surrogate"),
+    "id alone": (b'{"id": 2}', "'text' is missing; there are: id."),
     "null": (b'{"id": 2, "text": null}', "the field 'text' is null"),
     "missing": (b'{"id": 2, "txt": "x"}', "'text' is missing; there are: id, txt."),
 }
@@ -50,7 +58,12 @@ CSV = {
     "too many": (b"2,x,y", "3 cells, the header has 2"),
     "quote within": (b'2,"x"y', "not CSV: "),
     "CR within": (b"2,x\ry", "not CSV: "),
+    "invalid UTF-8": (b"2,b\xff", "the field 'text': a text in it is not UTF-8"),
 }
+
+
+ENDS = ((b"", b"\n"), (b"\xef\xbb\xbf", b"\r\n"))
+"""What begins a file, and what ends its lines."""
 
 
 def rows_of(path: Path, **options: Any) -> list[SourceRow]:
@@ -75,8 +88,7 @@ def bad_row(path: Path, head: bytes, line: bytes, end: bytes, id: str, before: i
     return bad.example.message.removeprefix(place)
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-@pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
+@pytest.mark.parametrize(("head", "end"), ENDS)
 @pytest.mark.parametrize("case", [*JSONL, *KEEPS_ID, *LOSES_ID])
 def test_jsonl(tmp_path: Path, case: str, head: bytes, end: bytes) -> None:
     line, reason = (JSONL | KEEPS_ID | LOSES_ID)[case]
@@ -84,12 +96,12 @@ def test_jsonl(tmp_path: Path, case: str, head: bytes, end: bytes) -> None:
     assert bad_row(tmp_path / "a.jsonl", head, line, end, id, 0).startswith(reason)
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-@pytest.mark.parametrize("head", [b"id,text", b"\xef\xbb\xbfid,text"], ids=["", "BOM"])
+@pytest.mark.parametrize(("head", "end"), ENDS)
 @pytest.mark.parametrize("case", list(CSV))
 def test_csv(tmp_path: Path, case: str, head: bytes, end: bytes) -> None:
     line, reason = CSV[case]
-    assert bad_row(tmp_path / "a.csv", head + end, line, end, "a.csv:3", 1).startswith(reason)
+    id = "2" if case == "invalid UTF-8" else "a.csv:3"
+    assert bad_row(tmp_path / "a.csv", head + b"id,text" + end, line, end, id, 1).startswith(reason)
 
 
 @pytest.mark.parametrize(

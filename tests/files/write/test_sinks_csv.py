@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_kit.files.json_text import json_line
-from pipeline_kit.files.write.base import OutputConfig, ShardFormat, UnwritableRowsError
-from pipeline_kit.files.write.formats import shard_format
+from pipeline_kit.files.write.base import OutputConfig, UnwritableRowsError
+from pipeline_kit.files.write.formats import ShardFormat, shard_format
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.files.write.text import csv_cell, strip_formula_guard
 
@@ -101,12 +101,12 @@ def test_null_and_an_empty_text_differ() -> None:
 
 def test_what_was_written_can_be_the_input_of_another_run() -> None:
     texts = ["one, two", 'a "quote"', "two\nlines", "日本 😀", "plain"]
-    from pipeline_kit.files.read.columns import Fields
+    from pipeline_kit.files.read.columns import Columns
     from pipeline_kit.files.read.paths import read_records
 
     stream = io.BytesIO(encoded([row(text) for text in texts]))
-    fields = Fields.of(["text"])
-    assert list(read_records(stream, format="csv", fields=fields)) == [{"text": text} for text in texts]
+    columns = Columns.of(["text"])
+    assert list(read_records(stream, format="csv", columns=columns)) == [{"text": text} for text in texts]
 
 
 @QUIET

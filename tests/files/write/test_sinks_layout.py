@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from pipeline_kit.errors import ConfigError, StageError
 from pipeline_kit.files.write.base import OutputConfig
 from pipeline_kit.files.write.formats import shard_format
 from pipeline_kit.files.write.layout import COUNTS, RESULTS, Layout
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 TASKS = sorted(path.stem for path in (Path(__file__).parents[3] / "conf" / "task").glob("*.yaml"))
 QUIET = settings(deadline=None, derandomize=True, max_examples=60)
@@ -62,25 +62,13 @@ RUNS: tuple[tuple[str, str, str, Any, tuple[str, ...]], ...] = (
 )
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made: dict[Any, Path] = {}
-
-    def make(architecture: str, head: str, task: str) -> Path:
-        labels = NLI if task.startswith("zero") else ("NEGATIVE", "POSITIVE")
-        if (architecture, head, labels) not in made:
-            folder = tmp_path_factory.mktemp("checkpoint")
-            made[architecture, head, labels] = tiny_checkpoint(folder, architecture, head=head, labels=labels)
-        return made[architecture, head, labels]
-
-    return make
-
-
 @pytest.mark.parametrize(("task", "architecture", "head", "example", "more"), RUNS)
 def test_real_results_fit_the_columns(
-    checkpoints: Any, task: str, architecture: str, head: str, example: Any, more: tuple[str, ...]
+    task: str, architecture: str, head: str, example: Any, more: tuple[str, ...]
 ) -> None:
-    overrides = [f"task={task}", f"checkpoint.path={checkpoints(architecture, head, task)}", "device=cpu", *more]
+    labels = {"labels": NLI} if task.startswith("zero") else {}
+    folder = checkpoint(architecture, head=head, **labels)
+    overrides = [f"task={task}", f"checkpoint.path={folder}", "device=cpu", *more]
     config = compose(overrides)
     result = pk.load(*overrides)(example)
     layout = Layout.of(config.task.gives, config.postprocessor.name)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import io
 import json
 import math
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -18,9 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_kit.errors import UsageError
-from pipeline_kit.files.write.base import OutputConfig, ShardFormat, UnwritableRowsError
-from pipeline_kit.files.write.formats import shard_format, stream_format
+from pipeline_kit.files.write.base import OutputConfig, UnwritableRowsError
+from pipeline_kit.files.write.formats import ShardFormat, shard_format, stream_format
 from pipeline_kit.files.write.layout import RESULTS, Layout
 
 QUIET = settings(deadline=None, derandomize=True, max_examples=60)
@@ -222,14 +219,3 @@ def test_what_is_carried_comes_back(values: list[Any]) -> None:
     if table.schema.field("stars").type == pa.string():
         found = [v if isinstance(w, str) or v is None else json.loads(v) for v, w in zip(found, values, strict=True)]
     assert found == values
-
-
-def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        "pipeline_kit.files.write.formats.find_spec", lambda name: None if name == "pyarrow" else real(name)
-    )
-    monkeypatch.delitem(sys.modules, "pipeline_kit.files.write.parquet", raising=False)
-    with pytest.raises(UsageError, match=r"pip install 'pipeline-kit\[files\]'"):
-        made()
-    assert shard_format(OutputConfig(format="csv"), LAYOUT).suffix == ".csv"

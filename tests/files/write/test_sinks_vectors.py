@@ -12,8 +12,8 @@ import pytest
 
 from pipeline_kit.contract.options import parse_options
 from pipeline_kit.errors import ConfigError, Fault
-from pipeline_kit.files.write.base import OutputConfig, ShardFormat, UnwritableRowsError
-from pipeline_kit.files.write.formats import shard_format
+from pipeline_kit.files.write.base import OutputConfig, UnwritableRowsError
+from pipeline_kit.files.write.formats import ShardFormat, shard_format
 from pipeline_kit.files.write.layout import Layout
 
 EMBEDDING = Layout.of(["embedding"], "pooling", carry=["text"])

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from pipeline_kit import PipelineKitError, load
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
-from pipeline_kit.files.read.columns import Fields
+from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.paths import read_records
 
 from .measures import HIGHEST, LOWEST, calibration_error, fit_temperature, loss
 
 FEW = 100
-_FIELDS = Fields({"text": "text", "text_pair": "text_pair", "label": "label"}, ("text", "label"))
+_FIELDS = Columns.of(("text", "text_pair?", "label"), option="--fields ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +71,7 @@ def fit(file: str | Path, overrides: Sequence[str] = (), plugins: Sequence[str] 
 def _read(file: str | Path) -> tuple[list[dict[str, Any]], list[Any]]:
     examples: list[dict[str, Any]] = []
     labels: list[Any] = []
-    for record in read_records(file, fields=_FIELDS):
+    for record in read_records(file, columns=_FIELDS):
         if isinstance(record, RowFailure):
             raise InputError(record.message)
         if isinstance(record, str):
