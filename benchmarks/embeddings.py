@@ -41,7 +41,7 @@ class SentenceTransformersSide(BenchSide):
         with quiet():
             self._model: Any = SentenceTransformer(str(folder), device="cpu")
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run; what it reads is counted by the side before it."""
         return TextBatch(self.run(examples))
 
@@ -50,7 +50,7 @@ class SentenceTransformersSide(BenchSide):
         vectors = self._model.encode(list(examples), batch_size=self._batch_size, show_progress_bar=False)
         return [{"embedding": vector} for vector in vectors]
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         """Encode one text."""
         return self._model.encode(example, show_progress_bar=False)
 

@@ -34,7 +34,7 @@ def compare(name: str, title: str, folder: Path, args: argparse.Namespace) -> Me
     with quiet():
         ours = engine("float32", override(folder))
         theirs = TransformersSide(ours.pipeline, ours.config)
-        differences = difference(ours.study(texts[:32]).results, theirs.run(texts[:32]))
+        differences = difference(ours.warm_up(texts[:32]).results, theirs.run(texts[:32]))
     found: list[list[dict[str, float]]] = [[], []]
     gc.collect()
     gc.freeze()

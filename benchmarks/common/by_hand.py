@@ -38,7 +38,7 @@ class ByHand(BenchSide):
         labels = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("id2label")
         self._labels = {int(place): label for place, label in (labels or {0: "LABEL_0", 1: "LABEL_1"}).items()}
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run, and count what went into the graph."""
         work = TextBatch([])
         work.results = self._pass(examples, work)
@@ -48,7 +48,7 @@ class ByHand(BenchSide):
         """Run."""
         return self._pass(examples, None)
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         """Run one text as a batch of its own."""
         return self._pass([example], None)
 

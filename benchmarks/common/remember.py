@@ -31,10 +31,10 @@ class Remembering(BenchSide):
         self.work = TextBatch([])
         self._side, self._like = side, like
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run and count, or only warm up."""
         if self._like is None:
-            self.work = self._side.study(examples)
+            self.work = self._side.warm_up(examples)
             self.results = self.work.results
             return self.work
         self._side.run(examples[:_WARM_UP])
@@ -48,9 +48,9 @@ class Remembering(BenchSide):
         self.results = found if isinstance(found, list) else [found]
         return found
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         """Run on one example."""
-        return self._side.one(example)
+        return self._side.run_one(example)
 
     @property
     def description(self) -> Mapping[str, Any]:

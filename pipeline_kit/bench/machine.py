@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,13 @@ def processor_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def counted(number: int, thing: str) -> str:
     """Write ``1 round`` or ``5 rounds``."""
     return f"{number:,} {thing}{'s' if number != 1 else ''}"
+
+
+def counted_texts(texts: Mapping[str, Any]) -> str:
+    """Write how many texts of a report there are and where they are from."""
+    return f"{texts['rows']:,} " + (
+        "given texts" if texts["source"] == "given" else f"texts of the sample '{texts['source']}'"
+    )
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from textwrap import shorten as cut
 from textwrap import wrap
 from typing import Any
 
-from pipeline_kit.bench.machine import counted
+from pipeline_kit.bench.machine import counted, counted_texts
 from pipeline_kit.errors import UsageError, for_message
 from pipeline_kit.files.atomic import atomic_writer
 
@@ -104,9 +104,7 @@ def _titles(figure: Any, report: Mapping[str, Any], height: float) -> None:
     task = report["sides"][0]["pipeline"].get("task", "")
     checkpoint = report["sides"][0]["pipeline"].get("checkpoint", {}).get("name", "")
     title = cut(f"{task}, {Path(str(checkpoint)).name}", 90, placeholder="…")
-    source = "given texts" if texts["source"] == "given" else f"sample '{texts['source']}'"
-    facts = f"{texts['rows']:,} {source if texts['source'] == 'given' else f'texts of {source}'}, "
-    facts += f"{counted(report['repeats'], 'round')}"
+    facts = f"{counted_texts(texts)}, {counted(report['repeats'], 'round')}"
     where = (
         f"{machine['gpu'] or machine['processor']}, {counted(machine['threads'], 'thread')}, torch {machine['torch']}"
     )

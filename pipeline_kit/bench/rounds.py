@@ -55,9 +55,9 @@ def watch(device: Device) -> Iterator[Peak]:
         torch.cuda.reset_peak_memory_stats(device.name)
     with suppress(OSError):
         _CLEAR.write_text("5")
-    before = _resident()
+    before = _memory("VmRSS")
     yield found
-    found.peak = _high_water()
+    found.peak = _memory("VmHWM")
     found.growth = max(0, found.peak - before)
     if device.kind == "cuda":
         import torch
@@ -71,23 +71,11 @@ def read_status(text: str, key: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _status(key: str) -> int | None:
-    try:
-        return read_status(_STATUS.read_text(encoding="ascii", errors="replace"), key)
-    except OSError:
-        return None
-
-
-def _high_water() -> int:
-    return _status("VmHWM") or _process_peak()
-
-
-def _resident() -> int:
-    # Without /proc only the mark itself can be read, so growth is what it rises by.
-    return _status("VmRSS") or _process_peak()
-
-
-def _process_peak() -> int:
+def _memory(key: str) -> int:
+    """Return what /proc says; where there is none, the mark of the process so far, so that growth is its rise."""
+    with suppress(OSError):
+        if (found := read_status(_STATUS.read_text(encoding="ascii", errors="replace"), key)) is not None:
+            return found
     try:
         import resource
     except ImportError:  # not on Windows
@@ -138,9 +126,11 @@ def warm_up(
         failures: dict[int, RowFailure] = {}
         timings = []
         for side in sides:
-            timings.append(_study(side, examples))
-            found = timings[-1].work.results
-            failures |= {i: item for i, item in enumerate(found) if isinstance(item, RowFailure)}
+            use_threads(side.device)
+            with watch(side.device) as peak:
+                work = side.warm_up(examples)
+            timings.append(Timing(work, peaks=[peak]))
+            failures |= {i: item for i, item in enumerate(work.results) if isinstance(item, RowFailure)}
             step()
             if failures:
                 break  # before another side meets them, which may not survive it
@@ -158,14 +148,18 @@ def alternate(
     repeats: int,
     step: Callable[[], None],
     clock: Clock = time.perf_counter,
+    enough: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
     """Run `repeats` rounds, in each of which every side runs on all examples once.
 
+    :param step: called after each turn.
+    :param enough: asked after each round whether that was the last one.
     :returns: for each round the order of the sides.
     """
-    orders = [turns(len(sides), number) for number in range(repeats)]
-    for order in orders:
-        for place in order:
+    orders: list[list[int]] = []
+    while len(orders) < repeats and not (orders and enough()):
+        orders.append(turns(len(sides), len(orders)))
+        for place in orders[-1]:
             side = sides[place]
             use_threads(side.device)
             gc.collect()  # no side pays for the rubbish of the one before
@@ -195,7 +189,7 @@ def latencies(
     for side in sides:
         use_threads(side.device)
         for place in order[:_SINGLE_WARM_UPS]:
-            side.one(examples[place])
+            side.run_one(examples[place])
     gc.collect()
     end = clock() + budget * len(sides)
     for number in range(most):
@@ -203,14 +197,7 @@ def latencies(
         for place in turns(len(sides), number):
             use_threads(sides[place].device)
             start = clock()
-            sides[place].one(example)
+            sides[place].run_one(example)
             timings[place].single.append(clock() - start)
         if clock() >= end:
             return
-
-
-def _study(side: BenchSide, examples: Sequence[Example]) -> Timing:
-    use_threads(side.device)
-    with watch(side.device) as peak:
-        work = side.study(examples)
-    return Timing(work, peaks=[peak])

@@ -52,7 +52,7 @@ class BenchSide(ABC):
     device: Device
 
     @abstractmethod
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run on all examples and count what was done: the warm-up, which is not timed.
 
         :raises StageError: if it cannot run on them.
@@ -63,7 +63,7 @@ class BenchSide(ABC):
         """Run on all examples, as a user would; this is timed."""
 
     @abstractmethod
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         """Run on one example alone; this is timed."""
 
     @property
@@ -83,7 +83,7 @@ class PipelineSide(BenchSide):
         self.config = config
         self.device = pipeline.device
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run once with an observer that counts."""
         work, stats = TextBatch([]), RunStats()
 
@@ -104,7 +104,7 @@ class PipelineSide(BenchSide):
         """Stream through, failures in their places."""
         return list(self.pipeline.outcomes(examples))
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         """Call the pipeline."""
         return self.pipeline([example])
 

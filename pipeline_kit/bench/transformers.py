@@ -58,7 +58,7 @@ class TransformersSide(BenchSide):
             self._pipe.tokenizer.model_max_length = pipeline.tokenizer.max_length
         self._options = self._call_options()
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run once with a hook on the network that counts."""
         work = TextBatch([])
 
@@ -81,7 +81,7 @@ class TransformersSide(BenchSide):
         found = self._call([_read(example) for example in examples], examples)
         return found if isinstance(found, list) and len(found) == len(examples) else [found]
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         """Call it with one text."""
         return self._call(_read(example), [example])
 

@@ -135,8 +135,23 @@ def _dispatch(words: list[str]) -> int:
     command.configure(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parse(parser, rest, words=getattr(command, "TAKES_WORDS", None))
+    if hasattr(args, "cfg") and (name == "cfg" or _prints_config(args, name)):
+        command = load_command("cfg")
     with no_exit(name):
         return int(command.execute(args))
+
+
+def _prints_config(args: argparse.Namespace, name: str) -> bool:
+    """Return whether ``--cfg job`` asks for the config in place of what the command does.
+
+    :raises UsageError: for flags that say how to print where nothing is printed.
+    """
+    if args.cfg is not None and name == "validate":
+        raise UsageError(f"--cfg prints a config; use: {PROG} cfg")
+    for flag, passed in (("--package", args.package), ("--resolve", args.resolve)):
+        if args.cfg is None and passed:
+            raise UsageError(f"{flag} says how to print a config; use it with --cfg job, or with: {PROG} cfg")
+    return args.cfg is not None
 
 
 def _no_command(name: str) -> UsageError:
@@ -199,6 +214,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
         raise UsageError(f"{message}; see: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuse what is not among the choices; name the closest."""
+        if action.choices is not None and value not in action.choices:
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            hint = did_you_mean(str(value), action.choices)
+            raise UsageError(f"{name} {for_message(value, 40)}: the choices are {', '.join(action.choices)}.{hint}")
 
     def print_help(self, file: object = None) -> None:
         """Print the help as all output is printed."""

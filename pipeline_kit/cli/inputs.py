@@ -6,15 +6,15 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, final
+from typing import IO, Any
 
 from pipeline_kit.cli.stdio import is_terminal
-from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
+from pipeline_kit.errors import InputError, UsageError
 from pipeline_kit.files.json_text import parse_example
 from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.formats import FORMATS, Format, made_of_lines
@@ -38,7 +38,9 @@ def add_input_flags(parser: argparse.ArgumentParser, order: str = _ORDER) -> Non
     """Add the flags that say what to run on; `order` says where rows are looked for."""
     group = parser.add_argument_group("input", order)
     group.add_argument("--text", metavar="TEXT", action="append", default=[], help="a text; repeatable")
-    group.add_argument("--json", metavar="OBJECT", action="append", default=[], help="an example as JSON; repeatable")
+    group.add_argument(
+        "--json", metavar="OBJECT", dest="json_rows", action="append", default=[], help="an example as JSON; repeatable"
+    )
     add_file_flags(group, FORMATS)
 
 
@@ -53,7 +55,12 @@ def add_file_flags(group: argparse._ArgumentGroup, formats: Sequence[str]) -> No
         help="a file, a quoted pattern, a saved dataset's folder, - for stdin; repeatable",
     )
     otherwise = ", else text" if "text" in formats else ""
-    group.add_argument("--input-format", metavar="|".join(formats), help=f"default: by the file's ending{otherwise}")
+    group.add_argument(
+        "--input-format",
+        metavar="|".join(formats),
+        choices=FORMATS,
+        help=f"default: by the file's ending{otherwise}",
+    )
     group.add_argument(
         "--fields",
         metavar="FIELD=COLUMN",
@@ -65,14 +72,14 @@ def add_file_flags(group: argparse._ArgumentGroup, formats: Sequence[str]) -> No
 
 @dataclass
 class Inputs:
-    """The rows of a run, which can be gone through more than once."""
+    """The rows of ``--text``, ``--json`` and ``--input``, in this order, which can be gone through more than once."""
 
     examples: list[str | dict[str, Any]]
     files: list[str]
-    format: Format | None
-    columns: Mapping[str, str]
     _spooled: IO[bytes] | None = field(default=None, init=False)
-    _parts: dict[str, list[InputPart]] = field(default_factory=dict, init=False)
+    _parts: dict[tuple[str | None, Format | None, DecompressionLimits], list[InputPart]] = field(
+        default_factory=dict, init=False
+    )
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Inputs:
@@ -80,8 +87,8 @@ class Inputs:
 
         :raises UsageError: if there is nothing to run on, or a flag's value is not of its form.
         """
-        examples: list[str | dict[str, Any]] = list(args.text)
-        for text in args.json:
+        examples: list[str | dict[str, Any]] = list(getattr(args, "text", ()))
+        for text in getattr(args, "json_rows", ()):
             try:
                 examples.append(parse_example(text))
             except InputError as error:
@@ -96,10 +103,10 @@ class Inputs:
             files = ["-"]
         if "-" in files:
             stdin_bytes()  # before a model is loaded
-        return cls(examples, files, _format(args.input_format), _columns(args.fields))
+        return cls(examples, files)
 
     @contextmanager
-    def kept(self, several: bool) -> Iterator[None]:
+    def spooled_stdin(self, several: bool) -> Iterator[None]:
         """While the body lasts, keep a copy of stdin if it will be read `several` times."""
         if not several or "-" not in self.files:
             yield
@@ -110,38 +117,33 @@ class Inputs:
             self._spooled = copy
             yield
 
-    def fields(self, takes: Sequence[str]) -> Columns:
-        """Return the fields of a task and where ``--fields`` takes them from.
+    def records(self, options: InputConfig, takes: Sequence[str]) -> Iterator[Record]:
+        """Go through all rows as they come, stdin as it is written; of `options` the format and the fields count.
 
         :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`.
-        :raises UsageError: if ``--fields`` names a field that the task does not have.
-        """
-        return Columns.of(takes, self.columns, option="--fields ")
-
-    def records(self, fields: Columns) -> Iterator[Record]:
-        """Go through the rows, of which `fields` are taken.
-
+        :raises UsageError: if ``input.fields`` names a field that the task does not have.
         :raises InputError: at once, before any model is loaded, if a file cannot be read or lacks a column; later, if
             one is no longer what it was then.
         """
+        fields = Columns.of(takes, options.fields)
         for name in self.files:
             if name != "-" and not is_pipe(name):
-                next(self._file(name, fields), None)
-        return chain(self.examples, *[self._file(name, fields) for name in self.files])
+                next(self._file(name, options.format, fields), None)
+        return chain(self.examples, *[self._file(name, options.format, fields) for name in self.files])
 
-    def first(self, fields: Columns, most: int) -> list[Record]:
+    def first(self, options: InputConfig, takes: Sequence[str], most: int) -> list[Record]:
         """Return the first rows, `most` of them if there are so many; raise as :meth:`records` does."""
-        found = list(islice(self.records(fields), most))
+        found = list(islice(self.records(options, takes), most))
         for part in chain.from_iterable(self._parts.values()):
             part.unchanged()
         return found
 
-    def count(self) -> int | None:
+    def count(self, format: Format | None) -> int | None:
         """Count the rows, roughly and fast, for a progress bar; None if that cannot be known."""
         total = len(self.examples)
         for name in self.files:
-            if not made_of_lines(name, self.format):
-                rows = known_rows(name, self.format)
+            if not made_of_lines(name, format):
+                rows = known_rows(name, format)
                 if rows is None:
                     return None
                 total += rows
@@ -156,84 +158,39 @@ class Inputs:
                 return None
         return total
 
-    def _file(self, name: str, fields: Columns) -> Iterator[Record]:
-        if name == "-" and self._spooled is not None:
-            self._spooled.seek(0)
-            return read_records(self._spooled, format=self.format, columns=fields)  # type: ignore[arg-type]
-        if name == "-" or is_pipe(name):
-            return read_records(name, format=self.format, columns=fields)
-        if name not in self._parts:  # kept, so that a file that changes between two readings is found out
-            self._parts[name] = parts_of([name], self.format, DecompressionLimits())
-        return read_parts(self._parts[name], fields)
-
-
-def _format(name: str | None) -> Format | None:
-    for known in FORMATS:
-        if name == known:
-            return known
-    if name is None:
-        return None
-    hint = did_you_mean(name, FORMATS)
-    raise UsageError(f"--input-format {for_message(name, 40)}: the formats are {', '.join(FORMATS)}.{hint}")
-
-
-def _columns(pairs: list[str]) -> dict[str, str]:
-    mapping: dict[str, str] = {}
-    for pair in chain.from_iterable(item.split(",") for item in pairs):
-        name, equals, column = pair.partition("=")
-        if not equals or not column:
-            raise UsageError(f"--fields {for_message(pair, 80)}: write FIELD=COLUMN, such as text=review_body")
-        mapping[name] = column
-    return mapping
-
-
-@final
-class ChosenInput:
-    """The rows of ``--text``, ``--json`` and ``--input``, in this order, as ``input.*`` chooses them.
-
-    Files can be gone through more than once; stdin and pipes are copied for that.
-    """
-
-    def __init__(self, inputs: Inputs) -> None:
-        """Take what the flags say; nothing is opened yet."""
-        self._inputs = inputs
-        self._parts: dict[tuple[Format | None, DecompressionLimits], list[InputPart]] = {}
-
-    def format(self, options: InputConfig) -> Format | None:
-        """Return the format of every file, as the flag says or, without it, the option."""
-        return self._inputs.format or options.format
-
     def source(self, options: InputConfig, takes: Sequence[str]) -> Source:
-        """Open the rows for one pipeline, and look for the columns.
+        """Open the rows that `options` choose, and look for the columns. Stdin and pipes are copied.
 
-        :param takes: the fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`.
-        :raises UsageError: if ``--fields`` or ``input.fields`` names another field.
+        :param takes: the task's fields, see :class:`~pipeline_kit.compose.schema.TaskConfig`.
+        :raises UsageError: if ``input.fields`` names another field.
         :raises InputError: if something cannot be read here, or lacks a column.
         """
-        Columns.of(takes, options.fields, options.id, options.carry)  # names a field that the task does not have
-        self._inputs.fields(takes)
-        mapping = {**options.fields, **self._inputs.columns}
-        columns = Columns.of(takes, mapping, options.id, options.carry, "--fields ")
-        source = Source(self._opened(options), replace(options, format=self.format(options)), columns)
+        columns = Columns.of(takes, options.fields, options.id, options.carry)
+        key = (None, options.format, DecompressionLimits(options.max_decompressed_bytes, options.max_ratio))
+        if key not in self._parts:
+            if self._parts and "-" in self.files:
+                raise UsageError(
+                    "a sweep over input.format, input.max_ratio or input.max_decompressed_bytes would read stdin in "
+                    "several ways, and it can be read once; put it into a file"
+                )
+            examples: list[InputPart] = [PythonPart(self.examples, "arguments")] if self.examples else []
+            self._parts[key] = [*examples, *parts_of(self.files, *key[1:])]
+        source = Source(self._parts[key], options, columns)
         source.check()
         return source
 
     def close(self) -> None:
         """Remove the copies."""
-        for parts in self._parts.values():
-            for part in parts:
-                part.close()
+        for part in chain.from_iterable(self._parts.values()):
+            part.close()
 
-    def _opened(self, options: InputConfig) -> list[InputPart]:
-        key = (self.format(options), DecompressionLimits(options.max_decompressed_bytes, options.max_ratio))
-        if key not in self._parts:
-            if self._parts and "-" in self._inputs.files:
-                raise UsageError(
-                    "a sweep over input.format, input.max_ratio or input.max_decompressed_bytes would read stdin in "
-                    "several ways, and it can be read once; put it into a file"
-                )
-            examples: list[InputPart] = (
-                [PythonPart(self._inputs.examples, "arguments")] if self._inputs.examples else []
-            )
-            self._parts[key] = [*examples, *parts_of(self._inputs.files, *key)]
-        return self._parts[key]
+    def _file(self, name: str, format: Format | None, fields: Columns) -> Iterator[Record]:
+        if name == "-" and self._spooled is not None:
+            self._spooled.seek(0)
+            return read_records(self._spooled, format=format, fields=fields)  # type: ignore[arg-type]
+        if name == "-" or is_pipe(name):
+            return read_records(name, format=format, fields=fields)
+        key = (name, format, DecompressionLimits())
+        if key not in self._parts:  # kept, so that a file that changes between two readings is found out
+            self._parts[key] = parts_of([name], *key[1:])
+        return read_parts(self._parts[key], fields)

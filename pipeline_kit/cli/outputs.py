@@ -11,15 +11,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pipeline_kit.cli.selection import Selection
 from pipeline_kit.cli.stdio import flush_out, prepare_stdout, print_out, say, stdout
+from pipeline_kit.cli.tables import console, print_lines, table
 from pipeline_kit.contract.types import Example, Result, RowFailure, RunStats
-from pipeline_kit.errors import StageError, UsageError, closest_match, for_message
+from pipeline_kit.errors import StageError, UsageError, for_message
 from pipeline_kit.files.atomic import atomic_writer, refuse_overlap
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.paths import Record
@@ -148,13 +146,8 @@ def output_path(name: str | None, format: str | None, files: Sequence[FileFormat
     """Check ``--output`` and ``--format`` against each other.
 
     :param files: the formats that a file may have.
-    :raises UsageError: for a table in a file, or a format that is none or not the one that the ending names.
+    :raises UsageError: for a table in a file, or a format that is not the one that the ending names.
     """
-    formats = ("jsonl", "table", *(known for known in files if known != "jsonl"))
-    if format not in (None, *formats):
-        near = closest_match(format, formats)
-        hint = f". Did you mean '{near}'?" if near else ""
-        raise UsageError(f"--format {for_message(format, 40)}: the formats are {', '.join(formats)}{hint}")
     if name is None:
         if format in FILE_FORMATS[1:]:
             raise UsageError(f"--format {format} is for files: pass --output FILE.{format}")
@@ -324,20 +317,16 @@ def print_table(rows: Sequence[OutputRow], title: str | None = None) -> None:
     """
     keys = list(dict.fromkeys(key for row in rows for key in row.value))
     inputs = any(row.example is not None for row in rows)
-    console = Console(file=stdout())
+    screen = console()
     if title is not None:
-        console.print(Text(for_message(title, 1000)), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD)
-    if inputs:
-        table.add_column("input", overflow="fold")
-    for key in keys:
-        numbers = all(isinstance(row.value.get(key, 0.0), int | float) for row in rows)
-        table.add_column(Text(for_message(key, CELL)), justify="right" if numbers else "left", overflow="fold")
+        print_lines([title], screen)
+    words = [key for key in keys if not all(isinstance(row.value.get(key, 0.0), int | float) for row in rows)]
+    shown = table("input" if inputs else None, *keys, wrap=True, left=words)
     for row in rows:
         cells = [Text(_input(row.example))] if inputs else []
         style = "red" if row.failure is not None else None
-        table.add_row(*cells, *(Text(_cell(row.value[key]) if key in row.value else "") for key in keys), style=style)
-    console.print(table)
+        shown.add_row(*cells, *(Text(_cell(row.value[key]) if key in row.value else "") for key in keys), style=style)
+    screen.print(shown)
 
 
 def _input(example: Example | None) -> str:

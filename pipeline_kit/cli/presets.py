@@ -110,13 +110,3 @@ def _secrets(node: yaml.Node | None, path: str) -> Iterator[yaml.Node]:
             yield from _secrets(item, path)
     elif node is not None and redacted(node.value, path) != node.value:
         yield node
-
-
-def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Lay `rows` out in columns, two spaces apart; the last one is not padded."""
-    shown = [[for_message(cell) for cell in row] for row in rows]
-    if not shown:
-        return ""
-    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
-    return "\n".join(f"{indent}{line}".rstrip() for line in lines)

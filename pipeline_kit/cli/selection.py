@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli.stdio import is_terminal, prepare_stdout, print_out, stdout
-from pipeline_kit.errors import UsageError, did_you_mean, for_message
+from pipeline_kit.errors import UsageError, did_you_mean, for_message, without_secrets
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.json_text import json_line
+from pipeline_kit.files.write.base import FILE_FORMATS
 
 if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
@@ -41,7 +45,9 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config-name", "-cn", metavar="NAME", help="start from NAME.yaml of a --config-dir")
     add_source_flags(group)
     group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
-    group.add_argument("--cfg", "-c", metavar="job", help="print the composed config and do nothing else")
+    group.add_argument(
+        "--cfg", "-c", metavar="job", choices=["job"], help="print the composed config and do nothing else"
+    )
     group.add_argument("--package", "-p", metavar="KEY", help="with --cfg: only the part under KEY")
     group.add_argument("--resolve", action="store_true", help="with --cfg: say what 'auto' and null became")
     for flag in _UNSUPPORTED:
@@ -78,13 +84,17 @@ class _Unsupported(argparse.Action):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which config, as the user's flags say it."""
+    """Which config, as the user's flags say it.
+
+    :param flags: the overrides that flags such as ``--fields`` stand for. They come last, and no heading repeats them.
+    """
 
     overrides: tuple[str, ...]
     config_dirs: tuple[str, ...]
     config_name: str
     plugins: tuple[str, ...]
     multirun: bool
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Selection:
@@ -101,11 +111,8 @@ class Selection:
         for word in args.words:
             if "=" not in word and not word.startswith("~"):
                 raise _stray(word)
-        if args.cfg not in (None, "job"):
-            raise UsageError(
-                f"--cfg {for_message(args.cfg, 40)}: only --cfg job works here; Hydra's own config is not used"
-            )
-        return cls(tuple(args.words), tuple(folders), name or "config", tuple(args.plugin), args.multirun)
+        words, plugins = tuple(args.words), tuple(args.plugin)
+        return cls(words, tuple(folders), name or "config", plugins, args.multirun, tuple(_flag_overrides(args)))
 
     @property
     def files(self) -> list[Path]:
@@ -129,23 +136,33 @@ class Selection:
         jobs = [list(self.overrides)]
         if self.multirun:
             jobs = compose.sweep(self.overrides, registry=registry, config_dir=self.config_dirs)
-        return [
-            (
-                job,
-                compose.compose(job, registry=registry, config_dir=self.config_dirs, config_name=self.config_name),
-            )
-            for job in jobs
-        ]
+        start = {"registry": registry, "config_dir": self.config_dirs, "config_name": self.config_name}
+        return [(job, compose.compose([*job, *self.flags], **start)) for job in jobs]  # type: ignore[arg-type]
 
 
-def refuse_without_cfg(args: argparse.Namespace) -> None:
-    """Refuse the flags that say how to print a config where none is printed.
+def _flag_overrides(args: argparse.Namespace) -> Iterator[str]:
+    """Write ``--fields``, ``--label``, ``--input-format`` and the ``--format`` of a file as overrides.
 
-    :raises UsageError: if one of them is there.
+    :raises UsageError: if ``--fields`` is not FIELD=COLUMN, or names another label than ``--label``.
     """
-    for flag, given in (("--package", args.package), ("--resolve", args.resolve)):
-        if given:
-            raise UsageError(f"{flag} says how to print a config; use it with --cfg job, or with: pipeline-kit cfg")
+    fields: dict[str, str] = {}
+    for pair in chain.from_iterable(item.split(",") for item in getattr(args, "fields", ())):
+        name, _, column = pair.partition("=")
+        if not column or not name.isidentifier():
+            raise UsageError(f"--fields {for_message(pair, 80)}: write FIELD=COLUMN, such as text=review_body")
+        fields[name] = column
+    label = getattr(args, "label", None)
+    if label is not None and fields.setdefault("label", label) != label:
+        other = for_message(fields["label"], 40)
+        raise UsageError(f"--label {for_message(label, 40)} and --fields label={other}: pass one")
+    if fields:
+        from pipeline_kit.compose.hydra import written
+
+        yield from (f"input.fields.{name}={written(column)}" for name, column in fields.items())
+    if getattr(args, "input_format", None) is not None:
+        yield f"input.format={args.input_format}"
+    if getattr(args, "output_format", None) in FILE_FORMATS:
+        yield f"output.format={args.output_format}"
 
 
 def subtree(data: Any, key: str | None) -> Any:
@@ -181,6 +198,58 @@ def _stray(word: str) -> UsageError:
     return UsageError(f'{text} Did you forget --text "{shown}"?')
 
 
+@dataclass(frozen=True)
+class NamedConfig:
+    """A config among several that are compared, under a name for people."""
+
+    name: str
+    config: PipelineConfig
+
+
+def versus_words(text: str, otherwise: str) -> list[str]:
+    """Split a value of ``--vs`` into overrides.
+
+    :param otherwise: what else a value may be, for the message.
+    :raises UsageError: for a word that is not an override.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f'--vs "{for_message(text, 80)}": {error}; write overrides as behind a command') from error
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise UsageError(f"--vs {for_message(word, 80)}: write overrides (key=value), {otherwise}")
+    return words
+
+
+def compared(selection: Selection, others: Sequence[Sequence[str]]) -> list[NamedConfig]:
+    """Compose what is compared before any is built: the config as given (with ``-m`` all of them), then `others`.
+
+    :param others: overrides that are put behind those of the first.
+    :raises UsageError: if they take other fields.
+    :raises ConfigError: if one cannot be composed.
+    """
+    registry, found = selection.registry(), []
+    for job, config in selection.compositions(registry):
+        name = (" ".join(without_secrets(job)) or "no overrides") if selection.multirun else "as given"
+        found.append(NamedConfig(name, config))
+    for words in others:
+        [(_, config)] = replace(selection, overrides=(*selection.overrides, *words)).compositions(registry)
+        name, first = " ".join(without_secrets(words)) or "the same again", found[0].config.task.takes
+        if config.task.takes != first:
+            raise UsageError(
+                f"'{for_message(name, 80)}' takes {', '.join(config.task.takes)}, the first pipeline "
+                f"{', '.join(first)}: both have to take the same texts"
+            )
+        found.append(NamedConfig(name, config))
+    counts: Counter[str] = Counter()
+    for place, side in enumerate(found):
+        counts[side.name] += 1
+        if counts[side.name] > 1:
+            found[place] = replace(side, name=f"{side.name} ({counts[side.name]})")
+    return found
+
+
 Show = Callable[[dict[str, Any]], object]
 
 
@@ -190,16 +259,13 @@ def as_table(format: str | None) -> bool:
 
 
 @contextmanager
-def report_writer(output: Path | None, format: str | None, tables: Callable[[], Show]) -> Iterator[Show]:
-    """Return what takes the report; a file that cannot be written is found out before anything is measured.
-
-    :param tables: returns what prints the tables, when they are wanted.
-    """
+def report_writer(output: Path | None, format: str | None, tables: Show) -> Iterator[Show]:
+    """Return what takes the report; a file that cannot be written is found out before anything is measured."""
     if output is not None:
         with atomic_writer(output) as file:
             yield lambda report: file.write(json_line(report) + "\n")
     elif as_table(format):
-        yield tables()
+        yield tables
     else:
         prepare_stdout()
         yield lambda report: print_out(json_line(report))

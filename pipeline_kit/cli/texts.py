@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_kit.bench.samples import SAMPLES, SampleName, sample_examples, sample_rows
 from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import UsageError, did_you_mean, for_message
+from pipeline_kit.errors import UsageError, for_message
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import PipelineSide
@@ -22,7 +22,9 @@ MOST_ROWS = 1_000_000
 
 def add_text_flags(group: argparse._ActionsContainer) -> None:
     """Add ``--sample`` and ``--rows``."""
-    group.add_argument("--sample", metavar="|".join(SAMPLES), help="texts that are built in; default: short")
+    group.add_argument(
+        "--sample", metavar="|".join(SAMPLES), choices=SAMPLES, help="texts that are built in; default: short"
+    )
     group.add_argument(
         "--rows",
         metavar="N",
@@ -50,12 +52,12 @@ class BenchTexts:
         """
         if args.rows is not None and not 1 <= args.rows <= MOST_ROWS:
             raise UsageError(f"--rows {args.rows}: pass 1 to {MOST_ROWS:,} texts")
-        given = bool(args.text or args.json or args.input)
+        given = bool(args.text or args.json_rows or args.input)
         if given and args.sample is not None:
             raise UsageError("--sample is for want of texts; leave it out, or --text, --json and --input")
         if not given and (args.fields or args.input_format):
             raise UsageError("--fields and --input-format say how to read --input FILE, which is not there")
-        return cls(Inputs.of(args) if given else None, _sample(args.sample), args.rows)
+        return cls(Inputs.of(args) if given else None, args.sample or "short", args.rows)
 
     @property
     def files(self) -> list[str]:
@@ -76,7 +78,7 @@ class BenchTexts:
         if self.given is None:
             sample_examples(self.sample, 1, config.task.takes)
         else:
-            self.given.records(self.given.fields(config.task.takes))
+            self.given.records(config.input, config.task.takes)
 
     def examples(self, first: PipelineSide) -> tuple[list[Example], list[str]]:
         """Return the examples for the task of `first`, and what to note about them.
@@ -90,7 +92,7 @@ class BenchTexts:
             labels = first.config.task.name == "zero-shot-classification" and not own_labels
             return sample_examples(self.sample, self.rows or sample_rows(self.sample), takes, mask, labels), []
         limit = self.rows or GIVEN_ROWS
-        records = self.given.first(self.given.fields(takes), limit + 1)
+        records = self.given.first(first.config.input, takes, limit + 1)
         notes = []
         if len(records) > limit and self.rows is None:
             notes.append(f"the first {limit} rows of the input were taken; --rows N takes others")
@@ -101,16 +103,6 @@ class BenchTexts:
         if not found:
             raise UsageError(f"the input has no row to measure on{': ' + broken[0].message if broken else ''}")
         return found, notes
-
-
-def _sample(name: str | None) -> SampleName:
-    if name is None:
-        return "short"
-    for known in SAMPLES:
-        if name == known:
-            return known
-    hint = did_you_mean(name, SAMPLES)
-    raise UsageError(f"--sample {for_message(name, 40)}: the samples are {', '.join(SAMPLES)}.{hint}")
 
 
 def _mask(first: PipelineSide) -> str:

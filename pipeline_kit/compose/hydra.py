@@ -6,11 +6,13 @@ so that composing works from several threads and inside a program that is itself
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -46,6 +48,8 @@ CONF_MODULE = "pipeline_kit.conf"
 MAX_INCLUDED, MAX_COMBINATIONS = 200, 1000
 _INCLUDED: Counter[str] = Counter()
 """How often each file was included by the config that is being composed."""
+# A word that is not true, false, null, nan or inf, which are no strings in an override.
+_PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*")
 _LOCK = threading.RLock()
 _VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
 
@@ -64,6 +68,19 @@ def compose_container(
         found = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(found, dict)
         return {str(key): value for key, value in found.items()}
+
+
+def written(value: Any) -> str:
+    """Write a value in Hydra's grammar of overrides."""
+    if isinstance(value, str):
+        # Of a quoted value Hydra unescapes quotes, and the backslashes in front of one.
+        quoted = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value).replace("'", "\\'")
+        return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {written(item)}' for key, item in value.items())}}}"
+    return json.dumps(value)
 
 
 def parse_override(text: str) -> Override:

@@ -13,8 +13,7 @@ from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.options import parse_options
 from pipeline_kit.errors import Fault, OutputError
 from pipeline_kit.files.read.source import Source
-from pipeline_kit.files.write.base import ShardFormat
-from pipeline_kit.files.write.formats import shard_format
+from pipeline_kit.files.write.formats import ShardFormat, shard_format
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.ledger import JobLedger
 from pipeline_kit.job.shard import ShardResult, ShardTask, run_shard

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline_kit.compose.compose import compose, options
-from pipeline_kit.compose.hydra import to_yaml
+from pipeline_kit.compose.hydra import to_yaml, written
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.compose.schema import POLICIES, PipelineConfig
 from pipeline_kit.contract.registry import KINDS
 from pipeline_kit.errors import HIDDEN, ConfigError, OutputError, UsageError, for_message, redacted
 from pipeline_kit.files.atomic import atomic_writer
-from pipeline_kit.tune.space import written
 
 _PROBE = {"defaults": ["config", "_self_"]}
-# A task chooses stages, so it comes first: what it chose need not be written.
-_GROUPS = (("task",), (*KINDS, *(group for group in POLICIES if group not in ("task", "checkpoint"))))
+# A task chooses stages, so it comes first.
+_GROUPS = ("task", *KINDS, *(group for group in POLICIES if group not in ("task", "checkpoint")))
 
 
 def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequence[str] = ()) -> str:
@@ -30,16 +29,12 @@ def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequenc
     """
     wanted: dict[str, Any] = {group: node for group, node in config.data.items() if isinstance(node, Mapping)}
     known = options(load_registry(plugins, everything=True))
-    chosen: list[Any] = []
-    found = _composed(_PROBE, plugins)
-    for groups in _GROUPS:
-        names = {group: wanted[group].get("name") for group in groups if group in wanted}
-        before = {group: found.get(group, {}).get("name") for group in groups}
-        news = [{f"override {g}": n} for g, n in names.items() if n != before[g] and n in known[g]]
-        if news:
-            chosen += news
-            found = _composed({"defaults": ["config", *chosen, "_self_"]}, plugins)
-    data = {"defaults": ["config", *chosen, "_self_"], **_without_secrets(_difference(found, wanted))}
+    usual = _composed(_PROBE, plugins)
+    others = [group for group in _GROUPS if group in wanted and wanted[group].get("name") != usual[group].get("name")]
+    chosen = [{f"override {group}": wanted[group]["name"]} for group in others if wanted[group]["name"] in known[group]]
+    defaults = ["config", *chosen, "_self_"]
+    start = _composed({"defaults": defaults}, plugins) if chosen else usual
+    data = {"defaults": defaults, **_split(_difference(start, wanted))[0]}
     again = _composed(data, plugins, overrides=secrets_of(config))
     for group, node in wanted.items():
         if again.get(group) != node:
@@ -50,7 +45,7 @@ def preset_text(config: PipelineConfig, comment: Sequence[str], plugins: Sequenc
 
 def secrets_of(config: PipelineConfig) -> list[str]:
     """Return the overrides of `config` that no preset holds since they are secret."""
-    return [f"{path}={written(value)}" for path, value in _secrets(config.data, "")]
+    return [f"{path}={written(value)}" for path, value in _split(config.data)[1]]
 
 
 def check_target(path: Path, force: bool, plugins: Sequence[str] = ()) -> None:
@@ -99,23 +94,20 @@ def _composed(
     return dict(config.data)
 
 
-def _secrets(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and redacted(value, path) != HIDDEN:
-        for key, inner in value.items():
-            yield from _secrets(inner, f"{path}.{key}".lstrip("."))
-    elif redacted(value, path) != value:
-        yield path, value
-
-
-def _without_secrets(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _split(node: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """Return `node` without its secrets, and these with their keys."""
     kept: dict[str, Any] = {}
+    secrets: list[tuple[str, Any]] = []
     for key, value in node.items():
         where = f"{path}.{key}".lstrip(".")
         if isinstance(value, Mapping) and redacted(value, where) != HIDDEN:
-            kept[key] = _without_secrets(value, where)
+            kept[key], inner = _split(value, where)
+            secrets += inner
         elif redacted(value, where) == value:
             kept[key] = value
-    return kept
+        else:
+            secrets.append((where, value))
+    return kept, secrets
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_kit.bench.machine import BUSY, counted, speeds
+from pipeline_kit.bench.machine import BUSY, counted, counted_texts, speeds
 from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import without_secrets
@@ -29,17 +29,16 @@ def report_of(
     :param notes: what is known beforehand.
     """
     winner = best_of(search.trials, search.own)
-    floors = search.measuring.floors
     return {
         "machine": dict(machine),
         "texts": {
             "source": source,
-            "rows": len(search.measuring.examples),
-            "different": _different(search.measuring.examples),
-            "left_out": given - len(search.measuring.examples) if search.measuring.examples else 0,
+            "rows": len(search.examples),
+            "different": _different(search.examples),
+            "left_out": given - len(search.examples) if search.examples else 0,
         },
         "reference": search.reference,
-        "floors": {"tolerance": floors.limit, "min_agreement": floors.min_agreement, "margin": MARGIN},
+        "floors": {"tolerance": search.limits.limit, "min_agreement": search.limits.min_agreement, "margin": MARGIN},
         "trials": [_trial(trial, search.own, trial is winner) for trial in search.trials],
         "winner": None if winner is None else search.trials.index(winner),
         "interrupted": search.interrupted,
@@ -55,13 +54,12 @@ def preset_comment(report: Mapping[str, Any], config: PipelineConfig, run: str) 
     """
     winner, machine, texts = report["trials"][report["winner"]], report["machine"], report["texts"]
     ratio = winner["ratio"]
-    of = "given texts" if texts["source"] == "given" else f"texts of the sample '{texts['source']}'"
     lines = [
         f"What: {config.task.name}, tuned: {' '.join(winner['overrides'])}",
         f"Run: {run}",
         "Override: batching.max_tokens=1024 device.threads=1",
         f"Speed: {ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f}) of the config it was tuned from",
-        f"Answers: the same in {winner['agreement']:.1%} of {texts['rows']:,} {of} as with {report['reference']}"
+        f"Answers: the same in {winner['agreement']:.1%} of {counted_texts(texts)} as with {report['reference']}"
         + ("" if winner["largest_difference"] is None else f"; numbers differ by {winner['largest_difference']:.2g}")
         + (" at the most" if winner["largest_difference"] is not None else ""),
         f"Measured: {machine['date']}, {machine['gpu'] or machine['processor']}, {machine['system']}, "
@@ -93,7 +91,7 @@ def _trial(trial: Trial, own: Trial, chosen: bool) -> dict[str, Any]:
         "differences": {} if quality is None else dict(quality.differences),
         "smallest_cosine": None if quality is None else quality.smallest_cosine,
         "problem": trial.problem,
-        "excluded": trial.excluded,
+        "excluded": trial.rejected_because,
         "final": trial.final,
         "chosen": chosen,
     }
@@ -102,7 +100,7 @@ def _trial(trial: Trial, own: Trial, chosen: bool) -> dict[str, Any]:
 def _notes(search: Search, machine: Mapping[str, Any], source: str, given: int) -> list[str]:
     """Name what makes figures or agreement doubtful."""
     notes = []
-    examples, floors = search.measuring.examples, search.measuring.floors
+    examples = search.examples
     different = _different(examples)
     load = machine["load_per_processor"]
     if load is not None and load > BUSY:
@@ -118,10 +116,10 @@ def _notes(search: Search, machine: Mapping[str, Any], source: str, given: int) 
         )
     if source != "given":
         notes.append("agreement was measured on built-in sentences, not on your texts; pass them with --input")
-    if examples and not floors.varied:
+    if examples and not search.limits.varied:
         notes.append(
             "the reference gives every text the same labels, so agreement says nothing here; "
-            f"numbers may differ by {floors.limit:g} at the most (--tolerance)"
+            f"numbers may differ by {search.limits.limit:g} at the most (--tolerance)"
         )
     if search.own.seconds and search.own.second < _SHORT_SECONDS:
         notes.append("a round took less than 0.05 s, mostly overhead: pass more texts, or a larger --rows")

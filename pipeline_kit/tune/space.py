@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hi
 
 from pipeline_kit.builtin.models.options import GenerationHead
 from pipeline_kit.compose.compose import compose, options
+from pipeline_kit.compose.hydra import written
 from pipeline_kit.compose.schema import PipelineConfig, parse_config
 from pipeline_kit.contract.options import defaults
 from pipeline_kit.contract.registry import BUILTIN, KINDS, Registry, StageSpec
@@ -170,9 +170,6 @@ def _choices(spec: StageSpec, name: str) -> list[Any]:
     return [value for one in kinds if get_origin(one) is Literal for value in get_args(one) if isinstance(value, str)]
 
 
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
-
-
 @dataclass(frozen=True)
 class Candidate:
     """A config under a name.
@@ -230,15 +227,3 @@ def _leaves(path: str, before: Any, after: Any) -> list[str]:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return [item for key in after for item in _leaves(f"{path}.{key}", before.get(key), after[key])]
     return [] if before == after else [f"{path.removesuffix('.name')}={written(after)}"]
-
-
-def written(value: Any) -> str:
-    """Write a value in Hydra's grammar."""
-    if isinstance(value, str):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
-    if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}: {written(item)}' for key, item in value.items())}}}"
-    return json.dumps(value)

@@ -51,7 +51,7 @@ class Trial:
     """One candidate and what was measured of it.
 
     :param problem: why nothing was measured: it does not load, fails on texts, or the time was up.
-    :param excluded: why it may not be chosen although it runs.
+    :param rejected_because: why it may not be chosen although it runs.
     :param tokens: tokens that the model read in one round of `rows` texts.
     :param seconds: for each round what it took, and `own_seconds` what the user's config took in the same round.
     :param final: whether these are the rounds of the last race, in which the best ran side by side.
@@ -59,7 +59,7 @@ class Trial:
 
     candidate: Candidate
     problem: str | None = None
-    excluded: str | None = None
+    rejected_because: str | None = None
     quality: Quality | None = None
     rows: int = 0
     tokens: int = 0
@@ -74,7 +74,7 @@ class Trial:
     @property
     def passes(self) -> bool:
         """Whether it ran and is good enough."""
-        return bool(self.seconds) and self.problem is None and self.excluded is None
+        return bool(self.seconds) and self.problem is None and self.rejected_because is None
 
     @property
     def rounds(self) -> dict[str, Any] | None:

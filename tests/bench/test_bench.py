@@ -63,7 +63,7 @@ class FakeSide(BenchSide):
         self.threads_seen: set[int] = set()
         self._rounds: Iterator[float] = cycle(rounds)
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         self.threads_seen.add(torch.get_num_threads())
         self._log.append(f"warm {self.name} {len(examples)}")
         work = TextBatch([self._answer(i, example) for i, example in enumerate(examples)])
@@ -76,7 +76,7 @@ class FakeSide(BenchSide):
         self._clock.now += next(self._rounds)
         return None
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         self.threads_seen.add(torch.get_num_threads())
         self._log.append(f"one {self.name} {example}")
         self._clock.now += self._single

@@ -73,7 +73,7 @@ def test_wrong_flags_are_named(argv: list[str], message: str) -> None:
         (["I love it"], r'Did you forget --text "I love it"\?'),
         (["mine.yaml"], r"Did you forget --config mine.yaml\?"),
         (["rows.csv"], r"Did you forget --input rows.csv\?"),
-        (["--cfg", "hydra"], "only --cfg job works here"),
+        (["--cfg", "hydra"], "--cfg hydra: the choices are job"),
         (["--config", "none.yaml"], "--config none.yaml: pass a YAML file that is there"),
         (["--config", "a.yaml", "-cn", "b"], "both name the config"),
     ],

@@ -155,7 +155,6 @@ def test_a_sweep_numbers_its_files(tmp_path: Path) -> None:
         ("x.csv", "jsonl", "the ending says csv, the format asked for is jsonl; leave one out"),
         ("x.csv", "table", "--output writes jsonl or csv or parquet"),
         (None, "csv", "--format csv is for files: pass --output FILE.csv"),
-        (None, "parqet", "the formats are jsonl, table, csv, parquet. Did you mean 'parquet'?"),
         ("x/", "csv", "is a folder"),
     ],
 )

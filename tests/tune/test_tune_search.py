@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from pipeline_kit.contract.types import Device, Example, RowFailure
 from pipeline_kit.errors import CheckpointError, RowError
 from pipeline_kit.tune.report import preset_comment, report_of
 from pipeline_kit.tune.search import NOT_TRIED, Effort, Search
-from pipeline_kit.tune.space import Candidate
+from pipeline_kit.tune.space import Candidate, SearchSpace
 from pipeline_kit.tune.trial import AccuracyLimits, Trial, best_of
 
 TEXTS = [f"text {i}" for i in range(40)]
@@ -54,7 +54,7 @@ class FakeSide(BenchSide):
         self.device = Device("cpu", "float32", config.device.threads or torch.get_num_threads())
         self.name = config.model.name
 
-    def study(self, examples: Sequence[Example]) -> TextBatch:
+    def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         work = TextBatch([self.answers(TEXTS.index(str(example))) for example in examples])
         work.count(np.array([5] * len(examples)), 5 * len(examples))
         return work
@@ -64,7 +64,7 @@ class FakeSide(BenchSide):
         self.lab.clock.now += next(self.seconds)
         return None
 
-    def one(self, example: Example) -> object:
+    def run_one(self, example: Example) -> object:
         raise AssertionError("tune times no single texts")
 
     @property
@@ -129,7 +129,7 @@ class Lab:
         held = AccuracyLimits(**{"tolerance": None, "min_agreement": 0.95, **floors})
         side = self.open(self.own)
         plan = Effort(60 * minutes, repeats, held)
-        found = Search(self, side, plan, self.open, self.clock, self.said.append)
+        found = Search(cast(SearchSpace, self), side, plan, self.open, self.clock, self.said.append)
         found.run(TEXTS)
         return found
 
@@ -160,9 +160,9 @@ def test_the_fastest_whose_answers_are_close_enough_wins(lab: Lab) -> None:
     assert winner(search) == "good"
     bad = named(search, "faster but wrong")
     assert bad.ratio == pytest.approx(10)
-    assert bad.excluded == "agreement 90.0% is under 95.0%"
+    assert bad.rejected_because == "agreement 90.0% is under 95.0%"
     assert len(bad.seconds) == 1  # timed once, to show what it would give
-    assert named(search, "slower").excluded is None
+    assert named(search, "slower").rejected_because is None
     assert any("agreement 90.0% is under" in line for line in lab.said)
 
 
@@ -172,7 +172,7 @@ def test_a_tolerance_excludes_too(lab: Lab) -> None:
     assert winner(lab.search()) == "far"
     search = lab.search(tolerance=0.1)
     assert winner(search) == "near"
-    assert named(search, "far").excluded == "a difference of 0.2 is over 0.1"
+    assert named(search, "far").rejected_because == "a difference of 0.2 is over 0.1"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_texts_that_the_users_config_fails_on_are_left_out(lab: Lab) -> None:
     lab.answers["your config"] = lambda place: failure if place in (0, 7) else right(place)
     lab.add("good", 0.5)
     search = lab.search()
-    assert len(search.measuring.examples) == 38
+    assert len(search.examples) == 38
     assert winner(search) == "good"
     lab.answers["your config"] = lambda place: failure
     with pytest.raises(RowError, match="too long"):
@@ -329,7 +329,7 @@ def test_answers_are_held_against_the_reference_not_the_users_config(lab: Lab) -
     search = lab.search()
     assert search.reference == "reference in float32"
     assert named(search, "reference").ratio == pytest.approx(0.5)
-    assert named(search, "like yours").excluded == "agreement 50.0% is under 95.0%"
+    assert named(search, "like yours").rejected_because == "agreement 50.0% is under 95.0%"
     assert search.notes == ["your own config is not good enough itself: agreement 50.0% is under 95.0%"]
     assert winner(search) is None
 

@@ -1,4 +1,4 @@
-"""Hold a pipeline's results against the labels of a file; accuracy, F1 and the like, by the task."""
+"""Compare a pipeline's results with the labels of a file; accuracy, F1 and the like, by the task."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline_kit.cli.commands import cfg
-from pipeline_kit.cli.inputs import ChosenInput, Inputs, add_file_flags
+from pipeline_kit.bench.machine import counted
+from pipeline_kit.cli.inputs import Inputs, add_file_flags
 from pipeline_kit.cli.outputs import check_outputs, numbered
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar
-from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
-from pipeline_kit.cli.stdio import is_terminal, no_collection, prepare_stdout, print_out, say, stdout
+from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags
+from pipeline_kit.cli.stdio import no_collection, prepare_stdout, print_out, say
+from pipeline_kit.cli.tables import CELL, console, print_lines, table
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import InputError, UsageError, for_message, without_secrets
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.formats import FORMATS, Format, format_of
-from pipeline_kit.files.read.parts import InputConfig
 from pipeline_kit.files.read.source import Source
 
 if TYPE_CHECKING:
@@ -64,20 +62,20 @@ def execute(args: argparse.Namespace) -> int:
     from pipeline_kit.evaluate.run import require_libraries
 
     selection = Selection.of(args)
-    if args.cfg is not None:
-        return cfg.print_configs(selection, args.package, args.resolve)
-    refuse_without_cfg(args)
     if not 0 <= args.threshold <= 1:
         raise UsageError(f"--threshold {args.threshold:g}: pass a score from 0 to 1")
     require_libraries()
     labels_map = parse_labels_map(args.labels_map)
-    save, files = _save_path(args.save), LabelledFiles.of(args)
+    save = _save_path(args.save)
+    if not args.input:
+        raise UsageError(f"nothing to evaluate on: pass a file with labels, such as\n  {_EXAMPLE}")
+    inputs = Inputs.of(args)
     composed = selection.compositions(selection.registry())
     paths = [numbered(save, i) if save is not None and selection.multirun else save for i in range(len(composed))]
-    check_outputs([("--save", p) for p in paths], files.inputs.files, selection, [config for _, config in composed])
+    check_outputs([("--save", p) for p in paths], inputs.files, selection, [config for _, config in composed])
     reports = []
-    with closing(files):
-        jobs = [Evaluation.of(words, config, files, labels_map, args.threshold) for words, config in composed]
+    with closing(inputs):
+        jobs = [Evaluation.of(words, config, inputs, labels_map, args.threshold) for words, config in composed]
         for path, job in zip(paths, jobs, strict=True):
             report = _run(job, path, args.quiet)
             reports.append({"overrides": without_secrets(job.overrides), **report} if selection.multirun else report)
@@ -110,21 +108,26 @@ class Evaluation:
         cls,
         overrides: list[str],
         config: PipelineConfig,
-        files: LabelledFiles,
+        inputs: Inputs,
         labels_map: dict[str, str],
         threshold: float,
     ) -> Evaluation:
         """Read all labels.
 
-        :raises UsageError: if the task cannot be evaluated.
-        :raises InputError: if there is no row, or a label is none.
+        :raises UsageError: if the task cannot be evaluated, ``input.fields`` names a field it does not have, a file has
+            no columns, or columns are carried, which have no place here.
+        :raises InputError: if a file is not there or lacks a column, there is no row, or a label is none.
         """
         from pipeline_kit.builtin.tasks.evaluators import evaluator_for, fields_of
         from pipeline_kit.checkpoint.resolve import resolve_checkpoint
         from pipeline_kit.contract.evaluator import EvaluationContext
         from pipeline_kit.evaluate.run import check_rows, labelled
 
-        source = files.source(fields_of(config.task.name, config.task.takes), config.input)
+        if config.input.carry:
+            raise UsageError("input.carry: evaluate carries no columns, --save keeps each row's id; leave it out")
+        for name in inputs.files:
+            _refuse_text(name, config.input.format)
+        source = inputs.source(config.input, fields_of(config.task.name, config.task.takes))
         checkpoint, options = resolve_checkpoint(config.checkpoint), config.postprocessor.options
         setting = EvaluationContext(
             config.task.name, checkpoint.labels, checkpoint.config, options, labels_map, threshold
@@ -232,53 +235,6 @@ def add_labelled_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class LabelledFiles:
-    """The files, which can be gone through more than once; stdin and pipes are copied for that.
-
-    :param inputs: what the flags say.
-    """
-
-    inputs: Inputs
-    chosen: ChosenInput
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> LabelledFiles:
-        """Read parsed flags, and stdin if it is named.
-
-        :raises UsageError: if there is no file.
-        """
-        if not args.input:
-            raise UsageError(f"nothing to evaluate on: pass a file with labels, such as\n  {_EXAMPLE}")
-        inputs = Inputs.of(argparse.Namespace(**{**vars(args), "text": [], "json": []}))
-        if args.label is not None:
-            other = inputs.columns.get("label", args.label)
-            if other != args.label:
-                raise UsageError(
-                    f"--label {for_message(args.label, 40)} and --fields label={for_message(other, 40)}: pass one"
-                )
-            inputs = replace(inputs, columns={**inputs.columns, "label": args.label})
-        return cls(inputs, ChosenInput(inputs))
-
-    def source(self, takes: Sequence[str], options: InputConfig) -> Source:
-        """Return the rows that `options` choose, with the fields `takes`.
-
-        :raises UsageError: if ``--fields`` or ``input.fields`` names another one, if a file has no columns, or for
-            columns to be carried, which have no place here.
-        :raises InputError: if a file is not there, or lacks a column.
-        """
-        if options.carry:
-            raise UsageError("input.carry: evaluate carries no columns, --save keeps each row's id; leave it out")
-        format = self.chosen.format(options)
-        for name in self.inputs.files:
-            _refuse_text(name, format)
-        return self.chosen.source(options, takes)
-
-    def close(self) -> None:
-        """Remove the copies."""
-        self.chosen.close()
-
-
 def _refuse_text(name: str, format: Format | None) -> None:
     plain = name == "-" or (Path(name).is_file() and format_of(name) == "text")
     if format == "text" or (format is None and plain):
@@ -286,8 +242,6 @@ def _refuse_text(name: str, format: Format | None) -> None:
         raise UsageError(f"{what} --input-format {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
 
 
-NAME = 60
-WIDE = 10_000
 MOST_LABELS = 12  # of a matrix for people; of more labels the commonest mistakes say more
 MOST_PAIRS = 10
 _COUNTS = ("rows", "failed", "truncated", "rows_per_second")
@@ -295,39 +249,33 @@ _COUNTS = ("rows", "failed", "truncated", "rows_per_second")
 
 def print_evaluation(report: Mapping[str, Any]) -> None:
     """Print the counts, the metrics, those of each label, what was taken for what, and the notes."""
-    console, metrics = _console(), report["metrics"]
-    console.print(Text(f"{report['task']}, {for_message(report['checkpoint'], 200)}"), soft_wrap=True)
-    table = _table("metric", "value", "95 % interval")
+    screen, metrics = console(folded=False), report["metrics"]
+    print_lines([f"{report['task']}, {report['checkpoint']}"], screen)
+    figures = table("metric", "value", "95 % interval", wrap=True)
     for name, value in _figures(metrics).items():
-        table.add_row(Text(_spaced(name)), _number(value), _interval(metrics.get(f"{name}_interval")))
-    if metrics:
-        console.print(table)
-    for part in (_labels(metrics.get("per_label")), _confusion(metrics.get("confusion"))):
+        figures.add_row(Text(_spaced(name)), _number(value), _interval(metrics.get(f"{name}_interval")))
+    parts = (figures if metrics else None, _labels(metrics.get("per_label")), _confusion(metrics.get("confusion")))
+    for part in parts:
         if part is not None:
-            console.print(part)
-    counts = [f"{report['rows']:,} row{'s' * (report['rows'] != 1)}"]
+            screen.print(part)
+    counts = [counted(report["rows"], "row")]
     counts += [f"{report[name]:,} {name}" for name in ("failed", "truncated") if report[name]]
-    console.print(Text(f"{', '.join(counts)} in {report['seconds']:.2f} s ({report['rows_per_second']:,.0f} rows/s)"))
-    for note in report["notes"]:
-        console.print(Text(f"note: {for_message(note, 1000)}"), soft_wrap=True)
+    took = f"in {report['seconds']:.2f} s ({report['rows_per_second']:,.0f} rows/s)"
+    print_lines([f"{', '.join(counts)} {took}"], screen, report["notes"])
 
 
 def print_sweep(reports: Sequence[Mapping[str, Any]]) -> None:
     """Print one row for each combination, and each note once."""
-    console = _console()
+    screen = console(folded=False)
     rows = [headline(report) for report in reports]
     there = dict.fromkeys(name for row in rows for name in row)
     names = [*(name for name in there if name not in _COUNTS), *(name for name in _COUNTS if name in there)]
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("overrides", overflow="fold")
-    for name in names:
-        table.add_column(_spaced(name), justify="right", no_wrap=True)
+    shown = table("overrides", *map(_spaced, names))
     for report, row in zip(reports, rows, strict=True):
         overrides = Text(for_message(" ".join(report["overrides"]) or "no overrides", 200))
-        table.add_row(overrides, *(row.get(name, "") for name in names))
-    console.print(table)
-    for note in dict.fromkeys(note for report in reports for note in report["notes"]):
-        console.print(Text(f"note: {for_message(note, 1000)}"), soft_wrap=True)
+        shown.add_row(overrides, *(row.get(name, "") for name in names))
+    screen.print(shown)
+    print_lines([], screen, dict.fromkeys(note for report in reports for note in report["notes"]))
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, str]:
@@ -343,53 +291,36 @@ def headline(report: Mapping[str, Any]) -> dict[str, str]:
     return found | counts | {"rows_per_second": f"{report['rows_per_second']:,.0f}"}
 
 
-def _console() -> Console:
-    # Lines for another program are never folded.
-    return Console(file=stdout()) if is_terminal(stdout()) else Console(file=stdout(), width=WIDE)
-
-
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if value is None or isinstance(value, int | float)}
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(first, overflow="fold")
-    for name in columns:
-        table.add_column(Text(for_message(name, NAME)), justify="right", overflow="fold")
-    return table
 
 
 def _labels(rows: Mapping[str, Mapping[str, Any]] | None) -> Table | None:
     if not rows:
         return None
-    table = _table("label", "precision", "recall", "f1", "support")
+    shown = table("label", "precision", "recall", "f1", "support", wrap=True)
     for name, row in rows.items():
         numbers = (_number(row[key]) for key in ("precision", "recall", "f1"))
-        table.add_row(Text(for_message(name, NAME)), *numbers, f"{row['support']:,}")
-    return table
+        shown.add_row(Text(for_message(name, CELL)), *numbers, f"{row['support']:,}")
+    return shown
 
 
 def _confusion(found: Mapping[str, Any] | None) -> Table | None:
-    if found is None or (found["counts"] and len(found["labels"]) <= MOST_LABELS):
-        return None if found is None else _matrix(found)
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("label", "predicted", "rows"):
-        table.add_column(name, overflow="fold", justify="right" if name == "rows" else "left")
+    if found is None:
+        return None
+    if found["counts"] and len(found["labels"]) <= MOST_LABELS:
+        shown = table("label \\ predicted", *(_name(name) for name in found["predicted"]), wrap=True)
+        for name, counts in zip(found["labels"], found["counts"], strict=True):
+            shown.add_row(Text(_name(name)), *(f"{count:,}" for count in counts))
+        return shown
+    shown = table("label", "predicted", "rows", wrap=True, left=["predicted"])
     for pair in found["pairs"][:MOST_PAIRS]:
-        table.add_row(Text(_name(pair["gold"])), Text(_name(pair["predicted"])), f"{pair['count']:,}")
-    return table if found["pairs"] else None
-
-
-def _matrix(found: Mapping[str, Any]) -> Table:
-    table = _table("label \\ predicted", *(_name(name) for name in found["predicted"]))
-    for name, counts in zip(found["labels"], found["counts"], strict=True):
-        table.add_row(Text(_name(name)), *(f"{count:,}" for count in counts))
-    return table
+        shown.add_row(Text(_name(pair["gold"])), Text(_name(pair["predicted"])), f"{pair['count']:,}")
+    return shown if found["pairs"] else None
 
 
 def _name(name: str | None) -> str:
-    return "(none)" if name is None else for_message(name, NAME)
+    return "(none)" if name is None else for_message(name, CELL)
 
 
 def _number(value: Any) -> str:

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline_kit.cli.presets import GROUPS, Preset, columns, presets
+from pipeline_kit.cli.presets import GROUPS, Preset, presets
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.stdio import prepare_stdout, print_out, say
+from pipeline_kit.cli.tables import columns
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.errors import UsageError, did_you_mean, for_message

@@ -6,13 +6,12 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_kit.cli.commands import cfg
 from pipeline_kit.cli.commands.run_job import JobFlags, folder_path, run_folder
-from pipeline_kit.cli.inputs import ChosenInput, Inputs, add_input_flags
+from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.outputs import (
     Sink,
     check_outputs,
@@ -26,7 +25,7 @@ from pipeline_kit.cli.outputs import (
     table_sink,
 )
 from pipeline_kit.cli.progress import Failures, ProgressBar, Telling, summary
-from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
+from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags
 from pipeline_kit.cli.stdio import (
     flush_out,
     is_terminal,
@@ -39,6 +38,7 @@ from pipeline_kit.cli.stdio import (
 )
 from pipeline_kit.contract.types import RowFailure, RunStats
 from pipeline_kit.errors import UsageError, without_secrets
+from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.parts import InputConfig
 from pipeline_kit.files.read.source import Source
 from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, OutputConfig, ending_of
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
 
 TAKES_WORDS = OVERRIDES
+FORMATS = ("jsonl", "table", "csv", "parquet")
 EPILOG = """\
 examples:
   pipeline-kit run --text "I love this." --text "I hate it."
@@ -81,7 +82,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--format",
-        metavar="jsonl|table|csv|parquet",
+        metavar="|".join(FORMATS),
+        choices=FORMATS,
+        dest="output_format",
         help="default: by the ending of --output; table on a terminal, else jsonl",
     )
     group.add_argument("--stream", action="store_true", help="print one text as it is written, for tasks that write")
@@ -97,15 +100,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run; 1 if any row failed."""
     selection = Selection.of(args)
-    if args.cfg is not None:
-        return cfg.print_configs(selection, args.package, args.resolve)
-    refuse_without_cfg(args)
     folder = None if args.stream else folder_path(args.output)
     if folder is not None:
         return _run_folders(args, selection, folder)
     if args.restart or args.retry or args.log_json:
         raise UsageError("--restart, --retry and --log-json are for jobs: pass --output DIR, a folder")
-    output = output_path(args.output, args.format, FILE_FORMATS)
+    output = output_path(args.output, args.output_format, FILE_FORMATS)
     inputs = Inputs.of(args)
     if args.stream:
         refuse_with_stream(args, selection, inputs)
@@ -116,15 +116,16 @@ def execute(args: argparse.Namespace) -> int:
     if args.stream:
         return run_stream(jobs[0][1], inputs, args.quiet)
     for _, config in jobs:
-        inputs.fields(config.task.takes)
+        Columns.of(config.task.takes, config.input.fields, None, ())
     paths = [numbered(output, i) if output is not None and selection.multirun else output for i in range(len(jobs))]
     check_outputs([("--output", path) for path in paths], inputs.files, selection, [config for _, config in jobs])
-    formats = [_format(output, args.format, config.output) for _, config in jobs]
-    # Without an option of the group input, rows come straight from the files and from stdin as it is written.
-    chosen = any(config.input != InputConfig() for _, config in jobs)
+    formats = [_format(output, args.output_format == "table", config.output) for _, config in jobs]
+    # Without an option that chooses among rows, they come straight from the files and from stdin as it is written.
+    all_rows = InputConfig(format=jobs[0][1].input.format)
+    chosen = any(replace(config.input, fields={}) != all_rows for _, config in jobs)
     failed = 0
-    with inputs.kept(several=len(jobs) > 1 and not chosen), closing(ChosenInput(inputs)) as opened:
-        sources = [opened.source(config.input, config.task.takes) if chosen else None for _, config in jobs]
+    with inputs.spooled_stdin(several=len(jobs) > 1 and not chosen), closing(inputs):
+        sources = [inputs.source(config.input, config.task.takes) if chosen else None for _, config in jobs]
         for number, (overrides, config) in enumerate(jobs):
             heading = without_secrets(overrides) if selection.multirun else None
             printing = OutputPlan(paths[number], formats[number], heading, args.quiet)
@@ -138,6 +139,8 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
         raise UsageError("--quiet and --log-json: pass one of the two")
     if args.restart and args.retry:
         raise UsageError("--restart begins anew, --retry runs rows again that failed; pass one of the two")
+    if args.output_format == "table":
+        raise UsageError("--format table: a folder holds jsonl, csv or parquet")
     inputs = Inputs.of(args)
     jobs = selection.compositions(selection.registry())
     telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
@@ -148,7 +151,7 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     for path, (overrides, config) in zip(paths, jobs, strict=True):
         if selection.multirun and not args.quiet:
             say(f"{path}: {' '.join(without_secrets(overrides)) or 'no overrides'}")
-        flags = JobFlags(selection.plugins, args.format, args.restart, args.retry, telling)
+        flags = JobFlags(selection.plugins, args.restart, args.retry, telling)
         failed += run_folder(config, inputs, path, flags)
     return 1 if failed else 0
 
@@ -185,20 +188,20 @@ class OutputPlan:
         return not self.quiet and (self.path is not None or self.format == "table" or not is_terminal(stdout()))
 
 
-def _format(path: Path | None, asked: str | None, options: OutputConfig) -> str:
+def _format(path: Path | None, table: bool, options: OutputConfig) -> str:
     """Settle the format from the flag, the group ``output`` and the file's ending, in this order.
 
+    :param table: whether the flag asks for a table.
     :raises UsageError: if they contradict each other, or ask for what one file cannot have.
     """
     if options.vectors != "inline":
         raise UsageError(f"output.vectors={options.vectors} is for folders of shards; one file has vectors in its rows")
     if path is not None:
-        chosen = asked or options.format
-        output_path(str(path), chosen, FILE_FORMATS)
-        return chosen or ending_of(path) or "jsonl"
-    if asked is None and options.format not in (None, "jsonl"):
+        output_path(str(path), options.format, FILE_FORMATS)
+        return options.format or ending_of(path) or "jsonl"
+    if options.format not in (None, "jsonl") and not table:
         raise UsageError(f"output.format={options.format} is for files: pass --output FILE.{options.format}")
-    return asked or options.format or ("table" if is_terminal(stdout()) else "jsonl")
+    return "table" if table else options.format or ("table" if is_terminal(stdout()) else "jsonl")
 
 
 def _layout(config: PipelineConfig) -> Layout:
@@ -218,10 +221,12 @@ def _run(config: PipelineConfig, inputs: Inputs, source: Source | None, printing
 
     :param source: the rows that options chose; None: all there are.
     """
-    records = inputs.records(inputs.fields(config.task.takes)) if source is None else ()
+    records = inputs.records(config.input, config.task.takes) if source is None else ()
     layout = None if source is None else _layout(config)
     failures, stats = Failures(), RunStats()
-    bar = ProgressBar(inputs.count if source is None else source.count, printing.bar_wanted)
+    bar = ProgressBar(
+        lambda: inputs.count(config.input.format) if source is None else source.count(), printing.bar_wanted
+    )
 
     def failed(failure: RowFailure) -> None:
         failures.add(failure)
@@ -257,7 +262,7 @@ def refuse_with_stream(args: argparse.Namespace, selection: Selection, inputs: I
 
     :raises UsageError: saying which flag does not go with ``--stream``.
     """
-    flags = {"--output": args.output, "--format": args.format, "--input": inputs.files, "-m": selection.multirun}
+    flags = {"--output": args.output, "--format": args.output_format, "--input": inputs.files, "-m": selection.multirun}
     for flag, given in flags.items():
         if given:
             raise UsageError(f"--stream prints the text of one --text or --json as it is written; leave {flag} out")

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +16,7 @@ from pipeline_kit.cli.inputs import Inputs
 from pipeline_kit.cli.progress import JobProgress, Telling
 from pipeline_kit.cli.signals import stop, stopping
 from pipeline_kit.cli.stdio import no_collection, say
-from pipeline_kit.errors import UsageError, for_message
+from pipeline_kit.errors import UsageError
 from pipeline_kit.files.read.source import Source
 
 if TYPE_CHECKING:
@@ -42,11 +42,9 @@ class JobFlags:
     """What the command line says of a job, besides its config and input.
 
     :param plugins: files and modules of plugins, for the processes that share the job.
-    :param format: that of the shards; None: what the config says.
     """
 
     plugins: Sequence[str]
-    format: str | None
     restart: bool
     retry: bool
     telling: Telling
@@ -60,7 +58,6 @@ def run_folder(config: PipelineConfig, inputs: Inputs, path: Path, flags: JobFla
     from pipeline_kit.job.run import run_to_end
     from pipeline_kit.job.runner import Job
 
-    config = with_flags(config, inputs, flags.format)
     told = _told_again if flags.retry else _told
     with open_source(config, inputs) as source:
         job = Job(config, source, path, build_pipeline, flags.restart, flags.retry, flags.plugins)
@@ -69,20 +66,6 @@ def run_folder(config: PipelineConfig, inputs: Inputs, path: Path, flags: JobFla
     if flags.telling != "quiet":
         say(told(summary, path))
     return 1 if summary.dead or not summary.complete else 0
-
-
-def with_flags(config: PipelineConfig, inputs: Inputs, format: str | None) -> PipelineConfig:
-    """Put ``--fields``, ``--input-format`` and ``--format`` into the config, where the job remembers them.
-
-    :raises UsageError: for a format that is not one of shards.
-    """
-    if format not in (None, "jsonl", "csv", "parquet"):
-        raise UsageError(f"--format {for_message(format, 40)}: a folder holds jsonl, csv or parquet")
-    fields = {**config.input.fields, **inputs.columns}
-    reading = replace(config.input, fields=fields, format=inputs.format or config.input.format)
-    writing = config.output if format is None else replace(config.output, format=format)  # type: ignore[arg-type]
-    data = {**config.data, "input": asdict(reading), "output": asdict(writing)}
-    return replace(config, input=reading, output=writing, data=data)
 
 
 def open_source(config: PipelineConfig, inputs: Inputs) -> Source:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline_kit.cli.commands.ls import print_groups, warn_of_failed
-from pipeline_kit.cli.presets import GROUPS, Preset, columns, presets
+from pipeline_kit.cli.presets import GROUPS, Preset, presets
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.stdio import prepare_stdout, print_out
+from pipeline_kit.cli.tables import columns
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.compose.schema import POLICIES
 from pipeline_kit.contract.options import OptionInfo, defaults, list_options

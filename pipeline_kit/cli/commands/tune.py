@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from pipeline_kit.bench.machine import counted
-from pipeline_kit.cli.commands import cfg
+from pipeline_kit.bench.machine import counted, counted_texts
 from pipeline_kit.cli.inputs import add_input_flags
 from pipeline_kit.cli.outputs import check_outputs, output_path
 from pipeline_kit.cli.selection import (
@@ -22,10 +18,10 @@ from pipeline_kit.cli.selection import (
     Selection,
     add_selection_flags,
     as_table,
-    refuse_without_cfg,
     report_writer,
 )
-from pipeline_kit.cli.stdio import no_collection, say, stdout
+from pipeline_kit.cli.stdio import no_collection, say
+from pipeline_kit.cli.tables import console, machine_line, print_lines, table
 from pipeline_kit.cli.texts import BenchTexts, add_text_flags
 from pipeline_kit.errors import UsageError, for_message, without_secrets
 
@@ -77,7 +73,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--save", metavar="FILE.yaml", help="write the best as a preset for: run --config FILE.yaml")
     group.add_argument("--force", action="store_true", help="let --save overwrite a file")
     group.add_argument("--output", "-o", metavar="FILE", help="write the report here, one line of JSON")
-    group.add_argument("--format", metavar="jsonl|table", help="default: table on a terminal, else jsonl")
+    group.add_argument(
+        "--format", metavar="jsonl|table", choices=["jsonl", "table"], help="default: table on a terminal, else jsonl"
+    )
     group.add_argument("--quiet", "-q", action="store_true", help="no progress and no notes")
     add_selection_flags(parser)
 
@@ -85,27 +83,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Search and report; 1 if texts failed and were left out, 130 after ctrl-c."""
     from pipeline_kit.bench.machine import load_per_cpu
+    from pipeline_kit.tune.preset import check_target, secrets_of
 
     load = load_per_cpu()  # before this process adds to it
     selection = Selection.of(args)
-    if args.cfg is not None:
-        return cfg.print_configs(selection, args.package, args.resolve)
-    refuse_without_cfg(args)
     _check(args)
     output = output_path(args.output, args.format)
-    save = _save_path(args, selection)
+    save = None if args.save is None else Path(args.save).expanduser()
+    if save is not None:
+        check_target(save, args.force, selection.plugins)
     texts = BenchTexts.of(args)
     registry = selection.registry()
     [(_, config)] = selection.compositions(registry)
     check_outputs([("--output", output), ("--save", save)], texts.files, selection, [config])
     texts.check(config)
-    with report_writer(output, args.format, _tables) as write:
+    with report_writer(output, args.format, print_trials) as write:
         report, search = _search(config, registry, selection, args, texts, load)
-        preset = _preset(report, search, selection, save)
+        best = None if report["winner"] is None else search.trials[report["winner"]].candidate.config
+        preset = None if best is None else _preset(report, best, selection, save)
         write({**report, "preset": preset})
     _keep(report, preset, save, args)
-    left_out = [] if preset is None else _secrets(report, search)
-    if left_out:
+    if best is not None and (left_out := secrets_of(best)):
         say(f"secrets are not in the preset; pass them again behind it: {' '.join(without_secrets(left_out))}")
     if report["interrupted"]:
         return 130
@@ -127,16 +125,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--force lets --save FILE overwrite a file; there is no --save")
 
 
-def _save_path(args: argparse.Namespace, selection: Selection) -> Path | None:
-    if args.save is None:
-        return None
-    from pipeline_kit.tune.preset import check_target
-
-    path = Path(args.save).expanduser()
-    check_target(path, args.force, selection.plugins)
-    return path
-
-
 def _search(
     config: PipelineConfig,
     registry: Registry,
@@ -146,7 +134,9 @@ def _search(
     load: float | None,
 ) -> tuple[dict[str, Any], Search]:
     from pipeline_kit.bench.machine import machine_facts
+    from pipeline_kit.bench.sides import PipelineSide
     from pipeline_kit.builtin.quiet import quiet
+    from pipeline_kit.compose.build import build
     from pipeline_kit.compose.plugins import load_all_plugins
     from pipeline_kit.tune.report import report_of
     from pipeline_kit.tune.search import Effort, Search
@@ -155,54 +145,31 @@ def _search(
 
     load_all_plugins(registry)
     with no_collection():
-        side = _side("your config", config)
+        side = PipelineSide("your config", build(config), config)
     examples, notes = texts.examples(side)
     notes += [f"the plugin {who} failed to load: {for_message(str(why))}" for who, why in registry.failed.items()]
     space = SearchSpace(config, side.device, registry, selection.config_dirs, compiled=args.compile)
     plan = Effort(60 * args.minutes, args.repeats, AccuracyLimits(args.tolerance, args.min_agreement))
-    search = Search(space, side, plan, _open, tell=(lambda line: None) if args.quiet else say)
+
+    def open_side(candidate: Candidate) -> PipelineSide:
+        assert candidate.config is not None
+        return PipelineSide(candidate.engine, build(candidate.config), candidate.config)
+
+    search = Search(space, side, plan, open_side, tell=(lambda line: None) if args.quiet else say)
     with quiet():
         search.run(examples)
     return report_of(search, machine_facts(side.device, load), texts.source, len(examples), notes), search
 
 
-def _open(candidate: Candidate) -> PipelineSide:
-    assert candidate.config is not None
-    return _side(candidate.engine, candidate.config)
-
-
-def _side(name: str, config: PipelineConfig) -> PipelineSide:
-    from pipeline_kit.bench.sides import PipelineSide
-    from pipeline_kit.compose.build import build
-
-    return PipelineSide(name, build(config), config)
-
-
-def _preset(report: dict[str, Any], search: Search, selection: Selection, save: Path | None) -> str | None:
-    """Return the winner as YAML; None if there is none."""
+def _preset(report: dict[str, Any], best: PipelineConfig, selection: Selection, save: Path | None) -> str:
+    """Return the winner's config as YAML."""
     from pipeline_kit.tune.preset import preset_text
     from pipeline_kit.tune.report import preset_comment
 
-    if report["winner"] is None:
-        return None
-    config = search.trials[report["winner"]].candidate.config
-    assert config is not None
     words = [word for plugin in selection.plugins for word in ("--plugin", plugin)]
-    text = ' --text "I love this."' if config.task.takes[0].rstrip("?") == "text" else " --input FILE"
-    run = " ".join(["pipeline-kit run", *words, "--config", _name(config) if save is None else save.name])
-    return preset_text(config, preset_comment(report, config, run + text), selection.plugins)
-
-
-def _secrets(report: dict[str, Any], search: Search) -> list[str]:
-    from pipeline_kit.tune.preset import secrets_of
-
-    config = search.trials[report["winner"]].candidate.config
-    assert config is not None
-    return secrets_of(config)
-
-
-def _name(config: PipelineConfig) -> str:
-    return f"tuned-{config.task.name}.yaml"
+    text = ' --text "I love this."' if best.task.takes[0].rstrip("?") == "text" else " --input FILE"
+    run = " ".join(["pipeline-kit run", *words, "--config", save.name if save else f"tuned-{best.task.name}.yaml"])
+    return preset_text(best, preset_comment(report, best, run + text), selection.plugins)
 
 
 def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: argparse.Namespace) -> None:
@@ -227,27 +194,29 @@ def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: a
             say(f"note: {note}")
 
 
-def _tables() -> Callable[[dict[str, Any]], object]:
-    return print_trials
-
-
 _ENGINE_WIDTH = 21
 _COLUMNS = ("budget", "thr", "texts/s", "tokens/s", "ratio", "same", "diff")
 
 
 def print_trials(report: Mapping[str, Any]) -> None:
     """Print what was tried, the fastest first, then what may not be chosen, then what did not run."""
-    console = Console(file=stdout())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("engine", overflow="fold", min_width=_ENGINE_WIDTH)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
+    screen = console()
+    shown = table("engine", *_COLUMNS, pad_edge=False, collapse_padding=True)
+    shown.columns[0].min_width = _ENGINE_WIDTH
     for trial in sorted(report["trials"], key=_order):
         style = "bold" if trial["chosen"] else "dim" if trial["problem"] or trial["excluded"] else None
-        table.add_row(Text(_engine(trial)), *_cells(trial), style=style)
-    console.print(table)
-    for line in _lines(report):
-        console.print(Text(for_message(line, 1000)), soft_wrap=True)
+        shown.add_row(Text(_engine(trial)), *_cells(trial), style=style)
+    screen.print(shown)
+    texts, machine, floors = report["texts"], report["machine"], report["floors"]
+    limit = "" if floors["tolerance"] is None else f", a difference of {floors['tolerance']:g} at the most"
+    lines = (
+        "ratio: how many times as fast as your config; *: measured anew, side by side, and chosen among; "
+        "same: texts with the same answer; diff: the largest difference of a number",
+        f"{counted_texts(texts)}, {texts['different']:,} different; answers are compared with "
+        f"{report['reference']}: at least {floors['min_agreement']:.1%} the same{limit}",
+        machine_line(machine, counted(machine["processors"], "processor")),
+    )
+    print_lines(lines, screen, report["notes"])
 
 
 def _order(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
@@ -278,19 +247,3 @@ def _engine(trial: Mapping[str, Any]) -> str:
         return f"{name}: take this"
     reason = trial["problem"] or trial["excluded"]
     return f"{name}: {for_message(reason)}" if reason else name
-
-
-def _lines(report: Mapping[str, Any]) -> list[str]:
-    texts, machine, floors = report["texts"], report["machine"], report["floors"]
-    source = "given texts" if texts["source"] == "given" else f"texts of the sample '{texts['source']}'"
-    limit = "" if floors["tolerance"] is None else f", a difference of {floors['tolerance']:g} at the most"
-    return [
-        "ratio: how many times as fast as your config; *: measured anew, side by side, and chosen among; "
-        "same: texts with the same answer; diff: the largest difference of a number",
-        f"{texts['rows']:,} {source}, {texts['different']:,} different; answers are compared with "
-        f"{report['reference']}: at least {floors['min_agreement']:.1%} the same{limit}",
-        f"{machine['gpu'] or machine['processor']} ({machine['capability']}), "
-        f"{counted(machine['processors'], 'processor')}, torch {machine['torch']}, "
-        f"transformers {machine['transformers']}, pipeline-kit {machine['pipeline_kit']}, {machine['date']}",
-        *(f"note: {note}" for note in report["notes"]),
-    ]

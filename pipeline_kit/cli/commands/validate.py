@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags, refuse_without_cfg
+from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags
 from pipeline_kit.cli.stdio import print_out
 from pipeline_kit.errors import UsageError, for_message, without_secrets
 
@@ -33,9 +33,6 @@ def execute(args: argparse.Namespace) -> int:
         args.config = files[0]
         args.words = [word for word in args.words if word not in files]
     selection = Selection.of(args)
-    if args.cfg is not None:
-        raise UsageError("--cfg prints a config; use: pipeline-kit cfg")
-    refuse_without_cfg(args)
     registry = selection.registry()
     for overrides, config in selection.compositions(registry):
         if args.build:
