@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import io
+import json
 import os
 import shutil
 import sys
@@ -36,7 +38,7 @@ TASKS = {
     "multiple-choice": ("multiple-choice", "choice"),
     "text-ranking": ("sequence-classification", "ranking"),
     "sentence-embedding": ("base", "pooling"),
-    "feature-extraction": ("base", "pooling"),
+    "feature-extraction": ("base", "features"),
     "text-generation": ("causal-lm", "generated_text"),
     "text2text-generation": ("seq2seq-lm", "generated_text"),
     "summarization": ("seq2seq-lm", "generated_text"),
@@ -69,12 +71,22 @@ def checkpoint(architecture: str = "bert", **options: Any) -> Path:
     return folder
 
 
+@functools.cache
+def scratch() -> Path:
+    """Return a folder for what tests share, which is removed when this process ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 def pipeline_of(
     task: str,
     folder: Path,
-    *,
     tokenizer: Mapping[str, Any] | None = None,
+    *,
     model: Mapping[str, Any] | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    languages: tuple[str | None, str | None] = (None, None),
     **postprocessor: Any,
 ) -> Pipeline:
     """Build a task's own stages on `folder`, without Hydra: `postprocessor` and the mappings are stage options."""
@@ -82,14 +94,23 @@ def pipeline_of(
     builtin.register(registry)
     head, name = TASKS[task]
     data = {
-        "task": {"name": task, "head": head},
-        "checkpoint": {"path": str(folder)},
+        "task": {"name": task, "head": head, "src_lang": languages[0], "tgt_lang": languages[1]},
+        "checkpoint": {"path": str(folder), **(checkpoint or {})},
         "tokenizer": {"name": "hf", **(tokenizer or {})},
         "model": {"name": "generate" if name == "generated_text" else "hf", **(model or {})},
         "postprocessor": {"name": name, **postprocessor},
         "device": {"name": "cpu", "threads": 1},
     }
     return build(parse_config(data, registry, []))
+
+
+def with_files(folder: Path, **files: Mapping[str, Any]) -> Path:
+    """Merge keys into JSON files of a checkpoint: ``with_files(folder, config={...})``."""
+    for name, keys in files.items():
+        path = folder / f"{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps({**found, **keys}), encoding="utf-8")
+    return folder
 
 
 @dataclass(frozen=True)

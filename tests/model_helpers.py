@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint
 
 from pipeline_kit.builtin.models.hf.stage import HfModel
 from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.contract.types import Checkpoint, Device, Encoding, Side, TokenBatch
 from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 ROWS: tuple[tuple[int, ...], ...] = ((40, 41, 42), (50,), (60, 61, 62, 63, 64, 65, 66, 67, 68), (70, 80, 90, 100))
 SIDES: tuple[Side, ...] = ("right", "left")
@@ -25,17 +25,9 @@ HEAD = "sequence-classification"
 Make = Callable[..., Path]
 
 
-def maker(factory: pytest.TempPathFactory) -> Make:
-    """Return a function that writes a tiny checkpoint once for each way it is asked for."""
-    made: dict[str, Path] = {}
-
-    def build(architecture: str = "bert", **options: Any) -> Path:
-        key = f"{architecture} {options}"
-        if key not in made:
-            made[key] = tiny_checkpoint(factory.mktemp("model") / "checkpoint", architecture, **options)
-        return made[key]
-
-    return build
+def maker(_: pytest.TempPathFactory) -> Make:
+    """Return the function that writes each tiny checkpoint once."""
+    return checkpoint
 
 
 def checkpoint_of(folder: Path) -> Checkpoint:

@@ -1,25 +1,138 @@
-"""What the parity tests of several tasks share."""
+"""What tests of parity share: a checkpoint, how the results of a task are compared, and every way to batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import transformers
+from harness import TASKS, checkpoint, pipeline_of, with_files
 
 from pipeline_kit import Pipeline
 from pipeline_kit.contract.types import Side
+from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 
-__all__ = ["policies"]
+TOLERANCE = 1e-5
+MAX_LENGTH = 48
+RIGHT: frozenset[Side] = frozenset({"right"})
+LEFT: frozenset[Side] = frozenset({"left"})
+BOTH: frozenset[Side] = RIGHT | LEFT
+NEITHER: frozenset[Side] = frozenset()
 
 
-def policies(pipe: Pipeline, sides: Iterable[Side], max_length: int) -> list[PaddingPolicy]:
-    """Every padding policy on each of `sides`, none of them where there is no padding token."""
-    pad = pipe.padding.pad_token_id
-    found = [PaddingPolicy("none", "right", pad)]
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint: the arguments of ``tiny_checkpoint``, and on which sides it may be padded.
+
+    :param files: keys of JSON files that are put into the folder.
+    :param generation: options of generation, for both.
+    """
+
+    parity: Parity
+    architecture: str
+    sides: frozenset[Side]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        named = {**self.options, **self.files, **self.generation}
+        said = (f"{key}={value}".replace("torch.nn.modules.", "") for key, value in named.items())
+        return "-".join([self.parity.task, self.architecture, *said])
+
+    def folder(self, place: Path) -> Path:
+        """Return the checkpoint; one with files of its own is a copy in `place`."""
+        head = TASKS[self.parity.task][0]
+        found = checkpoint(self.architecture, head=head, **self.parity.sizes, **self.options)
+        if self.files:
+            found = shutil.copytree(found, place / "checkpoint")
+            self.parity.prepare(self, found)
+            with_files(found, **self.files)
+        return found
+
+
+Variant = tuple[Mapping[str, Any], Mapping[str, Any], Sequence[Any]]
+"""Our options of the postprocessor, the options of the reference, and the examples for both."""
+
+
+class Parity:
+    """How the results of a task are compared."""
+
+    task: ClassVar[str]
+    examples: ClassVar[Sequence[Any]]
+    ours: ClassVar[Mapping[str, Any]] = {}
+    theirs: ClassVar[Mapping[str, Any]] = {}
+    model: ClassVar[Mapping[str, Any]] = {}
+    sizes: ClassVar[Mapping[str, Any]] = {"max_positions": MAX_LENGTH}
+
+    def prepare(self, case: Case, folder: Path) -> None:
+        """Change a copy of the checkpoint before its `files` are written."""
+
+    def pipe(self, case: Case, folder: Path, **ours: Any) -> Pipeline:
+        return pipeline_of(self.task, folder, model=self.model, **ours)
+
+    def reference(self, case: Case, folder: Path) -> Any:
+        return transformers.pipeline(self.task, model=str(folder), device="cpu")
+
+    def texts(self, case: Case) -> Sequence[Any]:
+        return self.examples
+
+    def expected(self, reference: Any, example: Any, **theirs: Any) -> Any:
+        """Return the reference's answer to one example, in the form that `read` makes of ours."""
+        raise NotImplementedError
+
+    def read(self, result: Mapping[str, Any]) -> Any:
+        """Return what is compared, after checking what a result says twice."""
+        raise NotImplementedError
+
+    def close(self, found: Any, wanted: Any) -> bool:
+        """Return whether two answers are equal to the tolerance."""
+        raise NotImplementedError
+
+    def differ(self, wanted: Sequence[Any]) -> bool:
+        """Return whether the answers differ enough from example to example for the comparison to be of use."""
+        raise NotImplementedError
+
+    def variants(self, case: Case, reference: Any) -> Iterator[Variant]:
+        """Yield the options to compare besides `ours` and `theirs`."""
+        yield from ()
+
+    def check(self, example: Any, result: Mapping[str, Any]) -> None:
+        """Check what holds for every result of `example`."""
+
+
+def ways(pipe: Pipeline) -> Iterator[Pipeline]:
+    """Yield the pipeline with every padding policy on every side that is safe, each with one of three batchings.
+
+    Every side meets every batching, and every policy two of them.
+    """
+    pad, limit = pipe.padding.pad_token_id, pipe.tokenizer.max_length or 64
+    policies = [PaddingPolicy("none", "right", pad)]
     if pipe.tokenizer.pad_token_id is not None:
-        for side in sorted(sides):
-            found += [
-                PaddingPolicy("longest", side, pad, max_length),
-                PaddingPolicy("max_length", side, pad, max_length),
-                PaddingPolicy("multiple_of", side, pad, max_length, multiple_of=7),
-            ]
-    return found
+        for side in sorted(pipe.model.supported_sides):
+            policies += [PaddingPolicy("longest", side, pad, limit), PaddingPolicy("max_length", side, pad, limit)]
+            policies += [PaddingPolicy("multiple_of", side, pad, limit, multiple_of=7)]
+    batchings = (BatchingPolicy(), BatchingPolicy(max_tokens=90), BatchingPolicy(False, None, 3, 4))
+    for place, policy in enumerate(policies):
+        yield replace(pipe, padding=policy, batching=batchings[(place + place // 4) % 3])
+
+
+def check_any_order(
+    pipe: Pipeline, examples: Sequence[Any], wanted: Sequence[Any], close: Callable[[Mapping[str, Any], Any], bool]
+) -> None:
+    """Check that the results of every way to batch are `wanted`, whatever the order."""
+    order, chance = list(range(len(examples))), random.Random(7)
+    for way in ways(pipe):
+        chance.shuffle(order)
+        for place, result in zip(order, way([examples[place] for place in order]), strict=True):
+            assert close(result, wanted[place]), (way.padding, way.batching, examples[place], result, wanted[place])
+
+
+def near(found: Mapping[Any, float], wanted: Mapping[Any, float]) -> bool:
+    """Return whether two mappings have the same keys, and numbers that are equal to the tolerance."""
+    return found.keys() == wanted.keys() and all(abs(found[key] - wanted[key]) <= TOLERANCE for key in wanted)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import scratch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
@@ -140,3 +142,10 @@ def from_json(checkpoint: Checkpoint, requires: frozenset[str] = frozenset(), **
 
 
 BOTH = (hf, from_json)
+
+
+@cache
+def kept(name: str) -> Checkpoint:
+    """Return a folder of a kind, or of "left", a bert that is cut and padded on the left. Nobody may change it."""
+    left = {"truncation_side": "left", "padding_side": "left"}
+    return save(scratch() / name, "bert", names=left) if name == "left" else save(scratch() / name, name)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from harness import checkpoint
 
 from pipeline_kit.builtin.models.kernels.linears import can_quantize
 from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
 from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.contract.types import Device
-from pipeline_kit.testing import ModelConformance, tiny_checkpoint
+from pipeline_kit.testing import ModelConformance
 
 
 class Engine(ModelConformance):
@@ -19,14 +19,9 @@ class Engine(ModelConformance):
 
     stage = "hf"
     dtype: ClassVar[str] = "float32"
-    folder: Path
-
-    @pytest.fixture(autouse=True)
-    def _make_folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
-        self.folder = tiny_checkpoint(tmp_path_factory.mktemp("engine") / "bert")
 
     def context(self, device: Device | None = None) -> StageContext:
-        found = resolve_checkpoint(CheckpointConfig(path=str(self.folder)))
+        found = resolve_checkpoint(CheckpointConfig(path=str(checkpoint())))
         return StageContext(found, device or Device(dtype=self.dtype), "sequence-classification")
 
 

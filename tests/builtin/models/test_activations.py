@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-import pipeline_kit as pk
 from pipeline_kit.builtin.models.kernels.linears import PackedLinear, can_pack
 from pipeline_kit.builtin.models.kernels.replace import FusedLinear, PostOp, activations_after, replace_linears
 from pipeline_kit.contract.types import Device
-from pipeline_kit.testing import tiny_checkpoint
 
 TEXTS = ["I love this movie.", "a", "It was a terrible film, and the plot was so dull that I never want it again!"]
 
@@ -116,14 +112,3 @@ def test_an_activation_of_several_layers_is_taken_over_by_all_of_them_or_by_none
     done = replace_linears(block, one, lambda: {"out": run(block)}, 2e-5)
     assert done.activations == 0
     torch.testing.assert_close(run(block), expected, atol=1e-6, rtol=1e-5)
-
-
-@needs_onednn
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "llama", "t5"])
-def test_the_activations_of_real_networks_are_found(architecture: str, tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "c", architecture)
-    options = (f"checkpoint.path={folder}", "device=cpu", "postprocessor=logits")
-    eager, fast = (pk.load(*options, f"model.linear={kernel}") for kernel in ("eager", "packed"))
-    assert fast.description["model"]["fused_activations"] > 0
-    for left, right in zip(eager(TEXTS), fast(TEXTS), strict=True):
-        assert left["logits"] == pytest.approx(right["logits"], abs=1e-5)

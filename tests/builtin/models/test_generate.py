@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from generate_helpers import NEW, TEXTS, shuffled_agree, texts, with_files, writer
+from generate_helpers import NEW, TEXTS, shuffled_agree, texts, writer
+from harness import checkpoint, with_files
 
 from pipeline_kit.builtin.models.generate.search import Draw, draws, end_of
 from pipeline_kit.builtin.models.generate.settings import settle
@@ -26,17 +27,17 @@ from pipeline_kit.contract.types import Device, Encoding
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, RowError, UsageError
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
-from pipeline_kit.testing import ModelConformance, tiny_checkpoint
+from pipeline_kit.testing import ModelConformance
 
 
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("llama") / "checkpoint", "llama", head="causal-lm")
+@pytest.fixture
+def llama() -> Path:
+    return checkpoint("llama", head="causal-lm")
 
 
-@pytest.fixture(scope="session")
-def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("t5") / "checkpoint", "t5", head="seq2seq-lm")
+@pytest.fixture
+def t5() -> Path:
+    return checkpoint("t5", head="seq2seq-lm")
 
 
 class OnCheckpoint:
@@ -44,14 +45,9 @@ class OnCheckpoint:
 
     architecture: ClassVar[str]
     head: ClassVar[str]
-    folder: Path
-
-    @pytest.fixture(autouse=True)
-    def _make(self, llama: Path, t5: Path) -> None:
-        self.folder = {"llama": llama, "t5": t5}[self.architecture]
 
     def context(self, device: Device | None = None) -> StageContext:
-        found = resolve_checkpoint(CheckpointConfig(path=str(self.folder)))
+        found = resolve_checkpoint(CheckpointConfig(path=str(checkpoint(self.architecture, head=self.head))))
         return StageContext(found, device or Device(), self.head)
 
 
@@ -284,12 +280,12 @@ def test_the_checkpoint_draws_and_the_user_wants_beams(llama: Path, tmp_path: Pa
     writer(both, generation={"do_sample": False})
 
 
-def test_more_tokens_than_positions(llama: Path, tmp_path: Path) -> None:
+def test_more_tokens_than_positions(llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"max_new_tokens: '64' leaves no room.*64 positions.*\n.*1 to 63"):
         writer(llama, most=64)
     with pytest.raises(ConfigError, match=r"tokenizer.max_length: '60'.*56 tokens.*beside the 8 that the model writes"):
         writer(llama, tokenizer={"max_length": 60})
-    bart = tiny_checkpoint(tmp_path / "bart", "bart", head="seq2seq-lm")
+    bart = checkpoint("bart", head="seq2seq-lm")
     with pytest.raises(ConfigError, match=r"more than the checkpoint's decoder has positions for"):
         writer(bart, "summarization", most=64)
 
@@ -326,20 +322,20 @@ def test_code_in_the_folder_is_not_run(llama: Path, tmp_path: Path) -> None:
         writer(folder)
 
 
-def test_the_wrong_head(llama: Path, t5: Path, tmp_path: Path) -> None:
+def test_the_wrong_head(llama: Path, t5: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no seq2seq-lm head"):
         writer(llama, "summarization")
     for head, task in (("sequence-classification", "text-classification"), ("token-classification", "token-class")):
-        classifier = tiny_checkpoint(tmp_path / head, "gpt2", head=head)
+        classifier = checkpoint("gpt2", head=head)
         with pytest.raises(CheckpointError, match=f"no causal-lm head.*task={task}"):
             writer(classifier)
-    bert = tiny_checkpoint(tmp_path / "bert", "bert", head="masked-lm")
+    bert = checkpoint("bert", head="masked-lm")
     with pytest.raises(CheckpointError, match=r"no causal-lm head.*task=fill-mask"):
         writer(bert)
-    bart = tiny_checkpoint(tmp_path / "bart", "bart", head="seq2seq-lm")
+    bart = checkpoint("bart", head="seq2seq-lm")
     with pytest.raises(CheckpointError, match=r"no causal-lm head.*task=summarization"):
         writer(bart)
-    writer(tiny_checkpoint(tmp_path / "base", "bart", head="base"), "summarization")
+    writer(checkpoint("bart", head="base"), "summarization")
     with pytest.raises(CheckpointError, match=r"no causal-lm head"):
         writer(t5)
 
@@ -393,9 +389,9 @@ def test_an_error_in_the_thread_reaches_the_reader(llama: Path) -> None:
 # Padding.
 
 
-def test_ngrams_need_rows_of_equal_length(t5: Path, tmp_path: Path) -> None:
+def test_ngrams_need_rows_of_equal_length(t5: Path) -> None:
     """transformers bans runs of tokens in a prompt together with its padding, so none may be there."""
-    folder = tiny_checkpoint(tmp_path / "x", "gpt2", head="causal-lm", pad_token="<|endoftext|>")
+    folder = checkpoint("gpt2", head="causal-lm", pad_token="<|endoftext|>")
     pipe = writer(folder, generation={"no_repeat_ngram_size": 1})
     assert pipe.padding.name == "none"
     assert any("padding changes" in note for note in pipe.description["notes"])
@@ -403,8 +399,8 @@ def test_ngrams_need_rows_of_equal_length(t5: Path, tmp_path: Path) -> None:
     assert writer(t5, "summarization", generation={"no_repeat_ngram_size": 1}).padding.name == "longest"
 
 
-def test_a_checkpoint_without_a_padding_token(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "x", "gpt2", head="causal-lm", pad_token=False)
+def test_a_checkpoint_without_a_padding_token() -> None:
+    folder = checkpoint("gpt2", head="causal-lm", pad_token=False)
     pipe = writer(folder)
     assert pipe.padding.name == "none"
     assert texts(pipe(list(TEXTS))) == [pipe(text)["text"] for text in TEXTS]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import transformers
-from generate_helpers import NEW, TEMPLATE, TEXTS, texts, with_files, writer
+from generate_helpers import NEW, TEMPLATE, TEXTS, texts, writer
+from harness import checkpoint, with_files
 
 from pipeline_kit import Pipeline
 from pipeline_kit.builtin.tokenizers.chat import Rendered
@@ -100,8 +101,8 @@ def test_full_text_is_the_written_conversation(folder: Path, pipe: Pipeline) -> 
     assert "".join(full.stream_text({"messages": TALK})) == full({"messages": TALK})["text"]
 
 
-def test_no_template(tmp_path: Path) -> None:
-    pipe = writer(tiny_checkpoint(tmp_path / "x", "gpt2", head="causal-lm"))
+def test_no_template() -> None:
+    pipe = writer(checkpoint("gpt2", head="causal-lm"))
     with pytest.raises(RowError, match=r"input: ExampleError: .* has no chat template.*'text' instead of 'messages'"):
         pipe({"messages": TALK})
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import transformers
-from generate_helpers import NEW, TEXTS, shuffled_agree, with_files, writer
+from generate_helpers import NEW, TEXTS, shuffled_agree, writer
+from harness import checkpoint, with_files
 
 from pipeline_kit.errors import ConfigError
-from pipeline_kit.testing import tiny_checkpoint
 from pipeline_kit.testing.checkpoints import tiny_translator
 
 CODES = ("eng_Latn", "fra_Latn", "deu_Latn")
@@ -77,16 +77,16 @@ def test_a_tokenizer_that_cannot_frame(folder: Path, tmp_path: Path) -> None:
         writer(plain, "translation", languages=CODES[:2])
 
 
-def test_a_checkpoint_of_one_pair(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "marian", "marian", head="seq2seq-lm")
+def test_a_checkpoint_of_one_pair() -> None:
+    folder = checkpoint("marian", head="seq2seq-lm")
     assert writer(folder, "translation")("a")["text"]
     with pytest.raises(ConfigError, match=r"task.src_lang: .* has no languages to choose from"):
         writer(folder, "translation", languages=("en", "de"))
 
 
-def test_pairs_by_prefix(tmp_path: Path) -> None:
+def test_pairs_by_prefix() -> None:
     params = {f"translation_en_to_{code}": {"prefix": f"to {code}: "} for code in ("de", "fr")}
-    folder = tiny_checkpoint(tmp_path / "t5", "t5", head="seq2seq-lm", task_specific_params=params)
+    folder = checkpoint("t5", head="seq2seq-lm", task_specific_params=params)
     german = writer(folder, "translation", languages=("en", "de"))
     by_hand = writer(folder, "text2text-generation", postprocessor={"prefix": "to de: "})
     assert german(TEXTS[0]) == by_hand(TEXTS[0])

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_helpers import HEAD, ROWS, SIDES, Make, batch_of, largest_difference, load, maker, rows_of
+from model_helpers import HEAD, ROWS, SIDES, batch_of, largest_difference, load, rows_of
 from torch._dynamo.testing import CompileCounter
 
 import pipeline_kit as pk
@@ -31,11 +32,6 @@ BATCHES: tuple[Sequence[Sequence[int]], ...] = (
 )
 HEADS = ("base", "masked-lm", "multiple-choice", "question-answering", HEAD, "token-classification")
 needs_onednn = pytest.mark.skipif(not can_pack(Device()), reason="this build of torch has no oneDNN")
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    return maker(tmp_path_factory)
 
 
 @pytest.fixture
@@ -92,13 +88,13 @@ def test_filling_up_adds_padding_and_copies(side: Side) -> None:
     assert filled.padded
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("architecture", ["bert", "llama", "roberta"])
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [*(("bert", head) for head in HEADS), ("llama", HEAD), ("llama", "token-classification"), ("roberta", "base")],
+)
 @pytest.mark.usefixtures("uncompiled")
-def test_filled_up_batches_give_the_same(make: Make, architecture: str, head: str) -> None:
-    if architecture == "llama" and head in ("masked-lm", "multiple-choice"):
-        return  # there are no such networks
-    folder = make(architecture, head=head)
+def test_filled_up_batches_give_the_same(architecture: str, head: str) -> None:
+    folder = checkpoint(architecture, head=head)
     plain, other = load(folder, head), bucketed(load(folder, head))
     for side in plain.supported_sides:
         for rows in BATCHES:
@@ -108,13 +104,13 @@ def test_filled_up_batches_give_the_same(make: Make, architecture: str, head: st
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_only_buckets_reach_the_network(make: Make) -> None:
+def test_only_buckets_reach_the_network() -> None:
     shapes = []
 
     def see(module: Any, args: Any, given: dict[str, Any]) -> None:
         shapes.append((tuple(given["input_ids"].shape), "attention_mask" in given))
 
-    other = bucketed(load(make(), HEAD), 40, see)
+    other = bucketed(load(checkpoint(), HEAD), 40, see)
     for rows in BATCHES * 2:
         shapes.clear()
         other.forward(batch_of(rows))
@@ -127,10 +123,10 @@ def test_only_buckets_reach_the_network(make: Make) -> None:
 
 
 @pytest.mark.parametrize("filled", [False, True])
-def test_a_few_graphs_serve_all_batches(make: Make, filled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_graphs_serve_all_batches(filled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
-    plain, other = load(make("distilbert"), "base"), load(make("distilbert"), "base", compile=True)
+    plain, other = load(checkpoint("distilbert"), "base"), load(checkpoint("distilbert"), "base", compile=True)
     if filled:
         bucketed(other)
     for rows in (*BATCHES, *([[40 + n] * (n + 2) for n in range(many)] for many in range(2, 12))):
@@ -141,8 +137,8 @@ def test_a_few_graphs_serve_all_batches(make: Make, filled: bool, monkeypatch: p
 
 
 @needs_onednn
-def test_the_compiler_gives_the_same_with_packed_layers(make: Make) -> None:
-    folder = make("distilbert", n_layers=1)
+def test_the_compiler_gives_the_same_with_packed_layers() -> None:
+    folder = checkpoint("distilbert", n_layers=1)
     plain, other = load(folder, linear="eager"), load(folder, compile=True, linear="packed")
     assert other.details["compile"] is True
     assert other.details["packed_linears"] > 0
@@ -152,14 +148,14 @@ def test_the_compiler_gives_the_same_with_packed_layers(make: Make) -> None:
 
 
 def test_without_a_cpp_compiler_the_network_runs_as_it_is(
-    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from torch._inductor import config, cpu_vec_isa
 
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     monkeypatch.setattr(config, "force_disable_caches", True)
     monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", list)
-    check_falls_back(make, caplog, "no-such-compiler")
+    check_falls_back(caplog, "no-such-compiler")
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -176,10 +172,10 @@ def refuse(*_: Any, **__: Any) -> Any:
     ids=["at once", "when it runs", "wrong answers"],
 )
 def test_where_it_fails_the_network_runs_as_it_is(
-    make: Make, compiler: Any, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    compiler: Any, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch, "compile", compiler)
-    check_falls_back(make, caplog, why)
+    check_falls_back(caplog, why)
 
 
 def wrong(output: Any) -> Any:
@@ -187,10 +183,10 @@ def wrong(output: Any) -> Any:
     return output
 
 
-def check_falls_back(make: Make, caplog: pytest.LogCaptureFixture, why: str) -> None:
-    plain = load(make())
+def check_falls_back(caplog: pytest.LogCaptureFixture, why: str) -> None:
+    plain = load(checkpoint())
     with caplog.at_level(logging.WARNING, "pipeline_kit"):
-        other = load(make(), compile=True)
+        other = load(checkpoint(), compile=True)
         for rows in BATCHES:
             assert difference(plain, other, rows, "right") < 1e-5
     assert why in other.details["compile"]
@@ -200,19 +196,19 @@ def check_falls_back(make: Make, caplog: pytest.LogCaptureFixture, why: str) -> 
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_what_is_wrong_with_a_batch_is_no_failure_of_the_compiler(make: Make) -> None:
-    other = load(make(), compile=True)
+def test_what_is_wrong_with_a_batch_is_no_failure_of_the_compiler() -> None:
+    other = load(checkpoint(), compile=True)
     with pytest.raises(IndexError):
         other.forward(batch_of([[10**6], [5, 6]]))
     assert other.details["compile"] is True
 
 
-def test_lack_of_memory_is_left_to_the_pipeline(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_is_left_to_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(**_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    other = load(make(), compile=True)
+    other = load(checkpoint(), compile=True)
     assert other._compiled is not None
     other._compiled._compiled[False] = full
     with pytest.raises(torch.OutOfMemoryError):
@@ -222,8 +218,8 @@ def test_lack_of_memory_is_left_to_the_pipeline(make: Make, monkeypatch: pytest.
 
 @needs_onednn
 @pytest.mark.usefixtures("uncompiled")
-def test_hidden_layers_can_be_put_back(make: Make) -> None:
-    model = load(make(), linear="packed")
+def test_hidden_layers_can_be_put_back() -> None:
+    model = load(checkpoint(), linear="packed")
     before = [part for part in model._network.modules() if isinstance(part, FusedLinear)]
     expected = rows_of(model, batch_of(ROWS))
     show = wrap_layers_as_operators(model._network)
@@ -235,8 +231,8 @@ def test_hidden_layers_can_be_put_back(make: Make) -> None:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_the_option_reaches_the_model(make: Make) -> None:
-    options = (f"checkpoint.path={make()}", "device=cpu")
+def test_the_option_reaches_the_model() -> None:
+    options = (f"checkpoint.path={checkpoint()}", "device=cpu")
     plain, other = pk.load(*options), pk.load(*options, "model.compile=true")
     assert (plain.description["model"]["compile"], other.description["model"]["compile"]) == (False, True)
     assert other("good")["score"] == pytest.approx(plain("good")["score"], abs=1e-5)

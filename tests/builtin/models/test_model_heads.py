@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from harness import checkpoint
+from model_helpers import HEAD, change, load
 from safetensors.torch import load_file, save_file
 
 from pipeline_kit.builtin.models.hf.heads import KINDS, kind_of
-from pipeline_kit.builtin.models.hf.stage import HfModel
-from pipeline_kit.builtin.models.options import HfModelConfig
-from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Checkpoint, Device
+from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import CheckpointError, ConfigError
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
-
-HEAD = "sequence-classification"
-
-
-def load(folder: Path, head: str = HEAD) -> HfModel:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    context = StageContext(Checkpoint(folder, "my-model", config), Device(threads=torch.get_num_threads()), head)
-    return HfModel(HfModelConfig(), context)
 
 
 def refused(folder: Path, head: str = HEAD) -> str:
     with pytest.raises(CheckpointError) as caught:
         load(folder, head)
-    assert "my-model" in str(caught.value)
+    assert folder.name in str(caught.value)
     return str(caught.value)
-
-
-def edit(folder: Path, **settings: Any) -> Path:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | settings
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
 
 
 def rewrite(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
@@ -47,8 +30,8 @@ def rewrite(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "gpt2", "llama", "t5", "bart"])
-def test_a_base_model_has_no_classifier(tmp_path: Path, architecture: str) -> None:
-    message = refused(tiny_checkpoint(tmp_path, architecture, head="base"))
+def test_a_base_model_has_no_classifier(architecture: str) -> None:
+    message = refused(checkpoint(architecture, head="base"))
     assert "has no sequence-classification head" in message
     assert "It has no head (it is a base model), saved as" in message
     assert "Use task=sentence-embedding or task=feature-extraction with it." in message
@@ -66,26 +49,26 @@ def test_a_base_model_has_no_classifier(tmp_path: Path, architecture: str) -> No
         ("t5", "seq2seq-lm", ["a seq2seq-lm head", "task=summarization or task=translation"]),
     ],
 )
-def test_another_head_is_named_with_its_task(tmp_path: Path, architecture: str, head: str, words: list[str]) -> None:
+def test_another_head_is_named_with_its_task(architecture: str, head: str, words: list[str]) -> None:
     labels = ("A", "B") if head == "question-answering" else ("A",)
-    message = refused(tiny_checkpoint(tmp_path, architecture, head=head, labels=labels))
+    message = refused(checkpoint(architecture, head=head, labels=labels))
     assert [word for word in words if word not in message] == []
 
 
 def test_without_architectures_the_weights_tell(tmp_path: Path) -> None:
-    folder = edit(tiny_checkpoint(tmp_path, "bert", head="masked-lm"), architectures=None)
+    folder = change(checkpoint("bert", head="masked-lm"), tmp_path / "my-model", architectures=None)
     message = refused(folder)
     assert "a masked-lm head" in message
     assert "task=fill-mask" in message
 
 
-def test_any_head_will_do_for_the_base(tmp_path: Path) -> None:
+def test_any_head_will_do_for_the_base() -> None:
     for head in (HEAD, "token-classification", "masked-lm"):
-        load(tiny_checkpoint(tmp_path / head, "bert", head=head), "base")
+        load(checkpoint("bert", head=head), "base")
 
 
 def test_half_a_head_is_no_head(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path)
+    folder = change(checkpoint(), tmp_path / "my-model")
     weights = load_file(folder / "model.safetensors")
     del weights["classifier.bias"]
     assert "lack classifier.bias." in refused(rewrite(folder, weights))
@@ -93,14 +76,16 @@ def test_half_a_head_is_no_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["base", HEAD])
 def test_a_hole_in_the_network(tmp_path: Path, head: str) -> None:
-    folder = tiny_checkpoint(tmp_path)
+    folder = change(checkpoint(), tmp_path / "my-model")
     weights = load_file(folder / "model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     assert "encoder.layer.1.output.dense.weight" in refused(rewrite(folder, weights), head)
 
 
 def test_another_number_of_labels(tmp_path: Path) -> None:
-    folder = edit(tiny_checkpoint(tmp_path), id2label={"0": "A", "1": "B", "2": "C"}, label2id={"A": 0, "B": 1, "C": 2})
+    folder = change(
+        checkpoint(), tmp_path / "my-model", id2label={"0": "A", "1": "B", "2": "C"}, label2id={"A": 0, "B": 1, "C": 2}
+    )
     message = refused(folder)
     assert "classifier." in message
     assert "[2" in message
@@ -109,49 +94,49 @@ def test_another_number_of_labels(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture(tmp_path: Path) -> None:
-    message = refused(edit(tiny_checkpoint(tmp_path), model_type="distilbertt"))
+    message = refused(change(checkpoint(), tmp_path / "my-model", model_type="distilbertt"))
     assert "model_type 'distilbertt'" in message
     assert "'distilbert'" in message
-    assert "None" in refused(edit(tmp_path, model_type=None))
+    assert "None" in refused(change(checkpoint(), tmp_path / "other-model", model_type=None))
 
 
 def test_static_embeddings(tmp_path: Path) -> None:
-    assert "model=static" in refused(edit(tiny_checkpoint(tmp_path), model_type="static"))
+    assert "model=static" in refused(change(checkpoint(), tmp_path / "my-model", model_type="static"))
 
 
 def test_an_architecture_without_that_head(tmp_path: Path) -> None:
-    message = refused(edit(tiny_checkpoint(tmp_path, "bart"), model_type="marian"))
+    message = refused(change(checkpoint("bart"), tmp_path / "my-model", model_type="marian"))
     assert "is a marian, for which transformers has no sequence-classification head" in message
 
 
 def test_a_folder_without_safetensors(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path)
+    folder = change(checkpoint(), tmp_path / "my-model")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     assert "could not be loaded as BertForSequenceClassification" in refused(folder)
 
 
 def test_broken_files(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path)
+    folder = change(checkpoint(), tmp_path / "my-model")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a usable safetensors file: it is cut off"):
         load(folder)
     (folder / "model.safetensors").write_bytes(content)
-    assert "config.json" in refused(edit(folder, hidden_size="wide"))
+    assert "config.json" in refused(change(folder, tmp_path / "other-model", hidden_size="wide"))
 
 
-def test_an_unknown_head(tmp_path: Path) -> None:
+def test_an_unknown_head() -> None:
     with pytest.raises(ConfigError, match="sequence-classification") as caught:
-        load(tiny_checkpoint(tmp_path), "sequence_classification")
+        load(checkpoint(), "sequence_classification")
     assert caught.value.faults[0].suggestion == HEAD
 
 
 def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
-    folder = edit(tiny_checkpoint(tmp_path), auto_map={"AutoModelForSequenceClassification": "evil.Evil"})
+    folder = change(checkpoint(), tmp_path / "my-model", auto_map={"AutoModelForSequenceClassification": "evil.Evil"})
     (folder / "evil.py").write_text("raise SystemExit('code from the folder ran')", encoding="utf-8")
     load(folder)
-    assert "needs its own code" in refused(edit(folder, model_type="evil"))
+    assert "needs its own code" in refused(change(folder, tmp_path / "other-model", model_type="evil"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.head)

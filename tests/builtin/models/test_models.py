@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from harness import checkpoint
 from model_helpers import (
     HEAD,
     ROWS,
     SIDES,
-    Make,
     batch_of,
     change,
     checkpoint_of,
     largest_difference,
     load,
-    maker,
     reference_states,
     rows_of,
 )
@@ -33,11 +32,6 @@ from pipeline_kit.contract.types import Device, Side
 from pipeline_kit.errors import ConfigError
 
 
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    return maker(tmp_path_factory)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from more."""
@@ -49,13 +43,14 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("architecture", "sides"),
     [
-        *((name, SIDES) for name in ("bert", "electra", "gpt2", "llama", "mpnet", "roberta", "t5", "xlnet")),
+        *((name, SIDES) for name in ("albert", "bert", "distilbert", "electra", "gpt2", "llama", "mpnet", "qwen2")),
+        *((name, SIDES) for name in ("roberta", "t5", "xlnet")),
         *((name, ("right",)) for name in ("bart", "roformer")),
         *((name, ()) for name in ("convbert", "fnet")),
     ],
 )
-def test_base_gives_the_states_of_each_row_alone(make: Make, architecture: str, sides: tuple[Side, ...]) -> None:
-    folder = make(architecture, head="base")
+def test_base_gives_the_states_of_each_row_alone(architecture: str, sides: tuple[Side, ...]) -> None:
+    folder = checkpoint(architecture, head="base")
     model = load(folder, "base")
     expected = reference_states(folder, ROWS)
     assert model.supported_sides == frozenset(sides)
@@ -67,62 +62,62 @@ def test_base_gives_the_states_of_each_row_alone(make: Make, architecture: str, 
 
 
 def test_loading_is_quiet_and_leaves_no_trace(
-    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = change(make(), tmp_path / "copy")
+    folder = change(checkpoint(), tmp_path / "copy")
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "lm_head.bias": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
     logger = logging.getLogger("transformers")
     before = (logger.level, transformers.utils.logging.is_progress_bar_enabled())
     load(folder)
-    load(make("longformer"))
+    load(checkpoint("longformer"))
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert before == (logger.level, transformers.utils.logging.is_progress_bar_enabled())
 
 
-def test_nothing_can_be_trained(make: Make) -> None:
-    model = load(make())
+def test_nothing_can_be_trained() -> None:
+    model = load(checkpoint())
     output = model.forward(batch_of(ROWS))["logits"]
     assert not output.requires_grad
     assert not model._network.training
     assert not any(weight.requires_grad for weight in model._network.parameters())
 
 
-def test_the_options_head_wins_over_the_tasks(make: Make) -> None:
-    context = StageContext(checkpoint_of(make()), Device(threads=1), "base")
+def test_the_options_head_wins_over_the_tasks() -> None:
+    context = StageContext(checkpoint_of(checkpoint()), Device(threads=1), "base")
     assert set(HfModel(HfModelConfig(head="sequence-classification"), context).forward(batch_of(ROWS)).tensors) == {
         "logits"
     }
 
 
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
-def test_half_precision(make: Make, dtype: str, torch_dtype: torch.dtype) -> None:
-    expected = rows_of(load(make()), batch_of(ROWS))
-    model = load(make(), dtype=dtype)
+def test_half_precision(dtype: str, torch_dtype: torch.dtype) -> None:
+    expected = rows_of(load(checkpoint()), batch_of(ROWS))
+    model = load(checkpoint(), dtype=dtype)
     assert model.forward(batch_of(ROWS))["logits"].dtype == torch_dtype
     assert model.tolerance > 1e-5
     assert largest_difference(rows_of(model, batch_of(ROWS)), expected) <= model.tolerance
-    assert load(make("gpt2"), dtype=dtype).supported_sides == {"right", "left"}
-    assert load(make("convbert"), dtype=dtype).supported_sides == frozenset()
+    assert load(checkpoint("gpt2"), dtype=dtype).supported_sides == {"right", "left"}
+    assert load(checkpoint("convbert"), dtype=dtype).supported_sides == frozenset()
 
 
-def test_threads_are_set(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     now = torch.get_num_threads()
-    context = checkpoint_of(make())
+    context = checkpoint_of(checkpoint())
     HfModel(HfModelConfig(), StageContext(context, Device(threads=now), HEAD))
     HfModel(HfModelConfig(), StageContext(context, Device(threads=now + 1), HEAD))
     assert asked == [now + 1]
 
 
-def test_attention_kernels(make: Make) -> None:
-    assert load(make())._network.config._attn_implementation == "sdpa"
-    assert load(make("squeezebert"))._network.config._attn_implementation == "eager"
-    eager = load(make(), attn_implementation="eager")
+def test_attention_kernels() -> None:
+    assert load(checkpoint())._network.config._attn_implementation == "sdpa"
+    assert load(checkpoint("squeezebert"))._network.config._attn_implementation == "eager"
+    eager = load(checkpoint(), attn_implementation="eager")
     assert eager._network.config._attn_implementation == "eager"
-    assert largest_difference(rows_of(eager, batch_of(ROWS)), rows_of(load(make()), batch_of(ROWS))) <= 1e-5
+    assert largest_difference(rows_of(eager, batch_of(ROWS)), rows_of(load(checkpoint()), batch_of(ROWS))) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -132,39 +127,41 @@ def test_attention_kernels(make: Make) -> None:
         ("bert", "flash_attention_2", ["on cpu in float32", "allowed: sdpa, eager", "device=cuda", "bfloat16"]),
     ],
 )
-def test_a_kernel_that_is_not_there(make: Make, architecture: str, kernel: str, words: list[str]) -> None:
+def test_a_kernel_that_is_not_there(architecture: str, kernel: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(make(architecture), attn_implementation=kernel)
+        load(checkpoint(architecture), attn_implementation=kernel)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_a_checkpoint_cannot_name_a_kernel_or_more_output(make: Make, tmp_path: Path) -> None:
+def test_a_checkpoint_cannot_name_a_kernel_or_more_output(tmp_path: Path) -> None:
     settings = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel"}
     more = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
-    model = load(change(make(), tmp_path / "copy", **settings, **more))
+    model = load(change(checkpoint(), tmp_path / "copy", **settings, **more))
     assert model._network.config._attn_implementation == "sdpa"
-    assert largest_difference(rows_of(model, batch_of(ROWS)), rows_of(load(make()), batch_of(ROWS))) == 0
+    assert largest_difference(rows_of(model, batch_of(ROWS)), rows_of(load(checkpoint()), batch_of(ROWS))) == 0
 
 
-def test_the_mask_is_left_out_when_there_is_no_padding(make: Make) -> None:
-    takes = inputs_of(load(make("gpt2"))._network)
+def test_the_mask_is_left_out_when_there_is_no_padding() -> None:
+    takes = inputs_of(load(checkpoint("gpt2"))._network)
     assert set(network_inputs(batch_of([ROWS[0]]), takes)) == {"input_ids", "use_cache"}
     given = network_inputs(batch_of(ROWS, "left"), takes)
     assert set(given) == {"input_ids", "use_cache", "attention_mask", "position_ids"}
     assert given["position_ids"][3].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3]
     assert "position_ids" not in network_inputs(batch_of(ROWS), takes)
     for family in ("roberta", "mpnet"):
-        assert "position_ids" not in network_inputs(batch_of(ROWS, "left"), inputs_of(load(make(family))._network))
+        assert "position_ids" not in network_inputs(
+            batch_of(ROWS, "left"), inputs_of(load(checkpoint(family))._network)
+        )
 
 
 @pytest.mark.parametrize(
     ("pad_token", "filler", "sides"), [("<|endoftext|>", 1, SIDES), (True, 7, SIDES), (False, 0, ("left",))]
 )
 def test_a_decoders_classifier_reads_the_last_token(
-    make: Make, pad_token: bool | str, filler: int, sides: tuple[Side, ...]
+    pad_token: bool | str, filler: int, sides: tuple[Side, ...]
 ) -> None:
     """Also in texts of padding ids, with another filler than the network's own padding id, and without one."""
-    folder = make("gpt2", pad_token=pad_token)
+    folder = checkpoint("gpt2", pad_token=pad_token)
     model = load(folder)
     pad = model._network.config.pad_token_id
     some = 1 if pad in (None, -1) else pad
@@ -181,9 +178,9 @@ def test_a_decoders_classifier_reads_the_last_token(
 
 
 @pytest.mark.parametrize("architecture", ["bart", "t5"])
-def test_texts_and_pairs_share_a_batch(make: Make, architecture: str) -> None:
+def test_texts_and_pairs_share_a_batch(architecture: str) -> None:
     """The classifiers of BART and T5 refuse a batch in which the number of end tokens differs."""
-    folder = make(architecture)
+    folder = checkpoint(architecture)
     network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     end = network.config.eos_token_id
     rows = [(40, 41, end), (50, end, 51, 52, end), (60, end), (70, end, end, 71, 72, 73, 74, end), (80, 81, end)]
@@ -193,9 +190,9 @@ def test_texts_and_pairs_share_a_batch(make: Make, architecture: str) -> None:
     assert largest_difference(rows_of(load(folder), batch), expected) <= 1e-5
 
 
-def test_big_bird_does_not_remember_short_batches(make: Make) -> None:
+def test_big_bird_does_not_remember_short_batches() -> None:
     """Its attention depends on the length, and transformers' own model never returns to the sparse one."""
-    folder = make("big_bird", max_positions=128)
+    folder = checkpoint("big_bird", max_positions=128)
     model = load(folder)
     assert model.supported_sides == frozenset()
     transformers.utils.logging.set_verbosity_error()
@@ -208,8 +205,8 @@ def test_big_bird_does_not_remember_short_batches(make: Make) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_base_needs_the_encoder_alone(make: Make, tmp_path: Path, architecture: str) -> None:
-    source = make(architecture, head="base")
+def test_base_needs_the_encoder_alone(tmp_path: Path, architecture: str) -> None:
+    source = checkpoint(architecture, head="base")
     folder = change(source, tmp_path / "encoder")
     weights = load_file(folder / "model.safetensors")
     save_file(
@@ -222,8 +219,8 @@ def test_base_needs_the_encoder_alone(make: Make, tmp_path: Path, architecture: 
 
 
 @pytest.mark.parametrize("architecture", ["bert", "squeezebert"])
-def test_base_needs_no_pooler(make: Make, tmp_path: Path, architecture: str) -> None:
-    source = make(architecture, head="base")
+def test_base_needs_no_pooler(tmp_path: Path, architecture: str) -> None:
+    source = checkpoint(architecture, head="base")
     folder = change(source, tmp_path / "copy")
     weights = load_file(folder / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if "pooler" not in name}
@@ -232,8 +229,8 @@ def test_base_needs_no_pooler(make: Make, tmp_path: Path, architecture: str) -> 
     assert largest_difference(rows_of(load(folder, "base"), batch_of(ROWS)), reference_states(source, ROWS)) <= 1e-5
 
 
-def test_an_output_is_not_written_to_again(make: Make) -> None:
-    model = load(make())
+def test_an_output_is_not_written_to_again() -> None:
+    model = load(checkpoint())
     first = model.forward(batch_of(ROWS))["logits"]
     kept = first.clone()
     model.forward(batch_of(ROWS[::-1]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
+from harness import checkpoint, pipeline_of
 from torch import nn
 
 import pipeline_kit as pk
@@ -14,7 +14,6 @@ from pipeline_kit.builtin.models.kernels import linears as packed
 from pipeline_kit.builtin.models.kernels.linears import PackedLinear, can_pack, pack_linears
 from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError
-from pipeline_kit.testing import tiny_checkpoint
 
 TEXTS = ["I love this movie.", "a", "It was a terrible film, and the plot was so dull that I never want it again!"]
 
@@ -33,14 +32,16 @@ def test_a_packed_layer_gives_what_the_layer_gives(bias: bool, shape: tuple[int,
 
 @needs_onednn
 @pytest.mark.parametrize("architecture", ["albert", "bert", "deberta-v2", "distilbert", "llama", "modernbert", "t5"])
-def test_answers_stay_the_same(architecture: str, tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "c", architecture)
-    options = (f"checkpoint.path={folder}", "device=cpu", "postprocessor=logits")
-    eager, fast = (pk.load(*options, f"model.linear={kernel}") for kernel in ("eager", "packed"))
+def test_answers_stay_the_same_with_layers_that_do_their_activations(architecture: str) -> None:
+    eager, fast = (
+        pipeline_of("text-classification", checkpoint(architecture), model={"linear": kernel}, function="none")
+        for kernel in ("eager", "packed")
+    )
     assert eager.description["model"]["packed_linears"] == 0
     assert fast.description["model"]["packed_linears"] > 0
+    assert fast.description["model"]["fused_activations"] > 0 or architecture in ("albert", "modernbert")
     for left, right in zip(eager(TEXTS), fast(TEXTS), strict=True):
-        assert left["logits"] == pytest.approx(right["logits"], abs=1e-5)
+        assert left == {"label": right["label"], "score": pytest.approx(right["score"], abs=1e-5)}
 
 
 class Two(nn.Module):
@@ -99,20 +100,20 @@ def test_auto_decides_for_all_layers_together(
 
 @needs_onednn
 @pytest.mark.parametrize("faster", [True, False])
-def test_what_auto_came_to_can_be_asked_for(faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tiny_checkpoint(tmp_path / "c")
+def test_what_auto_came_to_can_be_asked_for(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoint()
     monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
     pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
     assert pipe.model.settled == {"linear": "packed" if faster else "eager"}
 
 
-def test_without_the_private_operators_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_private_operators_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object) -> None:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
 
     monkeypatch.setattr(PackedLinear, "__init__", absent)
     assert not can_pack(Device())
-    folder = tiny_checkpoint(tmp_path / "c")
+    folder = checkpoint()
     pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
     assert pipe.description["model"]["packed_linears"] == 0
     assert pipe("good")["label"]

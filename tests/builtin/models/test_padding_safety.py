@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from model_helpers import HEAD, Make, load, maker
+from harness import checkpoint
+from model_helpers import HEAD, load
 
 from pipeline_kit.builtin.models.hf import stage as hf
 from pipeline_kit.builtin.models.hf.batches import KNOWN_FAMILIES, known_sides, probe_sides
@@ -11,21 +12,16 @@ from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
 from pipeline_kit.testing.checkpoints import ARCHITECTURES
 
 
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    return maker(tmp_path_factory)
-
-
 @pytest.mark.parametrize("head", ["base", HEAD])
 @pytest.mark.parametrize("architecture", sorted(KNOWN_FAMILIES & set(ARCHITECTURES)))
-def test_what_is_known_about_padding_is_what_a_trial_finds(make: Make, architecture: str, head: str) -> None:
-    model = load(make(architecture), head)
+def test_what_is_known_about_padding_is_what_a_trial_finds(architecture: str, head: str) -> None:
+    model = load(checkpoint(architecture), head)
     config = model._network.config
     assert known_sides(config, head) == probe_sides(model.forward, config, Device(), None)
 
 
-def test_a_leak_is_found(make: Make) -> None:
-    config = load(make())._network.config
+def test_a_leak_is_found() -> None:
+    config = load(checkpoint())._network.config
 
     def forward(batch: TokenBatch) -> ModelOutput:
         leak = 0.001 * (1 - batch.attention_mask).sum(1, keepdim=True) if batch.side == "left" else 0
@@ -34,11 +30,11 @@ def test_a_leak_is_found(make: Make) -> None:
     assert probe_sides(forward, config, Device(), 0) == {"right"}
 
 
-def test_common_families_are_not_tried_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_common_families_are_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_trial(*_: object) -> frozenset[Side]:
         raise AssertionError("this family is known")
 
     monkeypatch.setattr(hf, "probe_sides", no_trial)
-    load(make("bert"))
+    load(checkpoint("bert"))
     with pytest.raises(AssertionError, match="known"):
-        load(make("gpt2"))
+        load(checkpoint("gpt2"))

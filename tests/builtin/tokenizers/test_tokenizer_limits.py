@@ -9,24 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_folders import BOTH, KINDS, WORDS, from_json, hf, save
+from tokenizer_folders import BOTH, WORDS, from_json, hf, kept, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipeline_kit.builtin.tokenizers.limits import looks, positions, view
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.spans import longest_first
 from pipeline_kit.contract.stages import ENCODING_FIELDS
-from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import ConfigError, ExampleError
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    root = tmp_path_factory.mktemp("limits")
-    found = {kind: save(root / kind, kind) for kind in KINDS}
-    found["left"] = save(root / "left", names={"truncation_side": "left"})
-    return found
-
 
 # --- max_length ---------------------------------------------------------------------------------
 
@@ -93,10 +83,10 @@ def test_minilm_has_the_limit_it_was_trained_with() -> None:
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_more_than_the_positions_is_refused(checkpoints: dict[str, Checkpoint], make: Any) -> None:
+def test_more_than_the_positions_is_refused(make: Any) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer\.max_length: '65' is more than the 64 tokens that 'roberta'"):
-        make(checkpoints["roberta"], max_length=65)
-    assert make(checkpoints["generic"], max_length=500).max_length == 500
+        make(kept("roberta"), max_length=65)
+    assert make(kept("generic"), max_length=500).max_length == 500
 
 
 def test_a_relative_model_may_go_beyond_its_number(tmp_path: Path) -> None:
@@ -107,13 +97,13 @@ def test_a_relative_model_may_go_beyond_its_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_options_that_leave_no_room_are_refused(checkpoints: dict[str, Checkpoint], make: Any) -> None:
+def test_options_that_leave_no_room_are_refused(make: Any) -> None:
     with pytest.raises(ConfigError, match="'2' leaves no room for text: 2 tokens are special"):
-        make(checkpoints["bert"], max_length=2)
-    assert make(checkpoints["bert"], max_length=2, add_special_tokens=False).max_length == 2
+        make(kept("bert"), max_length=2)
+    assert make(kept("bert"), max_length=2, add_special_tokens=False).max_length == 2
     with pytest.raises(ConfigError, match=r"tokenizer\.overlap: '8' is not less than the 8 tokens"):
-        make(checkpoints["bert"], max_length=10, overflow="window", overlap=8)
-    assert make(checkpoints["bert"], max_length=10, overflow="window", overlap=7).max_length == 10
+        make(kept("bert"), max_length=10, overflow="window", overlap=8)
+    assert make(kept("bert"), max_length=10, overflow="window", overlap=7).max_length == 10
 
 
 def test_windows_need_a_limit(tmp_path: Path) -> None:
@@ -138,16 +128,16 @@ def test_pairs_are_shared_as_the_library_does() -> None:
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_a_pair_that_only_special_tokens_fit_is_that_rows_error(checkpoints: dict[str, Checkpoint], make: Any) -> None:
-    stage = make(checkpoints["bert"], max_length=3)
+def test_a_pair_that_only_special_tokens_fit_is_that_rows_error(make: Any) -> None:
+    stage = make(kept("bert"), max_length=3)
     assert len(stage.encode(["good bad"])[0].input_ids) == 3
     with pytest.raises(ExampleError, match="3 special tokens leave no room"):
         stage.encode([{"text": "good", "text_pair": "bad"}])
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_overflow_error_names_both_numbers(checkpoints: dict[str, Checkpoint], make: Any) -> None:
-    stage = make(checkpoints["bert"], max_length=8, overflow="error")
+def test_overflow_error_names_both_numbers(make: Any) -> None:
+    stage = make(kept("bert"), max_length=8, overflow="error")
     assert len(stage.encode(["good " * 6])[0].input_ids) == 8
     with pytest.raises(ExampleError, match="the text has 9 tokens; at most 8 fit"):
         stage.encode(["good " * 7])
@@ -160,13 +150,11 @@ def test_overflow_error_names_both_numbers(checkpoints: dict[str, Checkpoint], m
 
 @pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("kind", ["bert", "left", "roberta", "generic"])
-def test_a_huge_text_gives_the_same_ids_as_without_a_cap(
-    checkpoints: dict[str, Checkpoint], make: Any, kind: str
-) -> None:
-    stage = make(checkpoints[kind], ENCODING_FIELDS, max_length=32)
+def test_a_huge_text_gives_the_same_ids_as_without_a_cap(make: Any, kind: str) -> None:
+    stage = make(kept(kind), ENCODING_FIELDS, max_length=32)
     words = [WORDS[i * 7 % len(WORDS)] + "!" * (i % 3) for i in range(9000)]
     text = " ".join(words)
-    free = make(checkpoints[kind], ENCODING_FIELDS, max_length=32, max_chars=10**9)
+    free = make(kept(kind), ENCODING_FIELDS, max_length=32, max_chars=10**9)
     (found,), (whole,) = stage.encode([text]), free.encode([text])
     assert found.input_ids == whole.input_ids
     assert found.tokens == whole.tokens
@@ -177,10 +165,10 @@ def test_a_huge_text_gives_the_same_ids_as_without_a_cap(
 
 
 @pytest.mark.parametrize("kind", ["bert", "left"])
-def test_pairs_are_capped_each(checkpoints: dict[str, Checkpoint], kind: str) -> None:
+def test_pairs_are_capped_each(kind: str) -> None:
     example = {"text": "the story was good " * 2000, "text_pair": "bad acting " * 3000}
-    capped = hf(checkpoints[kind], frozenset({"offsets"}), max_length=32).encode([example])[0]
-    free = hf(checkpoints[kind], frozenset({"offsets"}), max_length=32, max_chars=10**9).encode([example])[0]
+    capped = hf(kept(kind), frozenset({"offsets"}), max_length=32).encode([example])[0]
+    free = hf(kept(kind), frozenset({"offsets"}), max_length=32, max_chars=10**9).encode([example])[0]
     assert (capped.input_ids, capped.token_type_ids, capped.offsets) == (
         free.input_ids,
         free.token_type_ids,
@@ -190,15 +178,13 @@ def test_pairs_are_capped_each(checkpoints: dict[str, Checkpoint], kind: str) ->
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_white_space_and_giant_words_are_looked_past(
-    checkpoints: dict[str, Checkpoint], make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_white_space_and_giant_words_are_looked_past(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline_kit.builtin.tokenizers import limits as looks_module
 
     monkeypatch.setattr(looks_module, "_FIRST_LOOK", 300)
     monkeypatch.setattr(looks_module, "_FIRST_PER_TOKEN", 1)
-    stage = make(checkpoints["bert"], max_length=20)
-    free = make(checkpoints["bert"], max_length=20, max_chars=10**9)
+    stage = make(kept("bert"), max_length=20)
+    free = make(kept("bert"), max_length=20, max_chars=10**9)
     for text in (" " * 900 + "good " * 30, "a" * 700 + " good bad" * 30, "good " + "b" * 150 + " bad" * 40):
         (found,), (whole,) = stage.encode([text]), free.encode([text])
         assert found.input_ids == whole.input_ids
@@ -206,10 +192,10 @@ def test_white_space_and_giant_words_are_looked_past(
     assert lost.truncated_chars == 151, "250 characters a token are the most that is looked at"
 
 
-def test_max_chars_of_the_user_is_kept(checkpoints: dict[str, Checkpoint]) -> None:
+def test_max_chars_of_the_user_is_kept() -> None:
     text = "good story " * 100
     for overflow in ("truncate", "window"):
-        stage = hf(checkpoints["bert"], overflow=overflow, overlap=3, max_length=16, max_chars=115)
+        stage = hf(kept("bert"), overflow=overflow, overlap=3, max_length=16, max_chars=115)
         found = stage.encode([text])
         assert found[0].truncated_chars == len(text) - 114, "cut where a word ends"
         tokens = sum(len(e.input_ids) - 2 for e in found) - 3 * (len(found) - 1)

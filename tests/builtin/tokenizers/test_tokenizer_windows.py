@@ -9,21 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_folders import KINDS, WORDS, from_json, hf, save
+from tokenizer_folders import KINDS, WORDS, from_json, hf, kept, save
 
 from pipeline_kit.builtin.tokenizers.spans import SpanLayout, windows
 from pipeline_kit.contract.stages import ENCODING_FIELDS
-from pipeline_kit.contract.types import Checkpoint, Encoding
+from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import ExampleError
 
 TEXT = st.lists(st.sampled_from([*WORDS, "Zürich", "xqzw", "😀", "."]), max_size=70).map(" ".join)
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    root = tmp_path_factory.mktemp("windows")
-    return {kind: save(root / kind, kind) for kind in KINDS}
 
 
 def content(found: Encoding, text: int) -> list[tuple[int, tuple[int, int]]]:
@@ -41,9 +35,9 @@ def special(found: Encoding) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_windows_cover_every_token_and_share_the_overlap(checkpoints: dict[str, Checkpoint], kind: str) -> None:
+def test_windows_cover_every_token_and_share_the_overlap(kind: str) -> None:
     tokens, step = 24, 5
-    checkpoint = checkpoints[kind]
+    checkpoint = kept(kind)
     stage = from_json(checkpoint, ENCODING_FIELDS, max_length=tokens, overflow="window", overlap=step)
     plain = from_json(
         save(
@@ -81,16 +75,16 @@ def test_windows_cover_every_token_and_share_the_overlap(checkpoints: dict[str, 
     check()
 
 
-def test_offsets_of_windows_point_into_the_source(checkpoints: dict[str, Checkpoint]) -> None:
+def test_offsets_of_windows_point_into_the_source() -> None:
     text = "the STORY was a good one " * 20
-    stage = hf(checkpoints["bert"], frozenset({"offsets", "tokens"}), max_length=16, overflow="window", overlap=3)
+    stage = hf(kept("bert"), frozenset({"offsets", "tokens"}), max_length=16, overflow="window", overlap=3)
     for window in stage.encode([text]):
         for token, (begin, end) in zip(window.tokens or (), window.offsets or (), strict=True):
             assert token.startswith("[") or text[begin:end].lower() == token
 
 
-def test_a_shorter_text_that_leaves_no_room_is_that_rows_error(checkpoints: dict[str, Checkpoint]) -> None:
-    stage = hf(checkpoints["bert"], max_length=16, overflow="window", overlap=4)
+def test_a_shorter_text_that_leaves_no_room_is_that_rows_error() -> None:
+    stage = hf(kept("bert"), max_length=16, overflow="window", overlap=4)
     with pytest.raises(ExampleError, match="the first text of the pair has 9 tokens, which leaves 4"):
         stage.encode([{"text": "good " * 9, "text_pair": "bad " * 30}])
     assert len(stage.encode([{"text": "good " * 8, "text_pair": "bad " * 30}])) > 20
@@ -105,18 +99,16 @@ def test_windows_are_as_few_as_the_overlap_allows(count: int, room: int, overlap
 
 
 @pytest.mark.parametrize("options", [{"overflow": "window", "overlap": 4}, {"overflow": "truncate"}, {"max_chars": 90}])
-def test_pairs_with_a_text_in_common_are_encoded_as_each_alone(
-    checkpoints: dict[str, Checkpoint], options: dict[str, Any]
-) -> None:
-    stage = from_json(checkpoints["bert"], ENCODING_FIELDS, max_length=24, **options)
+def test_pairs_with_a_text_in_common_are_encoded_as_each_alone(options: dict[str, Any]) -> None:
+    stage = from_json(kept("bert"), ENCODING_FIELDS, max_length=24, **options)
     text = "the teacher made that awful movie about one small city, Zürich 漢字 e\u0301 " * 4
     pairs = [{"text": question, "text_pair": text} for question in ("Who?", "What is it?", "When was that, teacher?")]
     alone = [replace(e, example=place) for place, pair in enumerate(pairs) for e in stage.encode([pair])]
     assert stage.encode(pairs) == alone
 
 
-def test_of_two_equally_long_texts_the_second_is_split(checkpoints: dict[str, Checkpoint]) -> None:
-    stage = hf(checkpoints["bert"], frozenset({"sequence_ids"}), max_length=16, overflow="window", overlap=1)
+def test_of_two_equally_long_texts_the_second_is_split() -> None:
+    stage = hf(kept("bert"), frozenset({"sequence_ids"}), max_length=16, overflow="window", overlap=1)
     found = stage.encode([{"text": "good " * 8, "text_pair": "bad " * 8}])
     assert [list(e.sequence_ids or ()).count(0) for e in found] == [8] * len(found)
     assert len(found) > 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_folders import BOTH, KINDS, WORDS, from_json, gpt, hf, opened, save, unigram
+from tokenizer_folders import BOTH, KINDS, WORDS, from_json, gpt, hf, kept, opened, save, unigram
 from tokenizers import processors
 
 from pipeline_kit.builtin.tokenizers import encode as encode_module
@@ -21,14 +21,6 @@ from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError
 PIECES = [*WORDS, "Zürich", "xqz", "😀", "[SEP]", "</s>", "...", "\n", "don't"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=90).map(" ".join)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    root = tmp_path_factory.mktemp("kinds")
-    found = {kind: save(root / kind, kind) for kind in KINDS}
-    found["bert-left"] = save(root / "left", "bert", names={"truncation_side": "left", "padding_side": "left"})
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +57,9 @@ def assert_same(checkpoint: Checkpoint, stages: list[Any], tokenizer: Any, text:
             assert list(found.token_type_ids) == wanted["token_type_ids"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "bert-left"])
-def test_ids_equal_transformers_own(checkpoints: dict[str, Checkpoint], kind: str) -> None:
-    checkpoint = checkpoints[kind]
+@pytest.mark.parametrize("kind", [*KINDS, "left"])
+def test_ids_equal_transformers_own(kind: str) -> None:
+    checkpoint = kept(kind)
     tokenizer = reference(checkpoint)
     stages = [make(checkpoint, max_length=length) for make in BOTH for length in (None, 7, 16, 32)]
 
@@ -94,8 +86,8 @@ def test_ids_equal_transformers_own_for_a_real_checkpoint(minilm: Checkpoint) ->
 
 @pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_requested_fields_equal_transformers_own(checkpoints: dict[str, Checkpoint], kind: str, make: Any) -> None:
-    checkpoint = checkpoints[kind]
+def test_requested_fields_equal_transformers_own(kind: str, make: Any) -> None:
+    checkpoint = kept(kind)
     tokenizer = reference(checkpoint)
     example = {"text": "The story was painting, really!", "text_pair": "Zürich is great 😀 weather " * 9}
     for length in (None, 20):
@@ -118,12 +110,10 @@ def test_requested_fields_equal_transformers_own(checkpoints: dict[str, Checkpoi
 
 @pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("field", sorted(ENCODING_FIELDS))
-def test_only_what_is_requested_is_filled_and_each_alone_is_right(
-    checkpoints: dict[str, Checkpoint], make: Any, field: str
-) -> None:
+def test_only_what_is_requested_is_filled_and_each_alone_is_right(make: Any, field: str) -> None:
     texts = ["The story was painting", "the of " * 80]
-    every = make(checkpoints["bert"], ENCODING_FIELDS).encode(texts)
-    for found, full in zip(make(checkpoints["bert"], frozenset({field})).encode(texts), every, strict=True):
+    every = make(kept("bert"), ENCODING_FIELDS).encode(texts)
+    for found, full in zip(make(kept("bert"), frozenset({field})).encode(texts), every, strict=True):
         assert list(getattr(found, field)) == list(getattr(full, field))
         assert all(getattr(found, other) is None for other in ENCODING_FIELDS - {field})
 
@@ -133,10 +123,8 @@ def test_only_what_is_requested_is_filled_and_each_alone_is_right(
     ("kind", "pad", "types", "limit"),
     [("bert", 0, True, 64), ("distilbert", 0, False, 64), ("roberta", 1, False, 64), ("gpt2", None, False, 64)],
 )
-def test_what_the_checkpoint_says(
-    checkpoints: dict[str, Checkpoint], make: Any, kind: str, pad: int | None, types: bool, limit: int
-) -> None:
-    stage = make(checkpoints[kind])
+def test_what_the_checkpoint_says(make: Any, kind: str, pad: int | None, types: bool, limit: int) -> None:
+    stage = make(kept(kind))
     assert (stage.pad_token_id, stage.padding_side, stage.max_length) == (pad, "right", limit)
     assert (stage.encode(["a story"])[0].token_type_ids is not None) is types
 
@@ -184,9 +172,9 @@ def test_pad_token_from_each_file(tmp_path: Path) -> None:
     assert len(stage.encode(["good bad love hate story"])[0].input_ids) > 3, "stored truncation is off"
 
 
-def test_an_unknown_pad_token_names_the_closest(checkpoints: dict[str, Checkpoint]) -> None:
+def test_an_unknown_pad_token_names_the_closest() -> None:
     with pytest.raises(ConfigError, match=r"tokenizer.pad_token.*\n?.*Did you mean '<pad>'"):
-        from_json(checkpoints["gpt2"], pad_token="<padd>")
+        from_json(kept("gpt2"), pad_token="<padd>")
 
 
 @pytest.mark.parametrize("make", BOTH)
@@ -199,24 +187,22 @@ def test_dropout_stored_in_the_file_is_off(tmp_path: Path, make: Any) -> None:
 
 @pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("kind", ["bert", "generic"])
-def test_decode_leaves_special_tokens_out(checkpoints: dict[str, Checkpoint], make: Any, kind: str) -> None:
-    stage = make(checkpoints[kind])
+def test_decode_leaves_special_tokens_out(make: Any, kind: str) -> None:
+    stage = make(kept(kind))
     assert stage.decode(stage.encode(["the story was good"])[0].input_ids) == "the story was good"
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_special_tokens_can_be_left_out(checkpoints: dict[str, Checkpoint], make: Any) -> None:
-    plain = make(checkpoints["bert"], add_special_tokens=False, max_length=5).encode(["the story was good but long"])
+def test_special_tokens_can_be_left_out(make: Any) -> None:
+    plain = make(kept("bert"), add_special_tokens=False, max_length=5).encode(["the story was good but long"])
     assert len(plain[0].input_ids) == 5
     assert set(plain[0].input_ids).isdisjoint({2, 3})
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_order_places_and_many_rows(
-    checkpoints: dict[str, Checkpoint], make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_places_and_many_rows(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode_module, "_CHARS_PER_CALL", 50)
-    stage = make(checkpoints["bert"])
+    stage = make(kept("bert"))
     texts: list[Any] = [WORDS[i % 7] + " " + "story " * (i % 13) for i in range(60)]
     texts[5] = {"text": "good", "text_pair": "bad"}
     found = stage.encode(texts)
@@ -266,12 +252,12 @@ def test_a_broken_file_is_a_checkpoint_error(tmp_path: Path, make: Any, content:
 
 
 @pytest.mark.parametrize("name", ["../x.json", "/etc/passwd", "a/../../x.json", "C:\\x.json", "..\\x.json", "\\x"])
-def test_the_file_stays_inside_the_folder(checkpoints: dict[str, Checkpoint], name: str) -> None:
+def test_the_file_stays_inside_the_folder(name: str) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer\.file: .* leaves the checkpoint's folder"):
-        from_json(checkpoints["bert"], file=name)
+        from_json(kept("bert"), file=name)
 
 
-def test_tokenizers_json_imports_neither_transformers_nor_torch(checkpoints: dict[str, Checkpoint]) -> None:
+def test_tokenizers_json_imports_neither_transformers_nor_torch() -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from pipeline_kit.builtin.tokenizers.options import TokenizersJsonConfig\n"
@@ -283,7 +269,7 @@ def test_tokenizers_json_imports_neither_transformers_nor_torch(checkpoints: dic
         "assert stage.encode(['good'])[0].input_ids[1] > 4\n"
         "assert not {'transformers', 'torch'} & set(sys.modules), 'too heavy'\n"
     )
-    command = [sys.executable, "-c", code, str(checkpoints["bert"].path)]
+    command = [sys.executable, "-c", code, str(kept("bert").path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 

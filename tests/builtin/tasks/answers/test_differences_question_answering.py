@@ -22,11 +22,6 @@ TOLERANCE = 1e-5
 DIFFERENCES = GOLDEN["differences"]
 
 
-@pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("golden")
-
-
 class Hand:
     """The tokens of a pair with the probabilities that an answer starts and ends at each, by a plain softmax."""
 
@@ -60,10 +55,10 @@ class Hand:
         return sum(score for score, span in self.spans() if span.strip() == text)
 
 
-def ours(root: Path, name: str) -> tuple[dict[str, Any], list[list[Any]], Path]:
+def ours(name: str) -> tuple[dict[str, Any], list[list[Any]], Path]:
     """Return our result, theirs, and the checkpoint."""
     asked = DIFFERENCES[name]
-    folder = made(asked["case"], root)
+    folder = made(asked["case"])
     pipe = assemble(folder, **options_of(asked))
     return pipe({"question": asked["question"], "context": asked["context"]}), asked["answers"], folder
 
@@ -72,7 +67,7 @@ def scores(result: Mapping[str, Any]) -> dict[str, float]:
     return {a["answer"]: a["score"] for a in result.get("answers", [result])}
 
 
-def test_a_score_does_not_depend_on_how_many_answers_are_listed(root: Path) -> None:
+def test_a_score_does_not_depend_on_how_many_answers_are_listed() -> None:
     """transformers adds up the best ``2 * top_k + 10`` spans of tokens only, so the same answer has another score with
     another ``top_k``, and with ``top_k=1`` a less likely answer can win. Here it names "The friend of Paris has", with
     0.015; over all spans, as its own call with a large ``top_k`` shows, "The friend of Paris" has 0.080.
@@ -84,7 +79,7 @@ def test_a_score_does_not_depend_on_how_many_answers_are_listed(root: Path) -> N
     assert all_spans[0] == "The friend of Paris"
     assert all_spans[1] > 5 * theirs[1]
     question, context = INPUTS["short"][0]
-    folder = made("albert", root)
+    folder = made("albert")
     hand = Hand(folder, question, context)
     words = {text: score for text, score in by_words(hand).items() if text in (theirs[0], all_spans[0])}
     assert words[all_spans[0]] > words[theirs[0]] > theirs[1]
@@ -110,12 +105,12 @@ def by_words(hand: Hand) -> dict[str, float]:
     return found
 
 
-def test_a_score_is_a_probability_however_many_windows_have_the_answer(root: Path) -> None:
+def test_a_score_is_a_probability_however_many_windows_have_the_answer() -> None:
     """transformers adds an answer's scores in all windows. Two windows share "then" here and its score is 1.28, with
     which it beats an answer that is likelier than it is in either. An answer does not become likelier by being read
     twice: ours has the score of its best window.
     """
-    plain, [theirs], folder = ours(root, "sum over windows")
+    plain, [theirs], folder = ours("sum over windows")
     assert theirs[1] > 1
     asked = DIFFERENCES["sum over windows"]
     pipe = assemble(folder, {"max_length": 40, "overlap": 20}, top_k=20)
@@ -147,13 +142,13 @@ def asked_of(asked: Mapping[str, Any]) -> dict[str, str]:
     return {"question": asked["question"], "context": asked["context"]}
 
 
-def test_the_padding_side_does_not_change_what_may_be_an_answer(root: Path) -> None:
+def test_the_padding_side_does_not_change_what_may_be_an_answer() -> None:
     """Where the tokenizer pads on the left, transformers puts the context first and forgets the mask: the question's
     tokens share in the softmax, the first token of the context can never begin an answer, and a span may begin in the
     question and end in the context, which gives ``start`` 25 and ``end`` 3. Ours is the context's alone, question
     first, whatever the side. The precedence in the source is ``[(tok != 1) if question_first else 0 for tok in ...]``.
     """
-    result, theirs, folder = ours(root, "padding side")
+    result, theirs, folder = ours("padding side")
     assert any(start > end for _, _, start, end in theirs)
     asked = DIFFERENCES["padding side"]
     hand = HandXlnet(folder, asked["question"], asked["context"])
@@ -174,11 +169,11 @@ class HandXlnet(Hand):
                 found[i] /= total
 
 
-def test_us_is_not_us(root: Path) -> None:
+def test_us_is_not_us() -> None:
     """transformers adds the scores of answers that differ in upper and lower case only, and gives one of them the sum:
     "us" for both "US" and "us". An answer is a slice of the context, and these are two.
     """
-    result, theirs, folder = ours(root, "upper and lower case")
+    result, theirs, folder = ours("upper and lower case")
     asked = DIFFERENCES["upper and lower case"]
     hand = Hand(folder, asked["question"], asked["context"])
     upper, lower = hand.probability("US"), hand.probability("us")
@@ -187,20 +182,20 @@ def test_us_is_not_us(root: Path) -> None:
     assert scores(result)["us"] == pytest.approx(lower, abs=TOLERANCE)
 
 
-def test_there_are_no_answers_but_spans_of_the_context(root: Path) -> None:
+def test_there_are_no_answers_but_spans_of_the_context() -> None:
     """Where ``top_k`` is more than there are spans, transformers lists spans that end before they begin, as an empty
     answer with a score of 0, though empty answers are switched off. Two words have three spans.
     """
-    result, theirs, _ = ours(root, "backward spans")
+    result, theirs, _ = ours("backward spans")
     assert [answer[:2] for answer in theirs if not answer[0]] == [["", 0.0]]
     assert sorted(scores(result)) == ["food", "good", "good food"]
 
 
-def test_a_special_token_in_the_question_is_a_part_of_the_question(root: Path) -> None:
+def test_a_special_token_in_the_question_is_a_part_of_the_question() -> None:
     """transformers lets every token with the id of [CLS] be part of an answer, one in the question too: it shares in
     the softmax, and spans that begin with it, the question's third word, count for the context's third word, "of".
     """
-    result, theirs, folder = ours(root, "special token in the question")
+    result, theirs, folder = ours("special token in the question")
     asked = DIFFERENCES["special token in the question"]
     hand = Hand(folder, asked["question"], asked["context"])
     text = theirs[0][0]
@@ -208,13 +203,13 @@ def test_a_special_token_in_the_question_is_a_part_of_the_question(root: Path) -
     assert abs(scores(result)[text] - theirs[0][1]) > 1e-2
 
 
-def test_words_are_whole_where_a_window_cuts_them(root: Path) -> None:
+def test_words_are_whole_where_a_window_cuts_them() -> None:
     """transformers gives what the window has of a word: "es it again, so he must" for "loses it again, so he must"."""
     [run] = [r for r in GOLDEN["cases"]["bert"]["runs"] if r["inputs"] == "long" and "top_k" not in r["options"]]
     cut = [answer[0] for window in run["windows"][0] for answer in window if answer[0].startswith("es it again")]
     assert cut
     question, context = INPUTS["long"][0]
-    pipe = assemble(made("bert", root), {"max_length": 40, "overlap": 12}, top_k=200)
+    pipe = assemble(made("bert"), {"max_length": 40, "overlap": 12}, top_k=200)
     texts = list(scores(pipe({"question": question, "context": context})))
     assert "loses it again, so he must" in texts
     assert all(is_whole(context, answer) for answer in texts)
@@ -226,36 +221,36 @@ def is_whole(context: str, answer: str) -> bool:
     return all(word in words or not word for word in ends)
 
 
-def test_an_answer_has_no_white_space_at_its_ends(root: Path) -> None:
+def test_an_answer_has_no_white_space_at_its_ends() -> None:
     """With tokenizers whose tokens hold the space before a word (GPT-2, T5, Llama), transformers gives " Paris" with
     the space's offset, and the same word without one as another answer. White space is no part of an answer here.
     """
     [run] = [r for r in GOLDEN["cases"]["gpt2"]["runs"] if r["options"] == {"top_k": 3}]
     assert any(answer[0] != answer[0].strip() for answers in run["answers"] for answer in answers)
-    pipe = assemble(made("gpt2", root), top_k=50)
+    pipe = assemble(made("gpt2"), top_k=50)
     for question, context in INPUTS["short"]:
         for answer in pipe({"question": question, "context": context}).get("answers", []):
             assert answer["answer"] == answer["answer"].strip() == context[answer["start"] : answer["end"]]
 
 
-def test_accents_belong_to_the_letter_before(root: Path) -> None:
+def test_accents_belong_to_the_letter_before() -> None:
     """A tokenizer that strips accents leaves those that are characters of their own out of its offsets; transformers
     then answers "cities" for "citie\u0301s" with the accent last. Ours has the accent.
     """
     question, context = INPUTS["short"][3]
     theirs: Sequence[Any] = GOLDEN["cases"]["bert"]["runs"][0]["answers"][3][0]
     assert context[theirs[3]] == "\u0301"
-    result = assemble(made("bert", root), top_k=400)({"question": question, "context": context})
+    result = assemble(made("bert"), top_k=400)({"question": question, "context": context})
     assert "cities\u0301" in scores(result)
     assert "cities" not in scores(result)
 
 
-def test_a_tokenizer_without_special_tokens_has_answers_in_every_window(root: Path) -> None:
+def test_a_tokenizer_without_special_tokens_has_answers_in_every_window() -> None:
     """For GPT-2, whose pairs have no frame, transformers finds no answer in any window but the first: the tokens of
     later windows say of themselves that they belong to the first text. Ours come from every window.
     """
     question, context = INPUTS["long"][0]
-    pipe = assemble(made("gpt2", root), {"max_length": 40, "overlap": 12}, top_k=2000)
+    pipe = assemble(made("gpt2"), {"max_length": 40, "overlap": 12}, top_k=2000)
     result = pipe({"question": question, "context": context})
     assert result["windows"] > 3
     assert any(answer["start"] > len(context) * 3 // 4 for answer in result["answers"])

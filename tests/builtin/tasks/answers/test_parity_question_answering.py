@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import pipeline_of, scratch
+from parity_helpers import check_any_order
 from safetensors.torch import load_file, save_file
 
-from pipeline_kit import Pipeline, builtin
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
-from pipeline_kit.contract.types import Side
-from pipeline_kit.runtime.batching import BatchingPolicy
-from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 TOLERANCE = 1e-5
@@ -37,18 +30,7 @@ Listed = dict[str, tuple[float, int, int]]
 """By text: score, start, end."""
 
 
-def assemble(folder: Path, tokenizer: Mapping[str, Any] | None = None, **postprocessor: Any) -> Pipeline:
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": "question-answering", "head": "question-answering"},
-        "checkpoint": {"path": str(folder)},
-        "tokenizer": {"name": "hf", **(tokenizer or {})},
-        "model": {"name": "hf"},
-        "postprocessor": {"name": "answers", **postprocessor},
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+assemble = partial(pipeline_of, "question-answering")
 
 
 def options_of(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,21 +44,11 @@ def examples_of(name: str) -> list[dict[str, str]]:
     return [{"question": question, "context": context} for question, context in INPUTS[name]]
 
 
-@pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("golden")
-
-
-@pytest.fixture
-def folder(request: pytest.FixtureRequest, root: Path) -> Path:
-    """Make the checkpoint of a golden case again."""
-    return made(request.param, root)
-
-
 @cache
-def made(name: str, root: Path) -> Path:
+def made(name: str) -> Path:
+    """Make the checkpoint of a golden case again."""
     case = GOLDEN["cases"][name]
-    folder = tiny_checkpoint(root / name, head="question-answering", **case["checkpoint"])
+    folder = tiny_checkpoint(scratch() / f"golden-{name}", head="question-answering", **case["checkpoint"])
     weights = load_file(folder / "model.safetensors")
     sharp = {key: value * case["sharpness"] if "qa_outputs" in key else value for key, value in weights.items()}
     save_file(sharp, folder / "model.safetensors", {"format": "pt"})
@@ -157,10 +129,11 @@ def same(found: Sequence[tuple[str, float, int, int]], wanted: Sequence[Sequence
     )
 
 
-@pytest.mark.parametrize("folder", [name for name, case in GOLDEN["cases"].items() if case["runs"]], indirect=True)
-def test_answers_are_those_of_transformers_4(folder: Path) -> None:
+@pytest.mark.parametrize("name", [name for name, case in GOLDEN["cases"].items() if case["runs"]])
+def test_answers_are_those_of_transformers_4(name: str) -> None:
+    folder = made(name)
     compared = 0
-    for run in GOLDEN["cases"][folder.name]["runs"]:
+    for run in GOLDEN["cases"][name]["runs"]:
         options, examples = options_of(run), examples_of(run["inputs"])
         results = assemble(folder, **options)(examples)
         top_k = options.get("top_k", 1)
@@ -174,9 +147,10 @@ def test_answers_are_those_of_transformers_4(folder: Path) -> None:
     assert compared > 25
 
 
-@pytest.mark.parametrize("folder", [name for name in GOLDEN["cases"] if name.endswith("-sure")], indirect=True)
-def test_where_the_model_is_sure_a_plain_call_gives_the_same(folder: Path) -> None:
-    [run] = [run for run in GOLDEN["cases"][folder.name]["runs"] if run["inputs"] == "short" and not run["options"]]
+@pytest.mark.parametrize("name", [name for name in GOLDEN["cases"] if name.endswith("-sure")])
+def test_where_the_model_is_sure_a_plain_call_gives_the_same(name: str) -> None:
+    folder = made(name)
+    [run] = [run for run in GOLDEN["cases"][name]["runs"] if run["inputs"] == "short" and not run["options"]]
     compared = 0
     for place, (result, theirs) in enumerate(zip(assemble(folder)(examples_of("short")), run["answers"], strict=True)):
         wanted = tidy(INPUTS["short"][place][1], theirs, False)
@@ -199,20 +173,15 @@ def test_the_golden_answers_are_of_use() -> None:
     assert GOLDEN["versions"]["transformers"].startswith("4.57.")
 
 
-@pytest.mark.parametrize("folder", ["bert", "bart", "deberta-v2", "gpt2", "xlm-roberta", "xlnet-right"], indirect=True)
-def test_answers_do_not_depend_on_batch_order_or_padding(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["bert", "bart", "deberta-v2", "gpt2", "xlm-roberta", "xlnet-right"])
+def test_answers_do_not_depend_on_batch_order_or_padding(name: str) -> None:
+    folder = made(name)
     pipe = assemble(folder, {"max_length": 40}, top_k=3)
     examples = examples_of("short") + examples_of("long")
     alone = [pipe(example) for example in examples]
-    sides: set[Side] = set(pipe.model.supported_sides) or {"right"}
-    chance = random.Random(3)
-    order = list(range(len(examples)))
-    policies = [replace(pipe.padding, side=side) for side in sorted(sides)]
-    policies += [PaddingPolicy("none"), replace(policies[0], name="multiple_of", multiple_of=16)]
-    for padding in policies:
-        for batching in (BatchingPolicy(), BatchingPolicy(max_tokens=90), BatchingPolicy(False, None, 3, 4)):
-            chance.shuffle(order)
-            results = replace(pipe, padding=padding, batching=batching)([examples[i] for i in order])
-            for place, result in zip(order, results, strict=True):
-                assert same(listed(result), listed(alone[place])), (padding, batching)
-                assert result.get("windows") == alone[place].get("windows")
+    check_any_order(
+        pipe,
+        examples,
+        alone,
+        lambda result, one: same(listed(result), listed(one)) and result.get("windows") == one.get("windows"),
+    )

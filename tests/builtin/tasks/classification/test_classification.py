@@ -200,11 +200,6 @@ def test_a_model_without_logits_is_a_stage_error() -> None:
         stage.reduce(ModelOutput({"logits": torch.zeros(1, 1, 2)}), batch)
 
 
-def test_no_examples_give_no_results() -> None:
-    stage = Classification(ClassificationConfig(), tiny_stage_context())
-    assert stage([], [], []) == []
-
-
 logits = st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3)
 
 

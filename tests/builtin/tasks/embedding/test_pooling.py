@@ -212,10 +212,6 @@ def test_a_missing_or_wrong_pooling_config_is_refused(tmp_path: Path) -> None:
         embed([[ROWS[0]]], folder(tmp_path, modules("Transformer", "Pooling"), [1]))
 
 
-def test_no_examples_give_no_results() -> None:
-    assert Pooling(PoolingConfig(), tiny_stage_context())([], [], []) == []
-
-
 vectors = st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=6)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness import checkpoint, pipeline_of
 from hub_server import HubServer, Repository
+from parity_helpers import check_any_order
 from safetensors.torch import load_file, save_file
 
-from pipeline_kit import Pipeline, builtin
+from pipeline_kit import Pipeline
 from pipeline_kit.checkpoint.resolve import CheckpointConfig, fingerprint, resolve_checkpoint
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Example, Side
 from pipeline_kit.errors import CheckpointError, ConfigError, RowError
-from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.testing import PostprocessorConformance
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
@@ -123,18 +121,7 @@ def reference(folder: Path, texts: Sequence[str] = TEXTS, **options: Any) -> np.
     return np.stack([model.encode([text], show_progress_bar=False, **options)[0] for text in texts])
 
 
-def assemble(folder: Path, *, tokenizer: Any = None, checkpoint: Any = None, **postprocessor: Any) -> Pipeline:
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": "sentence-embedding", "head": "base"},
-        "checkpoint": {"path": str(folder), **(checkpoint or {})},
-        "tokenizer": {"name": "hf", **(tokenizer or {})},
-        "model": {"name": "hf", "linear": "eager"},
-        "postprocessor": {"name": "pooling", **postprocessor},
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+assemble = partial(pipeline_of, "sentence-embedding", model={"linear": "eager"})
 
 
 def embed(pipe: Pipeline, texts: Sequence[Example] = TEXTS) -> np.ndarray[Any, Any]:
@@ -151,17 +138,9 @@ def test_vectors_in_any_batch_order_and_padding(case: Case, tmp_path: Path) -> N
     expected = reference(folder)
     pipe = assemble(folder)
     same(embed(pipe), expected)
-    same(np.concatenate([embed(pipe, [text]) for text in TEXTS]), expected)
-    pad = pipe.padding.pad_token_id
-    policies = [PaddingPolicy("none", "right", pad)]
-    for side in sorted(pipe.model.supported_sides):
-        policies += [PaddingPolicy("longest", side, pad, 48), PaddingPolicy("max_length", side, pad, 48)]
-    order = list(range(len(TEXTS)))
-    chance = random.Random(3)
-    for policy in policies:
-        chance.shuffle(order)
-        found = embed(replace(pipe, padding=policy, batching=BatchingPolicy(max_tokens=120)), [TEXTS[i] for i in order])
-        same(found, expected[order])
+    check_any_order(
+        pipe, TEXTS, list(expected), lambda result, row: np.allclose(result["embedding"], row, TOLERANCE, TOLERANCE)
+    )
     same(embed(assemble(folder, prompt_name="query")), reference(folder, prompt_name="query"))
 
 
@@ -245,16 +224,17 @@ def test_the_folders_own_dimensions_are_followed(tmp_path: Path) -> None:
         assemble(folder)
 
 
-def test_more_dimensions_than_there_are_is_refused(matryoshka: Path, tmp_path: Path) -> None:
+def test_more_dimensions_than_there_are_is_refused(matryoshka: Path) -> None:
     with pytest.raises(ConfigError, match=r"postprocessor\.dimensions: '21' is more than the 20 numbers.*\n.*1 to 20"):
         assemble(matryoshka, dimensions=21)
-    plain = tiny_checkpoint(tmp_path / "plain", "distilbert", head="base")
+    plain = checkpoint("distilbert", head="base")
     with pytest.raises(ConfigError, match="1 to 32"):
         assemble(plain, dimensions=33)
 
 
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("name", ["Tanh", "Identity", "ReLU", "GELU", "Sigmoid"])
+@pytest.mark.parametrize(
+    ("name", "residual"), [("Tanh", False), ("Identity", True), ("ReLU", False), ("GELU", True), ("Sigmoid", False)]
+)
 def test_each_activation_of_a_dense_layer(name: str, residual: bool, tmp_path: Path) -> None:
     case = Case("bert", "mean", ("Dense", "Dense"))
     folder = save(tmp_path / "st", case, activation=getattr(torch.nn, name)(), residual=residual)
@@ -442,9 +422,9 @@ def test_a_module_that_is_not_supported_is_named(place: int, type_: str, broken:
     modules = json.loads((broken / "modules.json").read_text())
     modules[place]["type"] = type_
     (broken / "modules.json").write_text(json.dumps(modules))
-    for options in ({}, {"pooling": "mean"}):
+    for pooling in ("auto", "mean"):
         with pytest.raises(CheckpointError, match=rf"module {place} is '{type_}'.*supported are Transformer, Pooling"):
-            assemble(broken, **options)
+            assemble(broken, pooling=pooling)
     if not type_.startswith("sentence_transformers"):
         with pytest.raises(CheckpointError, match="never run"):
             assemble(broken)
@@ -455,7 +435,7 @@ def test_a_folder_of_static_embeddings_is_named(tmp_path: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
-    base = tiny_checkpoint(tmp_path / "base", "bert", head="base")
+    base = checkpoint("bert", head="base")
     static = StaticEmbedding(Tokenizer.from_file(str(base / "tokenizer.json")), embedding_dim=8)
     SentenceTransformer(modules=[static]).save(str(tmp_path / "st"), create_model_card=False)
     with pytest.raises(CheckpointError, match=r"module 'StaticEmbedding', and only those of a Transformer"):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint, pipeline_of
 
-import pipeline_kit as pk
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
+from pipeline_kit.errors import ConfigError
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 Entity = tuple[str, int, int, Any]
@@ -43,9 +43,8 @@ class Raw:
         scores = self.scores(ids)
         return self.tokenizer.convert_ids_to_tokens(ids), [self.labels[i] for i in scores.argmax(-1)], scores.max(-1)
 
-    def ours(self, example: Any, how: str = "simple", *more: str) -> dict[str, Any]:
-        options = (f"checkpoint.path={self.folder}", f"postprocessor.aggregation={how}", "device=cpu")
-        pipe = pk.load("task=token-classification", *options, "postprocessor.ignore_labels=[]", *more)
+    def ours(self, example: Any, how: str = "simple", ignored: Sequence[str] = ()) -> dict[str, Any]:
+        pipe = pipeline_of("token-classification", self.folder, aggregation=how, ignore_labels=list(ignored))
         result: dict[str, Any] = pipe(example)
         return result
 
@@ -57,8 +56,8 @@ class Raw:
         return found
 
 
-def make(folder: Path, architecture: str, labels: tuple[str, ...] = LABELS, seed: int = 3, **options: Any) -> Raw:
-    tiny_checkpoint(folder, architecture, head="token-classification", labels=labels, seed=seed, **options)
+def make(architecture: str, labels: tuple[str, ...] = LABELS, seed: int = 3, **options: Any) -> Raw:
+    folder = checkpoint(architecture, head="token-classification", labels=labels, seed=seed, **options)
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
     return Raw(folder, labels, model, transformers.AutoTokenizer.from_pretrained(folder))
 
@@ -89,17 +88,17 @@ def grouped(pieces: Sequence[tuple[str, int, int, float]]) -> list[Entity]:
     return [(label, start, end, near(float(np.mean(scores)))) for label, start, end, scores in found]
 
 
-def test_text_is_a_slice_of_the_source_without_white_space(tmp_path: Path) -> None:
+def test_text_is_a_slice_of_the_source_without_white_space() -> None:
     """Theirs: ``word`` is decoded from tokens (lower case here), and offsets may begin with a blank.
 
     https://github.com/huggingface/transformers/issues/18738. A slice is what can be found again in the source,
     and a name does not begin with a blank.
     """
     text = "I Love PARIS"
-    lower = make(tmp_path / "bert", "bert", seed=4)
+    lower = make("bert", seed=4)
     assert [e["word"] for e in lower.theirs(text, "none")][:2] == ["i", "love"]
     assert [e["text"] for e in lower.ours(text, "none")["entities"]][:2] == ["I", "Love"]
-    blank = make(tmp_path / "gpt2", "gpt2")
+    blank = make("gpt2")
     tokens, best, sure = blank.tokens("I love paris")
     assert tokens == ["I", "Ġlove", "Ġparis"]
     assert [(e["start"], e["end"]) for e in blank.theirs("I love paris", "none")] == [(0, 1), (1, 6), (6, 12)]
@@ -109,10 +108,10 @@ def test_text_is_a_slice_of_the_source_without_white_space(tmp_path: Path) -> No
     ]
 
 
-def test_a_character_of_several_tokens_is_in_one_entity(tmp_path: Path) -> None:
+def test_a_character_of_several_tokens_is_in_one_entity() -> None:
     """Theirs: each byte of an emoji by itself, so entities overlap. Ours: the emoji takes what its first byte has."""
     text = "I 😀 so"
-    raw = make(tmp_path / "c", "modernbert")
+    raw = make("modernbert")
     tokens, best, sure = raw.tokens(text)
     assert tokens[1:-1] == ["I", "Ġ", "ð", "Ł", "ĺ", "Ģ", "Ġso"]
     assert len(set(best[3:7])) > 1, "the bytes should not agree"
@@ -129,13 +128,13 @@ def test_a_character_of_several_tokens_is_in_one_entity(tmp_path: Path) -> None:
     assert entities(raw.ours(text)) == found
 
 
-def test_a_long_text_is_never_cut_in_silence(tmp_path: Path) -> None:
+def test_a_long_text_is_never_cut_in_silence() -> None:
     """Theirs: tokens beyond the model's limit are dropped without a word.
 
     https://github.com/huggingface/transformers/issues/15177. Ours: windows, put together token by token, each token
     from the window where it is farther from the border; then entities are made, as of a short text.
     """
-    raw = make(tmp_path / "c", "bert", seed=4, max_positions=16)
+    raw = make("bert", seed=4, max_positions=16)
     text = "i love the world and water is good for all people in paris but not as good as rain was to me"
     words = text.split()
     assert raw.theirs(text)[-1]["end"] == text.index(" not as good")
@@ -161,13 +160,13 @@ def test_a_long_text_is_never_cut_in_silence(tmp_path: Path) -> None:
     assert theirs != [e[:3] for e in entities(result)]
 
 
-def test_a_full_stop_is_no_part_of_the_word(tmp_path: Path) -> None:
+def test_a_full_stop_is_no_part_of_the_word() -> None:
     """Theirs: for tokenizers without a prefix such as ``##`` words are what blanks separate, so ``paris.`` is one.
 
     The tokenizer itself says where its words are, and has the full stop apart, as word pieces have it too.
     """
     text = "I love paris."
-    raw = make(tmp_path / "c", "roberta", seed=2)
+    raw = make("roberta", seed=2)
     tokens, best, sure = raw.tokens(text)
     assert tokens == ["<s>", "I", "Ġlove", "Ġparis", ".", "</s>"]
     pieces = [(best[i + 1], *place, sure[i + 1]) for i, place in enumerate([(0, 1), (2, 6), (7, 12), (12, 13)])]
@@ -176,10 +175,10 @@ def test_a_full_stop_is_no_part_of_the_word(tmp_path: Path) -> None:
     assert raw.theirs(text, "first")[-1]["end"] == 13
 
 
-def test_a_line_break_separates_words(tmp_path: Path) -> None:
+def test_a_line_break_separates_words() -> None:
     """Theirs: only the blank does, so ``love\\nparis`` is one word. Ours: any white space."""
     text = "I love\nparis so"
-    raw = make(tmp_path / "c", "roberta")
+    raw = make("roberta")
     tokens, best, sure = raw.tokens(text)
     assert tokens[2:4] == ["Ġlove", "Ċ"]
     assert tokens[4:-2] == list("paris")
@@ -193,26 +192,26 @@ def test_a_line_break_separates_words(tmp_path: Path) -> None:
     assert [(e["start"], e["end"]) for e in raw.theirs(text, "first")] == [(0, 1), (1, 15)]
 
 
-def test_the_blank_before_a_word_belongs_to_it(tmp_path: Path) -> None:
+def test_the_blank_before_a_word_belongs_to_it() -> None:
     """Theirs: a blank that is a piece of its own is a word of its own, and the label that it has is lost.
 
     A checkpoint is trained with a word's label on its first piece, which is that blank.
     """
     text = "I zq"
-    raw = make(tmp_path / "c", "deberta-v2")
+    raw = make("deberta-v2")
     tokens, best, sure = raw.tokens(text)
     assert tokens[1:-1] == ["▁", "I", "▁", "z", "q"]
     assert entities(raw.ours(text, "first")) == grouped([(best[1], 0, 1, sure[1]), (best[3], 2, 4, sure[3])])
     assert (2, 3) not in [(e["start"], e["end"]) for e in raw.ours(text, "first")["entities"]]
 
 
-def test_words_are_not_told_by_the_length_of_tokens(tmp_path: Path) -> None:
+def test_words_are_not_told_by_the_length_of_tokens() -> None:
     """Theirs: a word piece goes on with a word if it is not as long as its slice of the source.
 
     That holds for ``##q``, but also for a letter whose accent the tokenizer drops and for [MASK], whose slice begins
     with the blank before it. The tokenizer itself knows that both begin a word.
     """
-    raw = make(tmp_path / "c", "bert", seed=6)
+    raw = make("bert", seed=6)
     for text, known, places in (
         ("we lo\u0301ve so", ["we", "love", "so"], [(0, 2), (3, 8), (9, 11)]),
         ("so [MASK] is", ["so", "[MASK]", "is"], [(0, 2), (3, 9), (10, 12)]),
@@ -225,10 +224,10 @@ def test_words_are_not_told_by_the_length_of_tokens(tmp_path: Path) -> None:
         assert (raw.theirs(text, "max")[0]["start"], raw.theirs(text, "max")[0]["end"]) == (0, places[1][1])
 
 
-def test_a_list_of_words_is_the_words(tmp_path: Path) -> None:
+def test_a_list_of_words_is_the_words() -> None:
     """Theirs: with ``is_split_into_words`` a word such as U.N. is split again. Ours: it has one label."""
     words = ["we", "say", "U.N."]
-    raw = make(tmp_path / "c", "bert", seed=4)
+    raw = make("bert", seed=4)
     tokens, best, sure = raw.tokens(" ".join(words))
     assert tokens[1:-1] == ["we", "say", "u", ".", "n", "."]
     pieces = [(best[i], *place, sure[i]) for i, place in ((1, (0, 2)), (2, (3, 6)), (3, (7, 11)))]
@@ -237,22 +236,22 @@ def test_a_list_of_words_is_the_words(tmp_path: Path) -> None:
     assert [(e["start"], e["end"]) for e in theirs][-2:] == [(7, 9), (9, 11)]
 
 
-def test_a_hyphen_in_a_label_is_no_prefix(tmp_path: Path) -> None:
+def test_a_hyphen_in_a_label_is_no_prefix() -> None:
     """Theirs: all before the first hyphen is dropped, ``E-mail`` becomes ``mail``. Ours: only B- and I- are."""
-    raw = make(tmp_path / "c", "bert", labels=("E-mail", "E-mail-address"), seed=4)
+    raw = make("bert", labels=("E-mail", "E-mail-address"), seed=4)
     _, best, sure = raw.tokens("i love paris")
     found = entities(raw.ours("i love paris"))
     assert found == grouped([(best[1], 0, 1, sure[1]), (best[2], 2, 6, sure[2]), (best[3], 7, 12, sure[3])])
     assert {e["entity_group"] for e in raw.theirs("i love paris")} <= {"mail", "mail-address"}
 
 
-def test_the_schemes_with_e_and_s(tmp_path: Path) -> None:
+def test_the_schemes_with_e_and_s() -> None:
     """Theirs: ``I-PER E-PER`` are two entities, and of two entities ``S-PER S-PER`` they make one.
 
     Ours: where a tag has a B- label, E- goes on with an entity and S- begins one.
     """
     labels = ("B-X", "E-X", "S-X", "I-X")
-    raw = make(tmp_path / "c", "bert", labels=labels, seed=0)
+    raw = make("bert", labels=labels, seed=0)
     text = "i love paris and water so they say it is good"
     _, best, sure = raw.tokens(text)
     starts = np.cumsum([0, *(len(word) + 1 for word in text.split())]).tolist()
@@ -265,8 +264,8 @@ def test_the_schemes_with_e_and_s(tmp_path: Path) -> None:
     assert entities(raw.ours(text)) == grouped(pieces)
 
 
-def test_ignore_labels_with_a_prefix_is_an_error(tmp_path: Path) -> None:
+def test_ignore_labels_with_a_prefix_is_an_error() -> None:
     """Theirs: ``ignore_labels=["B-PER"]`` does nothing with an aggregation. Ours: an error that says what to write."""
-    raw = make(tmp_path / "c", "bert", seed=4)
-    with pytest.raises(pk.PipelineKitError, match="'B-PER' has a prefix, which an aggregation drops"):
-        raw.ours("i", "simple", "postprocessor.ignore_labels=[B-PER]")
+    raw = make("bert", seed=4)
+    with pytest.raises(ConfigError, match="'B-PER' has a prefix, which an aggregation drops"):
+        raw.ours("i", "simple", ["B-PER"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.pipelines.token_classification import AggregationStrategy
@@ -24,7 +24,6 @@ from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, 
 from pipeline_kit.errors import ConfigError, ExampleError, RowError, StageError
 from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
 from pipeline_kit.testing import PostprocessorConformance, WordTokenizer, WordTokenizerConfig, tiny_stage_context
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 CONLL = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 PLAIN = ("O", "MISC", "PER", "ORG", "LOC")
@@ -108,8 +107,8 @@ def rows_of(labels: Sequence[str], names: Sequence[str] = CONLL, score: float = 
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("oracle") / "c", head="token-classification", labels=CONLL)
+def reference() -> Any:
+    folder = checkpoint(head="token-classification", labels=CONLL)
     return transformers.pipeline("token-classification", model=str(folder), device="cpu")
 
 
@@ -370,26 +369,6 @@ def test_words_of_ones_own_are_the_words() -> None:
     assert tuples(found) == [("PER", 2, 3, pytest.approx(0.9))]
 
 
-@pytest.mark.parametrize(
-    ("example", "message"),
-    [
-        ({}, "neither 'text' nor 'words'"),
-        ({"text": None}, "neither 'text' nor 'words'"),
-        ({"text": "a", "words": ["a"]}, "'text' and 'words' are both there"),
-        ({"words": "one two"}, "the field 'words' is str, not a list of texts"),
-        ({"words": ["a", 1]}, r"the field 'words\[1\]' is int"),
-        ({"words": ["a"], "tags": []}, "unknown field 'tags'; the fields are 'words' and 'text'"),
-        ({"txt": "a"}, "the field 'text' is missing; found: txt"),
-        ({"text": 7}, "the field 'text' is int"),
-        ("a\ud800", "lone surrogate"),
-        (7, "not int"),
-    ],
-)
-def test_bad_input(example: Any, message: str) -> None:
-    with pytest.raises(ExampleError, match=message):
-        stage().prepare(example)
-
-
 def test_good_input() -> None:
     entities = stage()
     assert entities.prepare("a b") == entities.prepare({"text": "a b"}) == entities.prepare({"words": ["a", "b"]})
@@ -492,9 +471,9 @@ def test_windows_give_what_the_whole_text_gives(text: str, size: int, share: int
     assert found(cut) == found([whole])
 
 
-def test_windows_of_a_checkpoint_are_put_together(tmp_path: Path) -> None:
+def test_windows_of_a_checkpoint_are_put_together() -> None:
     """The task asks for windows; every word of a long text is in an entity when nothing is ignored."""
-    folder = tiny_checkpoint(tmp_path / "c", "roberta", head="token-classification", labels=CONLL, max_positions=32)
+    folder = checkpoint("roberta", head="token-classification", labels=CONLL, max_positions=32)
     overrides = (f"checkpoint.path={folder}", "device=cpu", "postprocessor.ignore_labels=[]")
     pipe = pk.load("task=ner", *overrides)
     text = "I love this film 😀 in paris, and zq too. " * 150

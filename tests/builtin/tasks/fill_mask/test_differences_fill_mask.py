@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint, pipeline_of
 
-import pipeline_kit as pk
+from pipeline_kit import Pipeline
 from pipeline_kit.errors import ConfigError, RowError
-from pipeline_kit.testing import tiny_checkpoint
 
 
 class Both:
     """A tiny checkpoint with our pipeline, transformers' pipeline, and its raw probabilities."""
 
-    def __init__(self, folder: Path, architecture: str) -> None:
-        self.folder = tiny_checkpoint(folder, architecture, head="masked-lm", max_positions=48)
+    def __init__(self, architecture: str) -> None:
+        self.folder = checkpoint(architecture, head="masked-lm", max_positions=48)
         self.theirs = transformers.pipeline("fill-mask", model=str(self.folder), device="cpu")
         self.tokenizer: Any = self.theirs.tokenizer
 
-    def ours(self, *overrides: str) -> pk.Pipeline:
-        return pk.load("task=fill-mask", f"checkpoint.path={self.folder}", "device=cpu", *overrides)
+    def ours(self, tokenizer: dict[str, Any] | None = None, **options: Any) -> Pipeline:
+        return pipeline_of("fill-mask", self.folder, tokenizer, **options)
 
     def probabilities(self, text: str) -> list[np.ndarray[Any, Any]]:
         """Return the whole vocabulary's probabilities for each mask, from the logits."""
@@ -37,18 +36,18 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return Both(tmp_path_factory.mktemp("bert") / "checkpoint", "bert")
+def bert() -> Both:
+    return Both("bert")
 
 
 @pytest.fixture(scope="module")
-def roberta(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return Both(tmp_path_factory.mktemp("roberta") / "checkpoint", "roberta")
+def roberta() -> Both:
+    return Both("roberta")
 
 
 @pytest.fixture(scope="module")
-def xlm(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return Both(tmp_path_factory.mktemp("xlm") / "checkpoint", "xlm-roberta")
+def xlm() -> Both:
+    return Both("xlm-roberta")
 
 
 def close(items: Sequence[Any], probabilities: np.ndarray[Any, Any]) -> None:
@@ -86,7 +85,7 @@ def test_the_text_is_the_users(bert: Both, roberta: Both, xlm: Both) -> None:
         (roberta, "so <mask> and <mask>", "<s>so{} and<mask></s>", "so{} and <mask>"),
         (xlm, "it is <mask>.", "it is {} .", "it is {}."),
     ):
-        items = both.ours("postprocessor.top_k=5000")(source)["masks"][0]
+        items = both.ours(top_k=5000)(source)["masks"][0]
         close(items, both.probabilities(source)[0])
         found = both.theirs(source, top_k=len(both.tokenizer))
         found = found[0] if isinstance(found[0], list) else found
@@ -107,7 +106,7 @@ def test_a_target_is_a_word_not_a_vocabulary_entry(roberta: Both) -> None:
     inside, word = (roberta.tokenizer.convert_tokens_to_ids(token) for token in ("a", "Ġa"))
     [theirs] = roberta.theirs(text, targets=["a"])
     assert theirs["token"] == inside
-    [[ours]] = roberta.ours("postprocessor.targets=[a]")(text)["masks"]
+    [[ours]] = roberta.ours(targets=["a"])(text)["masks"]
     assert ours["id"] == word
     close([ours], probabilities)
     assert ours["text"] == "it is a day"
@@ -125,7 +124,7 @@ def test_a_target_of_several_tokens_is_refused(bert: Both) -> None:
     assert theirs["token_str"] == "good"
     assert theirs["score"] == pytest.approx(bert.probabilities(text)[0][bert.tokenizer.convert_tokens_to_ids("good")])
     with pytest.raises(ConfigError, match=r"'goody' is 2 tokens of '.*', not one: 'good', '##y'"):
-        bert.ours("postprocessor.targets=[goody]")
+        bert.ours(targets=["goody"])
 
 
 def test_an_unknown_target_is_refused(bert: Both) -> None:
@@ -133,7 +132,7 @@ def test_an_unknown_target_is_refused(bert: Both) -> None:
     [theirs] = bert.theirs("a [MASK] day", targets=["漢"])
     assert theirs["token"] == bert.tokenizer.unk_token_id
     with pytest.raises(ConfigError, match="'漢' is unknown to the tokenizer"):
-        bert.ours("postprocessor.targets=['漢']")
+        bert.ours(targets=["漢"])
 
 
 def test_a_mask_that_is_cut_off_is_an_error(bert: Both) -> None:
@@ -146,14 +145,14 @@ def test_a_mask_that_is_cut_off_is_an_error(bert: Both) -> None:
     assert isinstance(found[0], dict)  # one mask, says the shape
     with pytest.raises(RowError, match="1 of the 2 masks are in a part of the text that was cut off"):
         bert.ours()(text)
-    assert len(bert.ours("tokenizer.overflow=window")(text)["masks"]) == 2
+    assert len(bert.ours({"overflow": "window"})(text)["masks"]) == 2
 
 
 def test_more_tokens_than_there_are(bert: Both) -> None:
     """transformers fails for a top_k above the size of the vocabulary; ours gives all there are."""
     with pytest.raises(RuntimeError):
         bert.theirs("a [MASK] day", top_k=10_000)
-    [items] = bert.ours("postprocessor.top_k=10000")("a [MASK] day")["masks"]
+    [items] = bert.ours(top_k=10_000)("a [MASK] day")["masks"]
     [probabilities] = bert.probabilities("a [MASK] day")
     assert len(items) == len(probabilities)
     close(items, probabilities)

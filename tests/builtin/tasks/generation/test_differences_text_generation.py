@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from generate_helpers import TEXTS, texts, with_files, writer
+from generate_helpers import TEXTS, texts, writer
+from harness import checkpoint, with_files
 
 from pipeline_kit.testing import tiny_checkpoint
 
@@ -16,8 +17,8 @@ PROMPT = "I love this movie"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("d") / "checkpoint", "gpt2", head="causal-lm", seed=5)
+def folder() -> Path:
+    return checkpoint("gpt2", head="causal-lm", seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +126,12 @@ def test_an_option_without_effect_is_an_error(folder: Path, reference: Any) -> N
     assert cold == reference(PROMPT, do_sample=False, max_new_tokens=4)
 
 
-def test_a_task_keeps_its_own_length(tmp_path: Path) -> None:
+def test_a_task_keeps_its_own_length() -> None:
     """transformers 4.57 writes 256 tokens whatever ``max_length`` the checkpoint names for the task; the pipelines'
     default was put over it. Here the checkpoint's word counts; it includes the token that the decoder starts with.
     """
     params = {"summarization": {"prefix": "sum: ", "max_length": 9}}
-    folder = tiny_checkpoint(tmp_path / "t5", "t5", head="seq2seq-lm", task_specific_params=params)
+    folder = checkpoint("t5", head="seq2seq-lm", task_specific_params=params)
     pipe = writer(folder, "summarization", most=None)
     assert pipe.description["model"]["generation"]["max_new_tokens"] == 8
     network = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)

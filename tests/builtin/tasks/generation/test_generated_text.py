@@ -64,38 +64,6 @@ def stage(head: str = "causal-lm", config: dict[str, Any] | None = None, **optio
 MESSAGE = {"role": "user", "content": "Hello"}
 
 
-@pytest.mark.parametrize(
-    ("example", "words"),
-    [
-        ("", "'text' is empty"),
-        (" \n", "'text' is empty"),
-        ({}, "the field 'text' is missing"),
-        ({"text": None}, "'text' is NoneType"),
-        ({"text": 5}, "'text' is int, not a string"),
-        ({"text": "\ud800"}, "lone surrogate"),
-        ({"txt": "a"}, "Is 'txt' meant to be it"),
-        ({"text": "a", "mesages": []}, "Did you mean 'messages'"),
-        ({"text": "a", "messages": [MESSAGE]}, "not both"),
-        ({"messages": [MESSAGE], "mood": "good"}, "unknown field 'mood'"),
-        ({"messages": []}, "empty"),
-        ({"messages": "hello"}, "not a JSON list"),
-        ({"messages": 5}, "is int, not a list"),
-        ({"messages": MESSAGE}, "is dict, not a list"),
-        ({"messages": ["hello"]}, r"messages\[0\] is str, not a message"),
-        ({"messages": [MESSAGE, {"content": "a"}]}, r"messages\[1\] lacks 'role'; it has: content"),
-        ({"messages": [{"role": "user", "contents": "a"}]}, "Is 'contents' meant to be it"),
-        ({"messages": [{"role": 5, "content": "a"}]}, r"messages\[0\].role' is int"),
-        ({"messages": [{"role": "", "content": "a"}]}, r"messages\[0\].role' is empty"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"messages\[0\].content' is list"),
-        ({"messages": [{"role": "user", "content": "\udfff"}]}, "lone surrogate"),
-        (5, "not int"),
-    ],
-)
-def test_bad_examples(example: Any, words: str) -> None:
-    with pytest.raises(ExampleError, match=words):
-        stage().prepare(example)
-
-
 def test_an_encoder_decoder_takes_a_text_alone() -> None:
     with pytest.raises(ExampleError, match=r"'text' is missing"):
         stage("seq2seq-lm").prepare({"messages": [MESSAGE]})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from generate_helpers import NEW, TEXTS, shuffled_agree, texts, writer
+from harness import checkpoint
 from safetensors.torch import load_file
 
 from pipeline_kit import Pipeline
@@ -21,12 +22,6 @@ from pipeline_kit.testing.checkpoints import tiny_checkpoint, tiny_translator
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "golden" / "text2text.json").read_text(encoding="utf-8"))
 LANGUAGES = ("src_lang", "tgt_lang")
-
-
-def make(case: dict[str, Any], folder: Path) -> Path:
-    if case["architecture"] == "translator":
-        return tiny_translator(folder)
-    return tiny_checkpoint(folder, case["architecture"], head="seq2seq-lm", **case["config"])
 
 
 def weights_sum(folder: Path) -> str:
@@ -50,14 +45,12 @@ def load(case: dict[str, Any], folder: Path) -> Pipeline:
 @pytest.fixture(scope="module", params=sorted(GOLDEN["cases"]))
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pipeline]:
     case = GOLDEN["cases"][request.param]
-    folder = make(case, tmp_path_factory.mktemp("golden") / "checkpoint")
+    if case["architecture"] == "translator":
+        folder = tiny_translator(tmp_path_factory.mktemp("golden") / "checkpoint")
+    else:
+        folder = checkpoint(case["architecture"], head="seq2seq-lm", **case["config"])
     assert weights_sum(folder) == case["weights"], "the tiny checkpoint is another one than the answers are for"
     return case, load(case, folder)
-
-
-def test_texts(built: tuple[dict[str, Any], Pipeline]) -> None:
-    case, pipe = built
-    assert [pipe(text)["text"] for text in GOLDEN["texts"]] == case["texts"]
 
 
 def test_any_batch_order_and_padding(built: tuple[dict[str, Any], Pipeline]) -> None:
@@ -77,25 +70,26 @@ def test_ids(built: tuple[dict[str, Any], Pipeline]) -> None:
         assert output["sequences"][0, :length].tolist() == [id for id in expected[1:] if id != ends["eos_token_id"]]
 
 
-def test_pieces(built: tuple[dict[str, Any], Pipeline]) -> None:
+@pytest.mark.parametrize("built", ["bart-greedy", "marian-greedy", "nllb"], indirect=True)
+def test_one_at_a_time_and_in_pieces(built: tuple[dict[str, Any], Pipeline]) -> None:
     case, pipe = built
-    if case["call"].get("num_beams") == 1:
-        assert ["".join(pipe.stream_text(text)) for text in GOLDEN["texts"]] == case["texts"]
+    assert [pipe(text)["text"] for text in GOLDEN["texts"]] == case["texts"]
+    assert ["".join(pipe.stream_text(text)) for text in GOLDEN["texts"]] == case["texts"]
 
 
-def test_padding_sides(tmp_path: Path) -> None:
+def test_padding_sides() -> None:
     found = {}
     for name in ("bart", "m2m_100", "marian", "mbart", "pegasus", "t5"):
-        folder = tiny_checkpoint(tmp_path / name, name, head="seq2seq-lm")
+        folder = checkpoint(name, head="seq2seq-lm")
         found[name] = writer(folder, "summarization").model.supported_sides
     either = frozenset({"left", "right"})
     right = frozenset({"right"})
     assert found == {"bart": right, "m2m_100": either, "marian": right, "mbart": right, "pegasus": right, "t5": either}
 
 
-def test_windows_are_joined(tmp_path: Path) -> None:
+def test_windows_are_joined() -> None:
     """Each window of a long text is written to by itself; the texts are joined by a space."""
-    folder = tiny_checkpoint(tmp_path / "t5", "t5", head="seq2seq-lm")
+    folder = checkpoint("t5", head="seq2seq-lm")
     options = {"overflow": "window", "overlap": 0, "max_length": 9}
     pipe = writer(folder, "summarization", tokenizer=options)
     long = "I love this movie so much it is good the film was great fun for all of us"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from harness import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,6 @@ from pipeline_kit.testing import (
     PostprocessorConformance,
     WordTokenizer,
     WordTokenizerConfig,
-    tiny_checkpoint,
     tiny_pipeline,
     tiny_stage_context,
 )
@@ -211,31 +211,6 @@ def test_a_pair_for_each_document() -> None:
     assert stage().prepare({"query": "q", "documents": ("a",)}) == pairs[:1]
 
 
-@pytest.mark.parametrize(
-    ("example", "words"),
-    [
-        ("a text", "a mapping with the fields 'query' and 'documents', not a text: a text"),
-        ({"documents": ["d"]}, "the field 'query' is missing; found: documents"),
-        ({"query": "q"}, "the field 'documents' is missing"),
-        ({"query": "q", "document": ["d"]}, "the field 'documents' is missing.*Is 'document' meant to be it"),
-        ({"query": "q", "documents": ["d"], "k": 3}, "unknown field 'k'"),
-        ({"query": " \t", "documents": ["d"]}, "the field 'query' is empty"),
-        ({"query": None, "documents": ["d"]}, "the field 'query' is NoneType, not a string"),
-        ({"query": "q", "documents": "d"}, r"'documents' is str, not a list of texts: d; in CSV write it as JSON"),
-        ({"query": "q", "documents": {"a": "d"}}, "'documents' is dict, not a list of texts"),
-        ({"query": "q", "documents": []}, "'documents' has 0 texts; it needs at least 1"),
-        ({"query": "q", "documents": ["d", 5]}, r"'documents\[1\]' is int, not a string: 5"),
-        ({"query": "q", "documents": ["d", None]}, r"'documents\[1\]' is NoneType"),
-        ({"query": "q", "documents": [["d"]]}, r"'documents\[0\]' is list"),
-        ({"query": "q", "documents": ["d", "\ud800"]}, r"'documents\[1\]' has a lone surrogate"),
-        ({"query": "q", "documents": "[d"}, "'documents' is not a JSON list"),
-    ],
-)
-def test_bad_examples(example: Any, words: str) -> None:
-    with pytest.raises(ExampleError, match=words):
-        stage().prepare(example)
-
-
 # Properties, behind the tiny stages.
 
 TEXTS = st.text(alphabet="ab .é漢👩\u200d\u0301שׁ", max_size=12)
@@ -258,21 +233,6 @@ def test_permuted_documents_have_the_same_scores(
     order = data.draw(st.permutations(range(len(documents))))
     shuffled = pipe({"query": query * 9, "documents": [documents[i] for i in order]})
     assert scores(shuffled) == pytest.approx([scores(result)[i] for i in order], abs=1e-6)
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(rows=st.lists(st.tuples(QUERIES, DOCUMENTS), min_size=1, max_size=5), size=st.integers(1, 40), data=st.data())
-def test_rows_of_any_number_of_documents_share_batches(
-    rows: list[tuple[str, list[str]]], size: int, data: st.DataObject
-) -> None:
-    context = tiny_stage_context(labels=ONE)
-    examples = [{"query": query, "documents": documents} for query, documents in rows]
-    alone = [scores(tiny_pipeline(stage(), context=context)(example)) for example in examples]
-    order = data.draw(st.permutations(range(len(rows))))
-    batching = BatchingPolicy(data.draw(st.booleans()), size * 4, data.draw(st.integers(1, 9)), window=size)
-    pipe = tiny_pipeline(stage(), context=context, batching=batching)
-    for place, result in zip(order, pipe([examples[i] for i in order]), strict=True):
-        assert scores(result) == pytest.approx(alone[place], abs=1e-6)
 
 
 def test_a_thousand_documents_of_a_query_run_in_batches() -> None:
@@ -300,7 +260,7 @@ def test_a_thousand_documents_of_a_query_run_in_batches() -> None:
 
 
 def test_documents_from_a_csv_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tiny_checkpoint(tmp_path / "checkpoint", labels=ONE)
+    folder = checkpoint(labels=ONE)
     file = tmp_path / "rows.csv"
     lines = ["query,documents", 'a day,"[""good, bad"", ""dog""]"', "a cat,dog"]
     file.write_text("\n".join(lines), encoding="utf-8")
@@ -309,7 +269,3 @@ def test_documents_from_a_csv_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(first["ranking"]) == 2
     assert second["error"]["stage"] == "input"
     assert "in CSV write it as JSON" in second["error"]["message"]
-
-
-def test_no_examples() -> None:
-    assert stage()([], [], []) == []

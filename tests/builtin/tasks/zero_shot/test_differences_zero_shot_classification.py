@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint, pipeline_of
 from safetensors.torch import load_file, save_file
 
-from pipeline_kit import Pipeline, builtin
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
 from pipeline_kit.errors import CheckpointError, RowError
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
@@ -31,18 +29,7 @@ TEXT = "The film was dull and the food was good."
 LABELS = ("good", "bad", "food")
 
 
-def assemble(folder: Path, **postprocessor: Any) -> Pipeline:
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": "zero-shot-classification", "head": "sequence-classification"},
-        "checkpoint": {"path": str(folder)},
-        "tokenizer": {"name": "hf"},
-        "model": {"name": "hf"},
-        "postprocessor": {"name": "zero_shot", **postprocessor},
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+assemble = partial(pipeline_of, "zero-shot-classification")
 
 
 def theirs(folder: Path) -> Any:
@@ -70,9 +57,8 @@ def against(logits: Sequence[float], entailed: int, opposite: int) -> float:
 
 
 @pytest.fixture(scope="module", params=WRONG_ORDERS, ids=lambda names: "".join(name[0] for name in names))
-def ordered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
-    folder = tmp_path_factory.mktemp("differences") / "checkpoint"
-    return tiny_checkpoint(folder, labels=request.param, seed=3), request.param
+def ordered(request: pytest.FixtureRequest) -> tuple[Path, tuple[str, ...]]:
+    return checkpoint(labels=request.param, seed=3), request.param
 
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:1]], ids=["multi_label", "a single label"])
@@ -118,18 +104,18 @@ def test_large_logits_give_numbers(large: Path) -> None:
     assert all(math.isnan(score) for score in theirs(large)(TEXT, list(LABELS))["scores"])
 
 
-def test_equal_labels_keep_their_order(tmp_path: Path) -> None:
+def test_equal_labels_keep_their_order() -> None:
     """For a lower-casing tokenizer two labels may be one and the same; transformers lists the later one first."""
-    folder = tiny_checkpoint(tmp_path / "checkpoint", labels=(C, N, E))
+    folder = checkpoint(labels=(C, N, E))
     first, second = raw_logits(folder, ["good", "GOOD"])
     assert first == second
     assert [item["label"] for item in assemble(folder, labels=["good", "GOOD"])(TEXT)["labels"]] == ["good", "GOOD"]
     assert theirs(folder)(TEXT, ["good", "GOOD"])["labels"] == ["GOOD", "good"]
 
 
-def test_a_doubled_label_is_refused(tmp_path: Path) -> None:
+def test_a_doubled_label_is_refused() -> None:
     """transformers scores it twice, so that it takes from all others and its own two scores add up to its real one."""
-    folder = tiny_checkpoint(tmp_path / "checkpoint", labels=(C, N, E))
+    folder = checkpoint(labels=(C, N, E))
     entailed = [row[2] for row in raw_logits(folder, LABELS[:2])]
     powers = [math.exp(value) for value in entailed]
     found = theirs(folder)(TEXT, [*LABELS[:2], LABELS[0]])
@@ -152,9 +138,9 @@ def records() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def test_a_checkpoint_without_entailment_is_refused(tmp_path: Path, records: list[str]) -> None:
+def test_a_checkpoint_without_entailment_is_refused(records: list[str]) -> None:
     """transformers logs a warning and takes the last label for entailment, whatever it means."""
-    folder = tiny_checkpoint(tmp_path / "checkpoint", labels=("LABEL_0", "LABEL_1", "LABEL_2"))
+    folder = checkpoint(labels=("LABEL_0", "LABEL_1", "LABEL_2"))
     logits = raw_logits(folder, LABELS)
     powers = np.exp([row[2] for row in logits])
     last = dict(zip(LABELS, (powers / powers.sum()).tolist(), strict=True))
@@ -168,9 +154,9 @@ def test_a_checkpoint_without_entailment_is_refused(tmp_path: Path, records: lis
     assert scores(named(TEXT)) == pytest.approx(first, abs=1e-5)
 
 
-def test_cut_texts_say_so(tmp_path: Path) -> None:
+def test_cut_texts_say_so() -> None:
     """transformers cuts a long text without a word; ours counts the tokens, once for all labels."""
-    folder = tiny_checkpoint(tmp_path / "checkpoint", labels=(C, N, E))
+    folder = checkpoint(labels=(C, N, E))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     text = "what a long day " * 40
     longest = max(len(tokenizer(f"This example is {label}.", add_special_tokens=False).input_ids) for label in LABELS)
@@ -179,9 +165,9 @@ def test_cut_texts_say_so(tmp_path: Path) -> None:
     assert set(theirs(folder)(text, list(LABELS))) == {"sequence", "labels", "scores"}
 
 
-def test_blank_texts_are_refused(tmp_path: Path) -> None:
+def test_blank_texts_are_refused() -> None:
     """transformers scores a text of spaces, of which the model sees nothing; an empty one it refuses as we do."""
-    folder = tiny_checkpoint(tmp_path / "checkpoint", labels=(C, N, E))
+    folder = checkpoint(labels=(C, N, E))
     assert scores(theirs(folder)("  ", list(LABELS))).keys() == set(LABELS)
     with pytest.raises(ValueError, match="at least one sequence"):
         theirs(folder)("", list(LABELS))
