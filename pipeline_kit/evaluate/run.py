@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.contract.evaluator import Evaluator, Verdict
 from pipeline_kit.contract.types import Example, Result, RowFailure, RunStats
 from pipeline_kit.errors import InputError, UsageError
 from pipeline_kit.files.read.source import SourceRow
+
+if TYPE_CHECKING:
+    from pipeline_kit.runtime.pipeline import Pipeline
 
 GOLD = "label"
 """The field with the label."""
@@ -78,14 +81,6 @@ def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> i
     return count
 
 
-class RunOutcomes(Protocol):
-    """The one thing of a :class:`~pipeline_kit.runtime.pipeline.Pipeline` that is needed here."""
-
-    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result | RowFailure]:
-        """Return a result or a failure for each example, in order."""
-        ...
-
-
 @dataclass
 class Counts:
     """What was counted; metrics are over ``rows - failed``."""
@@ -98,7 +93,7 @@ class Counts:
 
 
 def run(
-    pipeline: RunOutcomes,
+    pipeline: Pipeline,
     rows: Iterable[Labelled | RowFailure],
     evaluator: Evaluator,
     judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None,
