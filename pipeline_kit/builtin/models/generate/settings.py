@@ -214,7 +214,11 @@ def generation_config(settings: Settings, context: StageContext, network: Any) -
     if language is not None:
         values["forced_bos_token_id"] = language
     if values.get("pad_token_id") is None or values["pad_token_id"] < 0:
-        values["pad_token_id"] = _filler(values, context)
+        pad = None if context.tokenizer is None else context.tokenizer.pad_token_id
+        ends = values.get("eos_token_id")
+        end = ends[0] if isinstance(ends, list) and ends else ends
+        # It fills a row that has come to its end, and is cut off again.
+        values["pad_token_id"] = pad if pad is not None else end if isinstance(end, int) else 0
     own = network.config
     if own.is_encoder_decoder and values.get("decoder_start_token_id") is None:
         start = getattr(own, "decoder_start_token_id", None)
@@ -246,12 +250,3 @@ def padding_shows(values: Mapping[str, Any], causal: bool) -> bool:
     if causal:
         return bool(values.get("no_repeat_ngram_size"))
     return bool(values.get("encoder_no_repeat_ngram_size")) or values.get("encoder_repetition_penalty", 1.0) != 1.0
-
-
-def _filler(values: Mapping[str, Any], context: StageContext) -> int:
-    """Choose what fills a row that has come to its end; it is cut off again."""
-    pad = None if context.tokenizer is None else context.tokenizer.pad_token_id
-    if pad is not None:
-        return pad
-    ends = values.get("eos_token_id")
-    return int(ends[0] if isinstance(ends, list) and ends else ends if isinstance(ends, int) else 0)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 
 from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import CheckpointError, ConfigError, DeviceError, Fault, for_message
+from pipeline_kit.errors import CheckpointError, DeviceError, for_message
 from pipeline_kit.graphs.cache import silence
 from pipeline_kit.graphs.graphs import Graph, GraphFormat
 
@@ -45,28 +45,6 @@ class Onnx(GraphFormat):
     def load(self, folder: Path, device: Device) -> Session:
         """Return a session."""
         return Session(folder / MODEL, device)
-
-
-def check_device(device: Device) -> None:
-    """Refuse a device that this build of ONNX Runtime does not run on.
-
-    :raises DeviceError: if it is not a CPU and not a GPU that ONNX Runtime has a provider for.
-    :raises ConfigError: if it asks for half precision.
-    """
-    import onnxruntime
-
-    if device.dtype != "float32":
-        hint = "set device.dtype=float32; on a CPU model.precision=int8 is faster"
-        raise ConfigError([Fault("device.dtype", f"model=onnxruntime has no {device.dtype}.", ("float32",), hint=hint)])
-    if device.kind == "cpu":
-        return
-    if device.kind != "cuda":
-        raise DeviceError(f"model=onnxruntime does not run on {device.kind}; set device=cpu, or use model=hf")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise DeviceError(
-            f"onnxruntime {onnxruntime.__version__} here has no CUDA provider; run: pip uninstall onnxruntime; "
-            "pip install onnxruntime-gpu. Or set device=cpu, or use model=hf"
-        )
 
 
 @final

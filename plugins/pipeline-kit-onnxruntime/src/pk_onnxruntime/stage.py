@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from pipeline_kit.contract.types import Checkpoint, Device
+from pipeline_kit.errors import ConfigError, DeviceError, Fault
 from pipeline_kit.graphs.graphs import GraphModel
 
 from . import Precision
-from .graph import MODEL, Onnx, Session, check_device, needs_reduced_range, quantize
+from .graph import MODEL, Onnx, Session, needs_reduced_range, quantize
 
 TOLERANCES = {"float32": 1e-5, "int8": 0.5, "int8_blocks": 0.25}
 """By precision; those of int8 are for outputs of order 10 of random networks, which are harder than trained ones."""
@@ -37,9 +38,23 @@ class OnnxRuntimeModel(GraphModel):
         return {**super().details, "provider": self._graph.provider}
 
     def check(self, device: Device, precision: Precision) -> None:
-        """Refuse a device that this build of ONNX Runtime does not run on."""
+        """Refuse half precision, and a device that this build of ONNX Runtime does not run on."""
         del precision
-        check_device(device)
+        import onnxruntime
+
+        if device.dtype != "float32":
+            problem = f"model=onnxruntime has no {device.dtype}."
+            hint = "set device.dtype=float32; on a CPU model.precision=int8 is faster"
+            raise ConfigError([Fault("device.dtype", problem, ("float32",), hint=hint)])
+        if device.kind == "cpu":
+            return
+        if device.kind != "cuda":
+            raise DeviceError(f"model=onnxruntime does not run on {device.kind}; set device=cpu, or use model=hf")
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                f"onnxruntime {onnxruntime.__version__} here has no CUDA provider; run: pip uninstall onnxruntime; "
+                "pip install onnxruntime-gpu. Or set device=cpu, or use model=hf"
+            )
 
     def derived_from(self, precision: Precision) -> Mapping[str, Any] | None:
         """See :class:`~pipeline_kit.graphs.graphs.GraphModel`."""

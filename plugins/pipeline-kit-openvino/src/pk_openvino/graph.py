@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import CheckpointError, ConfigError, DeviceError, Fault, for_message
+from pipeline_kit.errors import CheckpointError, for_message
 from pipeline_kit.graphs.graphs import Graph, GraphFormat
 
 _REPORTS = "openvino_telemetry"
@@ -75,19 +75,6 @@ class OpenVino(GraphFormat):
 def write(program: Any, folder: Path) -> None:
     """Write `program` into `folder`; its float32 weights stay float32, which OpenVINO would halve."""
     openvino().save_model(program, str(folder / MODEL), compress_to_fp16=False)
-
-
-def check_device(device: Device) -> None:
-    """Refuse what this plugin does not run on.
-
-    :raises DeviceError: if it is not a CPU.
-    :raises ConfigError: if it asks for half precision, which is an option of the model here.
-    """
-    if device.kind != "cpu":
-        raise DeviceError(f"model=openvino does not run on {device.kind}; set device=cpu, or use model=hf")
-    if device.dtype != "float32":
-        hint = "set device.dtype=float32 and model.precision=bfloat16 or int8"
-        raise ConfigError([Fault("device.dtype", f"model=openvino has no {device.dtype}.", ("float32",), hint=hint)])
 
 
 @final

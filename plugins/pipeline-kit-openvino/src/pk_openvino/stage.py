@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import ConfigError, Fault
+from pipeline_kit.errors import ConfigError, DeviceError, Fault
 from pipeline_kit.graphs.graphs import GraphModel
 
 from . import Precision
-from .graph import MODEL, Compiled, OpenVino, check_device, compress, has_bfloat16, has_int8
+from .graph import MODEL, Compiled, OpenVino, compress, has_bfloat16, has_int8
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.25, "int8": 0.75}
 """By precision; all but the first are for outputs of order 10 of random networks, harder than trained ones."""
@@ -36,8 +36,16 @@ class OpenVinoModel(GraphModel):
     tolerances: ClassVar[Mapping[str, float]] = TOLERANCES
 
     def check(self, device: Device, precision: Precision) -> None:
-        """Refuse bfloat16 where it would be emulated; log where int8 brings nothing but a smaller file."""
-        check_device(device)
+        """Refuse a GPU, half precision as a device's, and bfloat16 where it would be emulated.
+
+        Where int8 brings nothing but a smaller file, that is logged.
+        """
+        if device.kind != "cpu":
+            raise DeviceError(f"model=openvino does not run on {device.kind}; set device=cpu, or use model=hf")
+        if device.dtype != "float32":
+            problem = f"model=openvino has no {device.dtype}."
+            hint = "set device.dtype=float32 and model.precision=bfloat16 or int8"
+            raise ConfigError([Fault("device.dtype", problem, ("float32",), hint=hint)])
         if precision == "bfloat16" and not has_bfloat16():
             problem = "OpenVINO has no bfloat16 on this processor, which lacks the instructions."
             raise ConfigError([Fault("model.precision", problem, ("float32", "int8"), hint="use one of these")])
