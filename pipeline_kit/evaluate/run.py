@@ -50,15 +50,6 @@ def labelled(rows: Iterable[SourceRow]) -> Iterator[Labelled | RowFailure]:
             yield Labelled(row.index, row.id, example, row.example[GOLD])
 
 
-def read_gold(evaluator: Evaluator, row: Labelled) -> Any:
-    """Understand the label of `row`.
-
-    :raises InputError: naming the row.
-    """
-    with in_row(row):
-        return evaluator.read(row.gold, row.example)
-
-
 @contextmanager
 def in_row(row: Labelled) -> Iterator[None]:
     """Add the row's place to an InputError that the body raises."""
@@ -77,7 +68,8 @@ def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> i
     for row in rows:
         count += 1
         if isinstance(row, Labelled):
-            read_gold(evaluator, row)
+            with in_row(row):
+                evaluator.read(row.gold, row.example)
     return count
 
 
@@ -119,7 +111,8 @@ def run(
                 fail(row)
                 continue
             parts = evaluator.parts(row.example)
-            waiting.append((row, read_gold(evaluator, row), len(parts)))
+            with in_row(row):
+                waiting.append((row, evaluator.read(row.gold, row.example), len(parts)))
             yield from parts
 
     start = perf_counter()

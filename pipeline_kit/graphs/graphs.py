@@ -48,38 +48,6 @@ class Graph(ABC):
         """
 
 
-class GraphFormat(ABC):
-    """How a network becomes a graph in a folder.
-
-    :cvar name: what messages call it.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        """Return the graph of `network` in float32, in the runtime's own form.
-
-        Any exception but lack of memory means that the exporter cannot express the network. What is printed or
-        logged meanwhile is hidden.
-
-        :param inputs: a trial batch by the names of the network's inputs, and perhaps ``use_cache``.
-        :param shapes: the dimensions of those tensors that vary, for ``torch.export``.
-        :param outputs: the tensors to keep, by transformers' names; what only other ones need should go.
-        """
-
-    @abstractmethod
-    def save(self, program: Any, folder: Path) -> None:
-        """Write what `trace` returned into an empty folder."""
-
-    @abstractmethod
-    def load(self, folder: Path, device: Device) -> Graph:
-        """Load what `save` wrote.
-
-        :raises RuntimeError: if the runtime cannot.
-        """
-
-
 @dataclass(frozen=True)
 class GraphInfo:
     """What is known of a graph.
@@ -138,7 +106,7 @@ class GraphModel(Model):
     of the checkpoint's own is ever opened. Its options are ``head``, ``precision`` and ``cache_dir``.
 
     :cvar stage: the name it is registered under.
-    :cvar format: how a network becomes a graph.
+    :cvar format: what messages call its graphs.
     :cvar cache: the folder of the user's cache, below ``pipeline-kit``.
     :cvar recipe: counted up when a graph made by the plugin comes out otherwise.
     :cvar packages: what the graph depends on; `instead` names those that do as well.
@@ -146,7 +114,7 @@ class GraphModel(Model):
     """
 
     stage: ClassVar[str]
-    format: ClassVar[GraphFormat]
+    format: ClassVar[str]
     cache: ClassVar[str]
     recipe: ClassVar[int]
     packages: ClassVar[tuple[str, ...]]
@@ -173,8 +141,8 @@ class GraphModel(Model):
         key["checkpoint"] = fingerprint(context.checkpoint)
 
         def export_it(folder: Path) -> dict[str, Any]:
-            _log.warning("exporting %s to %s for the head %s, once", context.checkpoint.name, self.format.name, head)
-            return export(context, head, types, folder, self.format).to_json()
+            _log.warning("exporting %s to %s for the head %s, once", context.checkpoint.name, self.format, head)
+            return export(context, head, types, folder, self).to_json()
 
         def derive_it(folder: Path) -> dict[str, Any]:
             whole, facts = cached(root, {**key, "precision": "float32"}, export_it)
@@ -224,11 +192,30 @@ class GraphModel(Model):
         """
 
     @abstractmethod
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return the graph of `network` in float32, in the runtime's own form.
+
+        Any exception but lack of memory means that the exporter cannot express the network. What is printed or
+        logged meanwhile is hidden.
+
+        :param inputs: a trial batch by the names of the network's inputs, and perhaps ``use_cache``.
+        :param shapes: the dimensions of those tensors that vary, for ``torch.export``.
+        :param outputs: the tensors to keep, by transformers' names; what only other ones need should go.
+        """
+
+    @abstractmethod
+    def save(self, program: Any, folder: Path) -> None:
+        """Write what `trace` returned into an empty folder."""
+
+    @abstractmethod
     def load(self, folder: Path, device: Device, precision: Any, facts: Mapping[str, Any]) -> Graph:
-        """Load the graph in `folder`, of which `facts` are known."""
+        """Load the graph in `folder`, of which `facts` are known.
+
+        :raises RuntimeError: if the runtime cannot.
+        """
 
 
-def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphFormat) -> GraphInfo:
+def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphModel) -> GraphInfo:
     """Write the graph of the checkpoint's network into `folder`, in float32.
 
     :param types: whether the tokenizer returns ``token_type_ids``.
@@ -267,7 +254,7 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
             raise _refused(checkpoint, head, kind, f"{type(error).__name__}: {error}") from error
         kind.save(program, folder)
         try:
-            graph = kind.load(folder, cpu)
+            graph = kind.load(folder, cpu, "float32", {})
         except RuntimeError as error:
             raise _refused(checkpoint, head, kind, f"the graph does not load: {error}") from error
         for trial in trials(batch, context, settings):
@@ -280,12 +267,12 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
         return replace(facts, sides=tried if known is None else tried & known)
 
 
-def _refused(checkpoint: Checkpoint, head: str, kind: GraphFormat, why: str) -> CheckpointError:
+def _refused(checkpoint: Checkpoint, head: str, kind: GraphModel, why: str) -> CheckpointError:
     architecture = checkpoint.config.get("model_type")
     first = next((line for line in why.splitlines() if line.strip()), why)
     return CheckpointError(
         f"the checkpoint '{for_message(checkpoint.name)}' is a {for_message(architecture, 80)}, which cannot be "
-        f"exported to {kind.name} with the head {head}: {for_message(first, 200)}. Use model=hf"
+        f"exported to {kind.format} with the head {head}: {for_message(first, 200)}. Use model=hf"
     )
 
 

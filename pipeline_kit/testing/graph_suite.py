@@ -245,10 +245,9 @@ _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_la
 
 
 class GraphContexts:
-    """Makes contexts for tiny checkpoints of one layer; the same arguments make the same one."""
+    """Makes contexts for tiny checkpoints of one layer, below a folder; the same arguments make the same one."""
 
     def __init__(self, folder: Path) -> None:
-        """Write the checkpoints below `folder`."""
         self._folder = folder
         self._made: dict[Any, StageContext] = {}
 

@@ -67,40 +67,30 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
     :raises ConfigError: with every option that does not fit the checkpoint or the other options.
     """
     known = _FOLLOWED | set(asdict(options))
-    own = dict(_own(context))
-    own |= task_params(context)
+    own = {**_own(context), **task_params(context)}
     for name, harmless in _REFUSED.items():
         if own.get(name) not in harmless:
             raise CheckpointError(
                 f"the checkpoint '{for_message(context.checkpoint.name)}' sets '{name}' to "
-                f"{for_message(own[name], 80)} in "
-                f"its {FILE} or config.json, which model=generate does not do; remove it in a local copy and use "
-                "checkpoint.path=./copy"
+                f"{for_message(own[name], 80)} in its {FILE} or config.json, which model=generate does not do; "
+                "remove it in a local copy and use checkpoint.path=./copy"
             )
     values = {name: value for name, value in own.items() if name in known and value is not None}
     values.pop("seed", None)
     if isinstance(values.get("stop_strings"), str):
         values["stop_strings"] = [values["stop_strings"]]
-    chosen = {n: v for n, v in asdict(options).items() if v is not None and n not in ("seed", "stop_strings")}
-    values |= chosen
+    values |= {n: v for n, v in asdict(options).items() if v is not None and n not in ("seed", "stop_strings")}
     _make_way(values, options)
     _check_own(values, context)
     limit = positions(context.checkpoint.config)
     new_tokens = _new_tokens(values, options, limit, causal)
     stops = options.stop_strings or values.get("stop_strings", [])
-    values.pop("stop_strings", None)
-    for name in ("max_new_tokens", "max_length"):
+    for name in ("stop_strings", "max_new_tokens", "max_length"):
         values.pop(name, None)
     if causal:  # it counts the prompt and, in a batch, its padding
         values.pop("min_length", None)
-    settings = Settings(
-        values,
-        new_tokens,
-        options.seed,
-        tuple(stops),
-        bool(values.get("do_sample")),
-        _whole(values.get("num_beams")) or 1,
-    )
+    do_sample, num_beams = bool(values.get("do_sample")), _whole(values.get("num_beams")) or 1
+    settings = Settings(values, new_tokens, options.seed, tuple(stops), do_sample, num_beams)
     _check(settings, options, limit, causal)
     return settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -11,7 +11,7 @@ from pipeline_kit.errors import ConfigError, DeviceError, Fault
 from pipeline_kit.graphs.graphs import GraphModel
 
 from . import Precision
-from .graph import MODEL, Onnx, Session, needs_reduced_range, quantize
+from .graph import MODEL, Session, needs_reduced_range, quantize
 
 TOLERANCES = {"float32": 1e-5, "int8": 0.5, "int8_blocks": 0.25}
 """By precision; those of int8 are for outputs of order 10 of random networks, which are harder than trained ones."""
@@ -25,7 +25,7 @@ class OnnxRuntimeModel(GraphModel):
     """
 
     stage: ClassVar[str] = "onnxruntime"
-    format: ClassVar[Onnx] = Onnx()
+    format: ClassVar[str] = "ONNX"
     cache: ClassVar[str] = "onnx"
     recipe: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch", "transformers")
@@ -68,6 +68,24 @@ class OnnxRuntimeModel(GraphModel):
         quantize(checkpoint, source / MODEL, precision, folder / MODEL)
         Session(folder / MODEL, Device())  # a graph that does not load is not kept
         return {}
+
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return an ``onnx_ir`` model through ``transformers.exporters``."""
+        from onnx_ir.passes.common import RemoveUnusedNodesPass
+        from transformers.exporters import OnnxConfig
+        from transformers.exporters.exporter_onnx import OnnxExporter
+
+        program = OnnxExporter().export(network, dict(inputs), OnnxConfig(dynamic_shapes=dict(shapes))).program
+        by_name = {value.name: value for value in program.graph.outputs}
+        program.graph.outputs[:] = [by_name[name] for name in outputs]
+        RemoveUnusedNodesPass()(program)
+        return program
+
+    def save(self, program: Any, folder: Path) -> None:
+        """Write ``model.onnx`` and ``model.onnx.data``."""
+        import onnx_ir
+
+        onnx_ir.save(program, str(folder / MODEL), external_data=f"{MODEL}.data")
 
     def load(self, folder: Path, device: Device, precision: Precision, facts: Mapping[str, Any]) -> Session:
         """Return a session."""

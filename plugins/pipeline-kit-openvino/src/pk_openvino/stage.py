@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -12,7 +12,7 @@ from pipeline_kit.errors import ConfigError, DeviceError, Fault
 from pipeline_kit.graphs.graphs import GraphModel
 
 from . import Precision
-from .graph import MODEL, Compiled, OpenVino, compress, has_bfloat16, has_int8
+from .graph import MODEL, Compiled, compress, has_bfloat16, has_int8, openvino, write
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.25, "int8": 0.75}
 """By precision; all but the first are for outputs of order 10 of random networks, harder than trained ones."""
@@ -29,7 +29,7 @@ class OpenVinoModel(GraphModel):
     """
 
     stage: ClassVar[str] = "openvino"
-    format: ClassVar[OpenVino] = OpenVino()
+    format: ClassVar[str] = "OpenVINO"
     cache: ClassVar[str] = "openvino"
     recipe: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("openvino", "torch", "transformers")
@@ -67,6 +67,24 @@ class OpenVinoModel(GraphModel):
         group = compress(checkpoint, source, folder)
         Compiled(folder / MODEL, Device(), group=group)  # a graph that does not load is not kept
         return {"group": group}
+
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return an ``openvino.Model`` through ``transformers.exporters``."""
+        openvino()
+        from transformers.exporters import OpenVINOConfig
+        from transformers.exporters.exporter_openvino import OpenVINOExporter
+
+        config = OpenVINOConfig(dynamic_shapes=dict(shapes), stateful=False)
+        program = OpenVINOExporter().export(network, dict(inputs), config).program
+        for port in program.outputs:
+            if not port.get_names() & set(outputs):
+                program.remove_result(port.get_node())
+        program.validate_nodes_and_infer_types()
+        return program
+
+    def save(self, program: Any, folder: Path) -> None:
+        """Write ``model.xml`` and ``model.bin``."""
+        write(program, folder)
 
     def load(self, folder: Path, device: Device, precision: Precision, facts: Mapping[str, Any]) -> Compiled:
         """Return the compiled graph."""
