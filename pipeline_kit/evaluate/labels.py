@@ -1,14 +1,12 @@
-"""Which label a value in a file means, and the labels of a whole evaluation."""
+"""Which label a value in a file means."""
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any
 
-from pipeline_kit.contract.evaluator import EvaluationContext
 from pipeline_kit.errors import InputError, StageError, UsageError, closest_match, for_message
 from pipeline_kit.files.json_text import parse_json
 
@@ -32,6 +30,7 @@ class Labels:
         """
         self.names = tuple(names)
         self._whose = whose
+        self._exact = {name: number for number, name in reversed(list(enumerate(names)))}
         self._numbers = {_folded(name): number for number, name in reversed(list(enumerate(names)))}
         self._mapping = {_folded(value): target for value, target in (mapping or {}).items()}
         self.by_number = False
@@ -65,6 +64,24 @@ class Labels:
                 + f" To map it: --labels-map '{for_message(text, 40)}={for_message(near or 'NAME', 40)}'"
             )
         self.by_number |= mapped is None and _folded(text) not in self._numbers
+        return found
+
+    def gold(self, value: Any, example: Mapping[str, Any]) -> int:
+        """Return the number of the label that `value` means, whatever its example; see :meth:`find`."""
+        del example
+        return self.find(value)
+
+    def predicted(self, name: Any) -> int:
+        """Return the number of a label that the pipeline returned.
+
+        :raises StageError: if there is none.
+        """
+        found = self._exact.get(name)
+        if found is None:
+            raise StageError(
+                f"the postprocessor returned the label '{for_message(name, 80)}', which is none of the {self._whose}: "
+                f"{listed(self.names)}; only those can be compared with a file's labels"
+            )
         return found
 
     @property
@@ -146,60 +163,3 @@ def _nearest(text: str, names: Sequence[str]) -> str | None:
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
-
-
-class LabelSet(ABC):
-    """Numbers for the labels that occur."""
-
-    @property
-    @abstractmethod
-    def names(self) -> Sequence[str]:
-        """The labels by their number."""
-
-    @property
-    @abstractmethod
-    def note(self) -> str | None:
-        """What to know of how labels were read."""
-
-    @abstractmethod
-    def gold(self, value: Any, example: Mapping[str, Any]) -> int:
-        """Return the number of a row's label; raises InputError if it can be none."""
-
-    @abstractmethod
-    def predicted(self, name: Any) -> int:
-        """Return the number of a label that the pipeline returned; raises StageError if there is none."""
-
-
-@final
-class CheckpointLabels(LabelSet):
-    """The labels of the checkpoint."""
-
-    def __init__(self, setting: EvaluationContext) -> None:
-        self._labels = Labels(setting.labels, setting.labels_map)
-        self._labels.check_map()
-        self._numbers = {name: number for number, name in reversed(list(enumerate(setting.labels)))}
-
-    @property
-    def names(self) -> Sequence[str]:
-        """See :class:`LabelSet`."""
-        return self._labels.names
-
-    @property
-    def note(self) -> str | None:
-        """See :class:`LabelSet`."""
-        return self._labels.note
-
-    def gold(self, value: Any, example: Mapping[str, Any]) -> int:
-        """See :class:`LabelSet`."""
-        del example
-        return self._labels.find(value)
-
-    def predicted(self, name: Any) -> int:
-        """See :class:`LabelSet`."""
-        found = self._numbers.get(name)
-        if found is None:
-            raise StageError(
-                f"the postprocessor returned the label '{for_message(name, 80)}', which is none of the checkpoint's: "
-                f"{listed(self._labels.names)}; only those can be compared with a file's labels"
-            )
-        return found

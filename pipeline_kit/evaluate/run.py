@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.contract.evaluator import Evaluator, Verdict
 from pipeline_kit.contract.types import Example, Result, RowFailure, RunStats
 from pipeline_kit.errors import InputError, UsageError
 from pipeline_kit.files.read.source import SourceRow
+
+if TYPE_CHECKING:
+    from pipeline_kit.runtime.pipeline import Pipeline
 
 GOLD = "label"
 """The field with the label."""
@@ -47,15 +50,6 @@ def labelled(rows: Iterable[SourceRow]) -> Iterator[Labelled | RowFailure]:
             yield Labelled(row.index, row.id, example, row.example[GOLD])
 
 
-def read_gold(evaluator: Evaluator, row: Labelled) -> Any:
-    """Understand the label of `row`.
-
-    :raises InputError: naming the row.
-    """
-    with in_row(row):
-        return evaluator.read(row.gold, row.example)
-
-
 @contextmanager
 def in_row(row: Labelled) -> Iterator[None]:
     """Add the row's place to an InputError that the body raises."""
@@ -74,16 +68,9 @@ def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> i
     for row in rows:
         count += 1
         if isinstance(row, Labelled):
-            read_gold(evaluator, row)
+            with in_row(row):
+                evaluator.read(row.gold, row.example)
     return count
-
-
-class RunOutcomes(Protocol):
-    """The one thing of a :class:`~pipeline_kit.runtime.pipeline.Pipeline` that is needed here."""
-
-    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result | RowFailure]:
-        """Return a result or a failure for each example, in order."""
-        ...
 
 
 @dataclass
@@ -98,7 +85,7 @@ class Counts:
 
 
 def run(
-    pipeline: RunOutcomes,
+    pipeline: Pipeline,
     rows: Iterable[Labelled | RowFailure],
     evaluator: Evaluator,
     judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None,
@@ -124,7 +111,8 @@ def run(
                 fail(row)
                 continue
             parts = evaluator.parts(row.example)
-            waiting.append((row, read_gold(evaluator, row), len(parts)))
+            with in_row(row):
+                waiting.append((row, evaluator.read(row.gold, row.example), len(parts)))
             yield from parts
 
     start = perf_counter()

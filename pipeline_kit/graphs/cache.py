@@ -81,8 +81,14 @@ def _make(
         if target.exists():
             aside.append(Path(tempfile.mkdtemp(prefix=mark, dir=root)))
             os.rename(target, aside[-1] / "broken")
-        with suppress(FileExistsError):  # the same, in this very moment
-            _publish(folder, target)
+        for path in (*folder.iterdir(), folder):
+            _sync(path)
+        try:
+            os.rename(folder, target)
+        except OSError:
+            if not target.exists():  # else it is the same, made in this very moment
+                raise
+        _sync(root)
     finally:
         for left in aside:
             shutil.rmtree(left, ignore_errors=True)
@@ -100,19 +106,6 @@ def _remove_leftovers(root: Path, mine: str | None) -> None:
         with suppress(OSError), lock_file(root / f"{match[1]}.lock", wait=False) as alone:
             if alone:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _publish(folder: Path, target: Path) -> None:
-    """Rename the folder to its final name once everything in it is on the disk."""
-    for path in (*folder.iterdir(), folder):
-        _sync(path)
-    try:
-        os.rename(folder, target)
-    except OSError:
-        if target.exists():
-            raise FileExistsError(str(target)) from None
-        raise
-    _sync(target.parent)
 
 
 def _sync(path: Path) -> None:

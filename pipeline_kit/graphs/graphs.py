@@ -48,38 +48,6 @@ class Graph(ABC):
         """
 
 
-class GraphFormat(ABC):
-    """How a network becomes a graph in a folder.
-
-    :cvar name: what messages call it.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        """Return the graph of `network` in float32, in the runtime's own form.
-
-        Any exception but lack of memory means that the exporter cannot express the network. What is printed or
-        logged meanwhile is hidden.
-
-        :param inputs: a trial batch by the names of the network's inputs, and perhaps ``use_cache``.
-        :param shapes: the dimensions of those tensors that vary, for ``torch.export``.
-        :param outputs: the tensors to keep, by transformers' names; what only other ones need should go.
-        """
-
-    @abstractmethod
-    def save(self, program: Any, folder: Path) -> None:
-        """Write what `trace` returned into an empty folder."""
-
-    @abstractmethod
-    def load(self, folder: Path, device: Device) -> Graph:
-        """Load what `save` wrote.
-
-        :raises RuntimeError: if the runtime cannot.
-        """
-
-
 @dataclass(frozen=True)
 class GraphInfo:
     """What is known of a graph.
@@ -138,7 +106,7 @@ class GraphModel(Model):
     of the checkpoint's own is ever opened. Its options are ``head``, ``precision`` and ``cache_dir``.
 
     :cvar stage: the name it is registered under.
-    :cvar format: how a network becomes a graph.
+    :cvar format: what messages call its graphs.
     :cvar cache: the folder of the user's cache, below ``pipeline-kit``.
     :cvar recipe: counted up when a graph made by the plugin comes out otherwise.
     :cvar packages: what the graph depends on; `instead` names those that do as well.
@@ -146,7 +114,7 @@ class GraphModel(Model):
     """
 
     stage: ClassVar[str]
-    format: ClassVar[GraphFormat]
+    format: ClassVar[str]
     cache: ClassVar[str]
     recipe: ClassVar[int]
     packages: ClassVar[tuple[str, ...]]
@@ -166,17 +134,23 @@ class GraphModel(Model):
         found = required_versions(f"model={self.stage}", self.packages, self.instead)
         self.check(context.device, config.precision)
         root = default_folder(self.cache) if config.cache_dir is None else Path(config.cache_dir).expanduser()
-        key = graph_key(context, head, self.recipe, found)
+        tokenizer = context.tokenizer
+        # GPT-2 and XLNet do not distinguish no types from zeros, so what the tokenizer returns is looked at.
+        types = tokenizer is not None and tokenizer.encode(["a"])[0].token_type_ids is not None
+        key = {"recipe": self.recipe, "head": head, "token_type_ids": types, "versions": dict(found)}
+        key["checkpoint"] = fingerprint(context.checkpoint)
+
+        def export_it(folder: Path) -> dict[str, Any]:
+            _log.warning("exporting %s to %s for the head %s, once", context.checkpoint.name, self.format, head)
+            return export(context, head, types, folder, self).to_json()
 
         def derive_it(folder: Path) -> dict[str, Any]:
-            whole, facts = find_graph(root, context, key, self.format)
+            whole, facts = cached(root, {**key, "precision": "float32"}, export_it)
             return {**facts, **self.derive(context.checkpoint, whole, config.precision, folder)}
 
         more = self.derived_from(config.precision)
-        if more is None:
-            self._folder, facts = find_graph(root, context, key, self.format)
-        else:
-            self._folder, facts = cached(root, {**key, **more}, derive_it)
+        build = export_it if more is None else derive_it
+        self._folder, facts = cached(root, {**key, "precision": "float32", **(more or {})}, build)
         self._facts = GraphInfo.from_json(facts)
         self._graph: Any = self.load(self._folder, context.device, config.precision, facts)
 
@@ -218,45 +192,30 @@ class GraphModel(Model):
         """
 
     @abstractmethod
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return the graph of `network` in float32, in the runtime's own form.
+
+        Any exception but lack of memory means that the exporter cannot express the network. What is printed or
+        logged meanwhile is hidden.
+
+        :param inputs: a trial batch by the names of the network's inputs, and perhaps ``use_cache``.
+        :param shapes: the dimensions of those tensors that vary, for ``torch.export``.
+        :param outputs: the tensors to keep, by transformers' names; what only other ones need should go.
+        """
+
+    @abstractmethod
+    def save(self, program: Any, folder: Path) -> None:
+        """Write what `trace` returned into an empty folder."""
+
+    @abstractmethod
     def load(self, folder: Path, device: Device, precision: Any, facts: Mapping[str, Any]) -> Graph:
-        """Load the graph in `folder`, of which `facts` are known."""
+        """Load the graph in `folder`, of which `facts` are known.
+
+        :raises RuntimeError: if the runtime cannot.
+        """
 
 
-def graph_key(context: StageContext, head: str, recipe: int, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Return all that an exported network depends on, as JSON values.
-
-    :param recipe: counted up by a plugin when what it makes comes out otherwise.
-    """
-    tokenizer = context.tokenizer
-    return {
-        "recipe": recipe,
-        "checkpoint": fingerprint(context.checkpoint),
-        "head": head,
-        # GPT-2 and XLNet do not distinguish no types from zeros, so what the tokenizer returns is looked at.
-        "token_type_ids": tokenizer is not None and tokenizer.encode(["a"])[0].token_type_ids is not None,
-        "versions": dict(versions),
-    }
-
-
-def find_graph(
-    root: Path, context: StageContext, key: Mapping[str, Any], kind: GraphFormat
-) -> tuple[Path, dict[str, Any]]:
-    """Find the float32 graph for `key` below `root`, or export it.
-
-    :param key: what :func:`graph_key` returned.
-    :returns: the folder that `kind` loads, every file in it as it was written, and a :class:`GraphInfo` as JSON.
-    :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
-    :raises ConfigError: if the cache cannot be written.
-    """
-
-    def export_it(folder: Path) -> dict[str, Any]:
-        _log.warning("exporting %s to %s for the head %s, once", context.checkpoint.name, kind.name, key["head"])
-        return export(context, key["head"], key["token_type_ids"], folder, kind).to_json()
-
-    return cached(root, {**key, "precision": "float32"}, export_it)
-
-
-def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphFormat) -> GraphInfo:
+def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphModel) -> GraphInfo:
     """Write the graph of the checkpoint's network into `folder`, in float32.
 
     :param types: whether the tokenizer returns ``token_type_ids``.
@@ -281,39 +240,39 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
     with torch.inference_mode(), silence():
         batch = _typed(sample_batch(settings, Device()), takes, settings)
         try:
-            program = _trace(kind, network, facts, graph_inputs(batch, head, takes))
+            given: dict[str, Any] = {name: v.clone() for name, v in graph_inputs(batch, head, takes).items()}
+            # An error where a length is taken for a constant; AUTO would let it pass.
+            dynamic = torch.export.Dim.DYNAMIC
+            shapes = {name: {0: dynamic, value.dim() - 1: dynamic} for name, value in given.items()}
+            if takes.use_cache:
+                given["use_cache"] = False
+            with torch.inference_mode(False):
+                program = kind.trace(network, given, shapes, facts.outputs)
         except MemoryError:
             raise
         except Exception as error:
             raise _refused(checkpoint, head, kind, f"{type(error).__name__}: {error}") from error
         kind.save(program, folder)
         try:
-            graph = kind.load(folder, cpu)
+            graph = kind.load(folder, cpu, "float32", {})
         except RuntimeError as error:
             raise _refused(checkpoint, head, kind, f"the graph does not load: {error}") from error
         for trial in trials(batch, context, settings):
             where = largest_difference(network, graph, facts, trial)
             if where is not None:
                 raise _refused(checkpoint, head, kind, where)
-        return replace(facts, sides=safe_sides(graph, facts, context, settings))
+        filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
+        tried = probe_sides(lambda part: run_graph(graph, facts, _typed(part, takes, None)), settings, cpu, filler)
+        known = known_sides(settings, head)
+        return replace(facts, sides=tried if known is None else tried & known)
 
 
-def _trace(kind: GraphFormat, network: Any, facts: GraphInfo, given: dict[str, torch.Tensor]) -> Any:
-    dynamic = torch.export.Dim.DYNAMIC  # an error where a length is taken for a constant; AUTO would let it pass
-    shapes = {name: {0: dynamic, value.dim() - 1: dynamic} for name, value in given.items()}
-    inputs: dict[str, Any] = {name: value.clone() for name, value in given.items()}
-    if facts.takes.use_cache:
-        inputs["use_cache"] = False
-    with torch.inference_mode(False):
-        return kind.trace(network, inputs, shapes, facts.outputs)
-
-
-def _refused(checkpoint: Checkpoint, head: str, kind: GraphFormat, why: str) -> CheckpointError:
+def _refused(checkpoint: Checkpoint, head: str, kind: GraphModel, why: str) -> CheckpointError:
     architecture = checkpoint.config.get("model_type")
     first = next((line for line in why.splitlines() if line.strip()), why)
     return CheckpointError(
         f"the checkpoint '{for_message(checkpoint.name)}' is a {for_message(architecture, 80)}, which cannot be "
-        f"exported to {kind.name} with the head {head}: {for_message(first, 200)}. Use model=hf"
+        f"exported to {kind.format} with the head {head}: {for_message(first, 200)}. Use model=hf"
     )
 
 
@@ -325,7 +284,12 @@ def trials(batch: TokenBatch, context: StageContext, settings: Any) -> Iterator[
 
     :param batch: two rows of equal length.
     """
-    longest = _longest(context, settings)
+    text, tokenizer = settings.get_text_config(), context.tokenizer
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
+    most = [limit - 2 for limit in limits if isinstance(limit, int) and limit > 2]  # RoBERTa's first two: no token's
+    if tokenizer is not None and tokenizer.max_length is not None:
+        most = [tokenizer.max_length]
+    longest = min([_LONGEST, *most])
     for rows, width in ((2, batch.input_ids.shape[1]), (1, 1), (1, 2), (3, 6), (1, longest)):
         body = batch.input_ids[0, :-1].repeat(width // 10 + 2)
         ids = torch.stack([torch.cat([body[row : row + width - 1], batch.input_ids[0, -1:]]) for row in range(rows)])
@@ -349,18 +313,6 @@ def largest_difference(network: Any, graph: Graph, facts: GraphInfo, batch: Toke
     return None if same else f"the graph's answers differ for {count} x {width} tokens"
 
 
-def safe_sides(graph: Graph, facts: GraphInfo, context: StageContext, settings: Any) -> frozenset[Side]:
-    """Find the padding sides that leave the graph's answers as they are."""
-    filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
-
-    def forward(batch: TokenBatch) -> Any:
-        return run_graph(graph, facts, _typed(batch, facts.takes, None))
-
-    tried = probe_sides(forward, settings, Device(), filler)
-    known = known_sides(settings, facts.head)
-    return tried if known is None else tried & known
-
-
 def _typed(batch: TokenBatch, takes: NetworkInputs, settings: Any) -> TokenBatch:
     """Add token types where the graph has them, both kinds where there are two."""
     if not takes.token_type_ids:
@@ -369,15 +321,6 @@ def _typed(batch: TokenBatch, takes: NetworkInputs, settings: Any) -> TokenBatch
     if (getattr(settings, "type_vocab_size", None) or 1) > 1:
         types[:, types.shape[1] // 2 :] = 1
     return replace(batch, token_type_ids=types)
-
-
-def _longest(context: StageContext, settings: Any) -> int:
-    text = settings.get_text_config()
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
-    known = [limit - 2 for limit in limits if isinstance(limit, int) and limit > 2]  # RoBERTa's first two: no token's
-    if context.tokenizer is not None and context.tokenizer.max_length is not None:
-        known = [context.tokenizer.max_length]
-    return min([_LONGEST, *known])
 
 
 def run_graph(graph: Graph, facts: GraphInfo, batch: TokenBatch) -> ModelOutput:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
+from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.types import Side
 
 HIDDEN, HEADS_OF_ATTENTION, LAYERS, INNER = 32, 4, 2, 48
@@ -153,22 +153,9 @@ def tiny_checkpoint(
     settings = transformers.AutoConfig.for_model(architecture, **options)
     model = getattr(transformers, HEAD_KINDS[head].auto).from_config(settings)
     _randomize(model, torch.Generator().manual_seed(seed))
-    with _no_progress_bar():
+    with quiet():
         model.save_pretrained(folder)
     return folder
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _write_tokenizer_config(

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from pipeline_kit.builtin.models.hf.heads import HEADS
 from pipeline_kit.builtin.models.hf.stage import HfModel
 from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
@@ -212,14 +213,7 @@ class GraphModelSuite:
         assert (out, err) == (f"{score}\n", ""), f"a warm start loads none of {self.absent}"
 
 
-GRAPH_HEADS = (
-    "sequence-classification",
-    "base",
-    "token-classification",
-    "question-answering",
-    "masked-lm",
-    "multiple-choice",
-)
+GRAPH_HEADS = ("sequence-classification", *(head for head in HEADS if head != "sequence-classification"))
 """The heads of ``model=hf``, the most used one first."""
 
 GRAPH_CASES: tuple[tuple[str, str], ...] = (
@@ -251,10 +245,9 @@ _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_la
 
 
 class GraphContexts:
-    """Makes contexts for tiny checkpoints of one layer; the same arguments make the same one."""
+    """Makes contexts for tiny checkpoints of one layer, below a folder; the same arguments make the same one."""
 
     def __init__(self, folder: Path) -> None:
-        """Write the checkpoints below `folder`."""
         self._folder = folder
         self._made: dict[Any, StageContext] = {}
 

@@ -73,7 +73,6 @@ class TinyModel(Model):
     """
 
     def __init__(self, config: TinyModelConfig, context: StageContext) -> None:
-        """Draw the weights."""
         generator = torch.Generator().manual_seed(config.seed)
         sizes = [(256, config.hidden_size), (config.hidden_size, len(context.checkpoint.labels))]
         place = {"device": context.device.name, "dtype": getattr(torch, context.device.dtype)}

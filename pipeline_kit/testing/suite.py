@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from importlib.metadata import entry_points
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, get_origin, get_type_hints
 
@@ -134,9 +135,11 @@ class StageConformance:
 
     def test_import_is_light(self) -> None:
         """Importing what registers the stage imports neither torch nor transformers."""
-        modules = [
-            name for name in _registering_modules(self.spec(), self._register()) if name != type(self).__module__
-        ]
+        home, register = self.spec().config.__module__, self._register()
+        plugins = [point.module for point in entry_points(group="pipeline_kit.plugins")]
+        own = [name for name in plugins if name.partition(".")[0] == home.partition(".")[0]]
+        found = dict.fromkeys([home, *own, *([register.__module__] if register else [])])
+        modules = [name for name in found if name != type(self).__module__]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-P", "-c", _LIST_HEAVY, *modules]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -208,14 +211,6 @@ def _checked(schema: type[Any], data: Mapping[str, Any], kind: str) -> Any:
     config = parse_options(schema, data, kind, faults)
     assert not faults, f"options that should be fine are refused: {'; '.join(map(str, faults))}"
     return config
-
-
-def _registering_modules(spec: StageSpec, register: Callable[[Registry], None] | None) -> list[str]:
-    from importlib.metadata import entry_points
-
-    top = spec.config.__module__.partition(".")[0]
-    plugins = [ep.module for ep in entry_points(group="pipeline_kit.plugins") if ep.module.partition(".")[0] == top]
-    return list(dict.fromkeys([spec.config.__module__, *plugins, *([register.__module__] if register else [])]))
 
 
 def _expected_to_fail(method: Callable[..., None], reason: str) -> Callable[..., None]:

@@ -361,7 +361,8 @@ def test_memory_holds_no_rows() -> None:
             yield SourceRow(number, f"f:{number}", {"text": number, "label": "a"}, {})
 
     evaluator = evaluator_for(EvaluationContext("text-classification", ("a", "b")), "a")
-    counts = run(Echo(), labelled(records()), evaluator)
+    pipeline: Any = Echo()
+    counts = run(pipeline, labelled(records()), evaluator)
     assert (counts.rows, counts.failed, max(alive)) == (1000, 0, 0)
 
 

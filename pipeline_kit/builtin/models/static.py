@@ -114,18 +114,14 @@ def _load(checkpoint: Checkpoint, names: Sequence[str]) -> Mapping[str, torch.Te
             f"the checkpoint '{name}' holds weights that model=static does not use: {few(unused)}. Its file of weights "
             f"may hold {EMBEDDINGS}, {HEAD} and {BIAS} alone"
         )
-    _check_shapes(checkpoint, weights)
-    return weights
-
-
-def _check_shapes(checkpoint: Checkpoint, weights: Mapping[str, torch.Tensor]) -> None:
     wide = weights[EMBEDDINGS].shape[-1] if weights[EMBEDDINGS].dim() else 0
     labels = len(checkpoint.labels)
     expected = {EMBEDDINGS: (len(weights[EMBEDDINGS]) if wide else 0, wide), HEAD: (labels, wide), BIAS: (labels,)}
-    for name, weight in weights.items():
-        if tuple(weight.shape) != expected[name] or not weight.is_floating_point():
+    for key, weight in weights.items():
+        if tuple(weight.shape) != expected[key] or not weight.is_floating_point():
             raise CheckpointError(
-                f"the checkpoint '{for_message(checkpoint.name)}': the weight {name} is {list(weight.shape)} of "
-                f"{str(weight.dtype).removeprefix('torch.')}; expected floats of {list(expected[name])}, "
+                f"the checkpoint '{name}': the weight {key} is {list(weight.shape)} of "
+                f"{str(weight.dtype).removeprefix('torch.')}; expected floats of {list(expected[key])}, "
                 f"for {labels} labels and vectors of {wide}"
             )
+    return weights

@@ -23,7 +23,7 @@ from pipeline_kit.builtin.tasks.ranking.metrics import RankingEvaluator
 from pipeline_kit.builtin.tasks.zero_shot.hypotheses import CandidateLabels
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator
 from pipeline_kit.errors import UsageError, did_you_mean, for_message
-from pipeline_kit.evaluate.labels import CheckpointLabels
+from pipeline_kit.evaluate.labels import Labels
 from pipeline_kit.evaluate.run import GOLD
 
 
@@ -35,7 +35,8 @@ def _classification(setting: EvaluationContext, first: Any) -> Evaluator:
         if len(setting.labels) > 1:
             raise UsageError(f"a regression with {len(setting.labels)} outputs cannot be evaluated, only with one")
         return ScoreEvaluator(score_of)
-    space = CheckpointLabels(setting)
+    space = Labels(setting.labels, setting.labels_map)
+    space.check_map()
     if not _is_list(first, space.names):
         return SingleLabel(space)
     function = getattr(setting.options, "function", None)

@@ -85,11 +85,16 @@ def encode_fully(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding
 def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list[Views]]]:
     """Cut the rows into calls of bounded size; returns the place of the first row and the rows' views."""
     limit = None if encoder.looks is None else encoder.looks.first
+    last = encoder.looks.last if encoder.looks is not None and encoder.options.overflow == "error" else None
     start, size = 0, 0
     group: list[Views] = []
     for place, texts in enumerate(rows):
-        if encoder.options.overflow == "error":
-            _check_characters(encoder, texts)
+        for text in texts:
+            if last is not None and len(text) > last:
+                raise ExampleError(
+                    f"the text has {len(text)} characters; for max_length {encoder.max_length} at most {last} are "
+                    "looked at; set tokenizer.overflow to truncate or window, or raise tokenizer.max_chars"
+                )
         views = tuple([view(text, limit, encoder.left) for text in texts])
         group.append(views)
         size += sum([len(v.text) for v in views])
@@ -99,16 +104,6 @@ def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list
             start, size, group = place + 1, 0, []
     if group:
         yield start, group
-
-
-def _check_characters(encoder: Encoder, texts: Texts) -> None:
-    last = None if encoder.looks is None else encoder.looks.last
-    for text in texts:
-        if last is not None and len(text) > last:
-            raise ExampleError(
-                f"the text has {len(text)} characters; for max_length {encoder.max_length} at most {last} are "
-                "looked at; set tokenizer.overflow to truncate or window, or raise tokenizer.max_chars"
-            )
 
 
 def _framed(texts: Texts) -> bool:

@@ -67,40 +67,30 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
     :raises ConfigError: with every option that does not fit the checkpoint or the other options.
     """
     known = _FOLLOWED | set(asdict(options))
-    own = dict(_own(context))
-    own |= task_params(context)
+    own = {**_own(context), **task_params(context)}
     for name, harmless in _REFUSED.items():
         if own.get(name) not in harmless:
             raise CheckpointError(
                 f"the checkpoint '{for_message(context.checkpoint.name)}' sets '{name}' to "
-                f"{for_message(own[name], 80)} in "
-                f"its {FILE} or config.json, which model=generate does not do; remove it in a local copy and use "
-                "checkpoint.path=./copy"
+                f"{for_message(own[name], 80)} in its {FILE} or config.json, which model=generate does not do; "
+                "remove it in a local copy and use checkpoint.path=./copy"
             )
     values = {name: value for name, value in own.items() if name in known and value is not None}
     values.pop("seed", None)
     if isinstance(values.get("stop_strings"), str):
         values["stop_strings"] = [values["stop_strings"]]
-    chosen = {n: v for n, v in asdict(options).items() if v is not None and n not in ("seed", "stop_strings")}
-    values |= chosen
+    values |= {n: v for n, v in asdict(options).items() if v is not None and n not in ("seed", "stop_strings")}
     _make_way(values, options)
     _check_own(values, context)
     limit = positions(context.checkpoint.config)
     new_tokens = _new_tokens(values, options, limit, causal)
     stops = options.stop_strings or values.get("stop_strings", [])
-    values.pop("stop_strings", None)
-    for name in ("max_new_tokens", "max_length"):
+    for name in ("stop_strings", "max_new_tokens", "max_length"):
         values.pop(name, None)
     if causal:  # it counts the prompt and, in a batch, its padding
         values.pop("min_length", None)
-    settings = Settings(
-        values,
-        new_tokens,
-        options.seed,
-        tuple(stops),
-        bool(values.get("do_sample")),
-        _whole(values.get("num_beams")) or 1,
-    )
+    do_sample, num_beams = bool(values.get("do_sample")), _whole(values.get("num_beams")) or 1
+    settings = Settings(values, new_tokens, options.seed, tuple(stops), do_sample, num_beams)
     _check(settings, options, limit, causal)
     return settings
 
@@ -214,7 +204,11 @@ def generation_config(settings: Settings, context: StageContext, network: Any) -
     if language is not None:
         values["forced_bos_token_id"] = language
     if values.get("pad_token_id") is None or values["pad_token_id"] < 0:
-        values["pad_token_id"] = _filler(values, context)
+        pad = None if context.tokenizer is None else context.tokenizer.pad_token_id
+        ends = values.get("eos_token_id")
+        end = ends[0] if isinstance(ends, list) and ends else ends
+        # It fills a row that has come to its end, and is cut off again.
+        values["pad_token_id"] = pad if pad is not None else end if isinstance(end, int) else 0
     own = network.config
     if own.is_encoder_decoder and values.get("decoder_start_token_id") is None:
         start = getattr(own, "decoder_start_token_id", None)
@@ -246,12 +240,3 @@ def padding_shows(values: Mapping[str, Any], causal: bool) -> bool:
     if causal:
         return bool(values.get("no_repeat_ngram_size"))
     return bool(values.get("encoder_no_repeat_ngram_size")) or values.get("encoder_repetition_penalty", 1.0) != 1.0
-
-
-def _filler(values: Mapping[str, Any], context: StageContext) -> int:
-    """Choose what fills a row that has come to its end; it is cut off again."""
-    pad = None if context.tokenizer is None else context.tokenizer.pad_token_id
-    if pad is not None:
-        return pad
-    ends = values.get("eos_token_id")
-    return int(ends[0] if isinstance(ends, list) and ends else ends if isinstance(ends, int) else 0)

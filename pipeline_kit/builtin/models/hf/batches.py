@@ -74,14 +74,26 @@ def network_inputs(batch: TokenBatch, takes: NetworkInputs, head: str = "") -> d
 def row_groups(batch: TokenBatch, head: str, end: int | None, pad_token_id: int | None) -> list[torch.Tensor]:
     """Return the rows that a network with `head` may see together, group by group; one group or none: all of them.
 
+    The sequence classifiers of BART and T5 read the last end token and refuse a batch in which the number of end
+    tokens differs, as between a text and a pair. A decoder's classifier reads the last token that is not the padding
+    id: in a text of padding ids alone that is the first token, which left padding moves, so such rows run alone.
+
     :param end: the token that the classifier of an encoder-decoder reads, None for all others.
     :param pad_token_id: the id by which the network itself distinguishes padding from text, if it has one.
     """
     if head != "sequence-classification":
         return []
     if end is not None:
-        return groups_by_end(batch, end)
-    return [] if pad_token_id is None else groups_by_padding(batch, pad_token_id)
+        counts = (batch.input_ids.eq(end) & batch.attention_mask.bool()).sum(1)
+        return [(counts == count).nonzero()[:, 0] for count in torch.unique(counts)]
+    if pad_token_id is None or not batch.padded or batch.side == "right":
+        return []
+    hollow = (batch.input_ids.eq(pad_token_id) | batch.attention_mask.eq(0)).all(1)
+    if not bool(hollow.any()):
+        return []
+    everything = torch.arange(len(batch.lengths), device=batch.input_ids.device)
+    full = everything[~hollow]
+    return [*([full] if len(full) else []), *torch.split(everything[hollow], 1)]
 
 
 def forward_in_groups(
@@ -92,32 +104,6 @@ def forward_in_groups(
         return run(batch)
     parts = torch.cat([run(select_rows(batch, rows))["logits"] for rows in groups])
     return ModelOutput({"logits": parts[torch.cat(groups).argsort()]})
-
-
-def groups_by_end(batch: TokenBatch, eos_token_id: int) -> list[torch.Tensor]:
-    """Part the rows by how many end tokens they have.
-
-    The sequence classifiers of BART and T5 read the last end token and refuse a batch in which the
-    number of end tokens differs, as between a text and a pair.
-    """
-    counts = (batch.input_ids.eq(eos_token_id) & batch.attention_mask.bool()).sum(1)
-    return [(counts == count).nonzero()[:, 0] for count in torch.unique(counts)]
-
-
-def groups_by_padding(batch: TokenBatch, pad_token_id: int) -> list[torch.Tensor]:
-    """Part rows that hold nothing but padding ids from the others, and from each other.
-
-    A decoder's classifier reads the last token that is not the padding id. In a text of padding ids alone
-    that is the first token, which left padding moves.
-    """
-    everything = torch.arange(len(batch.lengths), device=batch.input_ids.device)
-    if not batch.padded or batch.side == "right":
-        return [everything]
-    hollow = (batch.input_ids.eq(pad_token_id) | batch.attention_mask.eq(0)).all(1)
-    if not bool(hollow.any()):
-        return [everything]
-    full = everything[~hollow]
-    return [*([full] if len(full) else []), *torch.split(everything[hollow], 1)]
 
 
 def select_rows(batch: TokenBatch, rows: torch.Tensor) -> TokenBatch:

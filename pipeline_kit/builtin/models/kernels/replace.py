@@ -59,11 +59,21 @@ def replace_linears(
         return ReplacedLayers()
     expected = probe()
     activations = {layer: found for layer, found in activations_after(network, probe).items() if layer in made}
-    for fused in [activations, {}] if activations else [{}]:
-        before = _swap(network, made, fused)
+    tries: list[dict[nn.Linear, tuple[nn.Module, PostOp]]] = [activations, {}] if activations else [{}]
+    for fused in tries:
+        instead: dict[nn.Module, nn.Module] = {activation: nn.Identity() for activation, _ in fused.values()}
+        for layer, replacement in made.items():
+            instead[layer] = replacement
+            replacement.post = fused[layer][1] if layer in fused else NO_ACTIVATION
+        before: list[tuple[nn.Module, str, nn.Module]] = []
+        for owner in list(network.modules()):
+            for name, child in list(owner.named_children()):
+                if child in instead:
+                    setattr(owner, name, instead[child])
+                    before.append((owner, name, child))
         with suppress(RuntimeError, TypeError, AttributeError):  # a network that reads a layer's weight itself
-            found = probe()
-            if all(is_close(found[name], value, noise) for name, value in expected.items()):
+            answers = probe()
+            if all(is_close(answers[name], value, noise) for name, value in expected.items()):
                 return ReplacedLayers(len(made), len(fused))
         for owner, name, module in before:
             setattr(owner, name, module)
@@ -75,25 +85,6 @@ def linears(network: nn.Module) -> Iterator[nn.Linear]:
     for module in network.modules():
         if type(module) is nn.Linear:
             yield module
-
-
-def _swap(
-    network: nn.Module, made: Mapping[nn.Linear, FusedLinear], fused: Mapping[nn.Linear, tuple[nn.Module, PostOp]]
-) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Replace layers and the activations they take over; return what stood there: owner, name of the child, module."""
-    instead: dict[nn.Module, nn.Module] = {}
-    for layer, replacement in made.items():
-        instead[layer] = replacement
-        replacement.post = fused[layer][1] if layer in fused else NO_ACTIVATION
-    for activation, _ in fused.values():
-        instead[activation] = nn.Identity()
-    before: list[tuple[nn.Module, str, nn.Module]] = []
-    for owner in list(network.modules()):
-        for name, child in list(owner.named_children()):
-            if child in instead:
-                setattr(owner, name, instead[child])
-                before.append((owner, name, child))
-    return before
 
 
 PostOp = tuple[Literal["none", "gelu", "relu", "swish"], Literal["", "none", "tanh"]]

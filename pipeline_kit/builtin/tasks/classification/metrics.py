@@ -11,13 +11,15 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_kit.builtin.tasks.zero_shot.hypotheses import CandidateLabels
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
 from pipeline_kit.contract.types import Example, Result
 from pipeline_kit.errors import InputError, for_message
-from pipeline_kit.evaluate.labels import LabelSet, listed
+from pipeline_kit.evaluate.labels import Labels, listed
 from pipeline_kit.evaluate.numbers import share
 from pipeline_kit.files.json_text import parse_json
 
+LabelSet = Labels | CandidateLabels
 NONE = -1
 MOST_IN_MATRIX = 200
 MOST_PAIRS = 50

@@ -91,7 +91,16 @@ class GeneratedText(Postprocessor):
 
         :raises ExampleError: if a text to be carried on was split into windows.
         """
-        return [self._one(*item) for item in zip(examples, encodings, outputs, strict=True)]
+        results: list[Result] = []
+        for example, windows, rows in zip(examples, encodings, outputs, strict=True):
+            if self._causal and len(windows) > 1:
+                raise ExampleError(
+                    f"the text was split into {len(windows)} windows; only one end can be carried on. Set "
+                    "tokenizer.overflow to truncate or error"
+                )
+            text = " ".join(self._written(encoding, row) for encoding, row in zip(windows, rows, strict=True))
+            results.append({"text": self._prompt(example) + text if self._full else text})
+        return results
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the ids that were written, and the text they make."""
@@ -106,16 +115,6 @@ class GeneratedText(Postprocessor):
             yield self._prompt(example)
         prompt = encoding.input_ids if self._causal else ()
         yield from until_stop(pieces(prompt, ids, self._tokenizer.decode), self._stops)
-
-    def _one(self, example: Example, windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> Result:
-        if self._causal and len(windows) > 1:
-            raise ExampleError(
-                f"the text was split into {len(windows)} windows; only one end can be carried on. Set "
-                "tokenizer.overflow to truncate or error"
-            )
-        texts = [self._written(encoding, row) for encoding, row in zip(windows, rows, strict=True)]
-        text = " ".join(texts)
-        return {"text": self._prompt(example) + text if self._full else text}
 
     def _written(self, encoding: Encoding, row: RowOutput) -> str:
         ids: list[Any] = row[IDS][: int(row[LENGTHS])].tolist()

@@ -9,7 +9,7 @@ from typing import Any, final
 from pipeline_kit.contract.evaluator import EvaluationContext
 from pipeline_kit.contract.fields import text_of, texts_of
 from pipeline_kit.errors import ConfigError, ExampleError, Fault, InputError, UsageError, for_message
-from pipeline_kit.evaluate.labels import Labels, LabelSet
+from pipeline_kit.evaluate.labels import Labels
 
 _KEY = "postprocessor.hypothesis_template"
 
@@ -77,7 +77,7 @@ def check_candidates(labels: Sequence[str], name: str) -> None:
 
 
 @final
-class CandidateLabels(LabelSet):
+class CandidateLabels:
     """The candidate labels of a row where it has its own, else those of the config."""
 
     def __init__(self, setting: EvaluationContext) -> None:
@@ -95,16 +95,16 @@ class CandidateLabels(LabelSet):
 
     @property
     def names(self) -> Sequence[str]:
-        """See :class:`LabelSet`."""
+        """The labels that occur, by their number."""
         return self._names
 
     @property
     def note(self) -> str | None:
-        """See :class:`LabelSet`."""
+        """See :class:`~pipeline_kit.evaluate.labels.Labels`."""
         return None if self._by_number is None else self._by_number.note
 
     def gold(self, value: Any, example: Mapping[str, Any]) -> int:
-        """See :class:`LabelSet`."""
+        """Return the number of a row's label, which is one of its candidates."""
         labels = self._labels(example.get("labels"))
         name = labels.names[labels.find(value)]
         if labels.by_number:
@@ -112,7 +112,7 @@ class CandidateLabels(LabelSet):
         return self._number(name)
 
     def predicted(self, name: Any) -> int:
-        """See :class:`LabelSet`."""
+        """Return the number of a label that the pipeline returned."""
         return self._number(name)
 
     def _number(self, name: str) -> int:

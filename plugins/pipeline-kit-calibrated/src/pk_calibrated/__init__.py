@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from pipeline_kit import Registry, option
 
-__all__ = ["CalibratedConfig", "register"]
-
 
 @dataclass
 class CalibratedConfig:

@@ -8,8 +8,6 @@ from typing import Literal
 from pipeline_kit import Registry, option
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
 
-__all__ = ["CleanConfig", "register"]
-
 
 @dataclass
 class CleanConfig(HfTokenizerConfig):

@@ -8,8 +8,6 @@ from typing import Literal
 from pipeline_kit import Registry, option
 from pipeline_kit.builtin.models.options import Head
 
-__all__ = ["OnnxRuntimeConfig", "Precision", "register"]
-
 Precision = Literal["float32", "int8", "int8_blocks"]
 
 

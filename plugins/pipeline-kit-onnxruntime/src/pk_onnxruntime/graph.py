@@ -1,72 +1,21 @@
-"""ONNX: how a network becomes a file of it, what loads and runs that, and its form with int8 weights."""
+"""A graph of ONNX: what loads and runs it, and its form with int8 weights."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import torch
 
 from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import CheckpointError, ConfigError, DeviceError, Fault, for_message
+from pipeline_kit.errors import CheckpointError, DeviceError, for_message
 from pipeline_kit.graphs.cache import silence
-from pipeline_kit.graphs.graphs import Graph, GraphFormat
+from pipeline_kit.graphs.graphs import Graph
 
 MODEL = "model.onnx"
 """A graph's file; its weights are in another one beside it."""
-
-
-@final
-class Onnx(GraphFormat):
-    """``model.onnx`` and ``model.onnx.data`` in a folder."""
-
-    name: ClassVar[str] = "ONNX"
-
-    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        """Return an ``onnx_ir`` model through ``transformers.exporters``."""
-        from onnx_ir.passes.common import RemoveUnusedNodesPass
-        from transformers.exporters import OnnxConfig
-        from transformers.exporters.exporter_onnx import OnnxExporter
-
-        program = OnnxExporter().export(network, dict(inputs), OnnxConfig(dynamic_shapes=dict(shapes))).program
-        by_name = {value.name: value for value in program.graph.outputs}
-        program.graph.outputs[:] = [by_name[name] for name in outputs]
-        RemoveUnusedNodesPass()(program)
-        return program
-
-    def save(self, program: Any, folder: Path) -> None:
-        """Write both files."""
-        import onnx_ir
-
-        onnx_ir.save(program, str(folder / MODEL), external_data=f"{MODEL}.data")
-
-    def load(self, folder: Path, device: Device) -> Session:
-        """Return a session."""
-        return Session(folder / MODEL, device)
-
-
-def check_device(device: Device) -> None:
-    """Refuse a device that this build of ONNX Runtime does not run on.
-
-    :raises DeviceError: if it is not a CPU and not a GPU that ONNX Runtime has a provider for.
-    :raises ConfigError: if it asks for half precision.
-    """
-    import onnxruntime
-
-    if device.dtype != "float32":
-        hint = "set device.dtype=float32; on a CPU model.precision=int8 is faster"
-        raise ConfigError([Fault("device.dtype", f"model=onnxruntime has no {device.dtype}.", ("float32",), hint=hint)])
-    if device.kind == "cpu":
-        return
-    if device.kind != "cuda":
-        raise DeviceError(f"model=onnxruntime does not run on {device.kind}; set device=cpu, or use model=hf")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise DeviceError(
-            f"onnxruntime {onnxruntime.__version__} here has no CUDA provider; run: pip uninstall onnxruntime; "
-            "pip install onnxruntime-gpu. Or set device=cpu, or use model=hf"
-        )
 
 
 @final

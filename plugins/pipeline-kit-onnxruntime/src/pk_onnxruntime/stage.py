@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from pipeline_kit.contract.types import Checkpoint, Device
+from pipeline_kit.errors import ConfigError, DeviceError, Fault
 from pipeline_kit.graphs.graphs import GraphModel
 
 from . import Precision
-from .graph import MODEL, Onnx, Session, check_device, needs_reduced_range, quantize
+from .graph import MODEL, Session, needs_reduced_range, quantize
 
 TOLERANCES = {"float32": 1e-5, "int8": 0.5, "int8_blocks": 0.25}
 """By precision; those of int8 are for outputs of order 10 of random networks, which are harder than trained ones."""
@@ -24,7 +25,7 @@ class OnnxRuntimeModel(GraphModel):
     """
 
     stage: ClassVar[str] = "onnxruntime"
-    format: ClassVar[Onnx] = Onnx()
+    format: ClassVar[str] = "ONNX"
     cache: ClassVar[str] = "onnx"
     recipe: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch", "transformers")
@@ -37,9 +38,23 @@ class OnnxRuntimeModel(GraphModel):
         return {**super().details, "provider": self._graph.provider}
 
     def check(self, device: Device, precision: Precision) -> None:
-        """Refuse a device that this build of ONNX Runtime does not run on."""
+        """Refuse half precision, and a device that this build of ONNX Runtime does not run on."""
         del precision
-        check_device(device)
+        import onnxruntime
+
+        if device.dtype != "float32":
+            problem = f"model=onnxruntime has no {device.dtype}."
+            hint = "set device.dtype=float32; on a CPU model.precision=int8 is faster"
+            raise ConfigError([Fault("device.dtype", problem, ("float32",), hint=hint)])
+        if device.kind == "cpu":
+            return
+        if device.kind != "cuda":
+            raise DeviceError(f"model=onnxruntime does not run on {device.kind}; set device=cpu, or use model=hf")
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                f"onnxruntime {onnxruntime.__version__} here has no CUDA provider; run: pip uninstall onnxruntime; "
+                "pip install onnxruntime-gpu. Or set device=cpu, or use model=hf"
+            )
 
     def derived_from(self, precision: Precision) -> Mapping[str, Any] | None:
         """See :class:`~pipeline_kit.graphs.graphs.GraphModel`."""
@@ -53,6 +68,24 @@ class OnnxRuntimeModel(GraphModel):
         quantize(checkpoint, source / MODEL, precision, folder / MODEL)
         Session(folder / MODEL, Device())  # a graph that does not load is not kept
         return {}
+
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return an ``onnx_ir`` model through ``transformers.exporters``."""
+        from onnx_ir.passes.common import RemoveUnusedNodesPass
+        from transformers.exporters import OnnxConfig
+        from transformers.exporters.exporter_onnx import OnnxExporter
+
+        program = OnnxExporter().export(network, dict(inputs), OnnxConfig(dynamic_shapes=dict(shapes))).program
+        by_name = {value.name: value for value in program.graph.outputs}
+        program.graph.outputs[:] = [by_name[name] for name in outputs]
+        RemoveUnusedNodesPass()(program)
+        return program
+
+    def save(self, program: Any, folder: Path) -> None:
+        """Write ``model.onnx`` and ``model.onnx.data``."""
+        import onnx_ir
+
+        onnx_ir.save(program, str(folder / MODEL), external_data=f"{MODEL}.data")
 
     def load(self, folder: Path, device: Device, precision: Precision, facts: Mapping[str, Any]) -> Session:
         """Return a session."""

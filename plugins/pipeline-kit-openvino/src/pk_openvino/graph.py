@@ -1,4 +1,4 @@
-"""OpenVINO: the runtime, how a network becomes a graph of it, what loads and runs that, and its int8 form."""
+"""OpenVINO: the runtime, what loads and runs a graph of it, and a graph's form with int8 weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import torch
 
 from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import CheckpointError, ConfigError, DeviceError, Fault, for_message
-from pipeline_kit.graphs.graphs import Graph, GraphFormat
+from pipeline_kit.errors import CheckpointError, for_message
+from pipeline_kit.graphs.graphs import Graph
 
 _REPORTS = "openvino_telemetry"
 
@@ -43,51 +43,9 @@ MODEL = "model.xml"
 """A graph's file; its weights are in ``model.bin`` beside it."""
 
 
-@final
-class OpenVino(GraphFormat):
-    """``model.xml`` and ``model.bin`` in a folder."""
-
-    name: ClassVar[str] = "OpenVINO"
-
-    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        """Return an ``openvino.Model`` through ``transformers.exporters``."""
-        openvino()
-        from transformers.exporters import OpenVINOConfig
-        from transformers.exporters.exporter_openvino import OpenVINOExporter
-
-        config = OpenVINOConfig(dynamic_shapes=dict(shapes), stateful=False)
-        program = OpenVINOExporter().export(network, dict(inputs), config).program
-        for port in program.outputs:
-            if not port.get_names() & set(outputs):
-                program.remove_result(port.get_node())
-        program.validate_nodes_and_infer_types()
-        return program
-
-    def save(self, program: Any, folder: Path) -> None:
-        """Write both files."""
-        write(program, folder)
-
-    def load(self, folder: Path, device: Device) -> Compiled:
-        """Return a graph that computes in float32."""
-        return Compiled(folder / MODEL, device)
-
-
 def write(program: Any, folder: Path) -> None:
     """Write `program` into `folder`; its float32 weights stay float32, which OpenVINO would halve."""
     openvino().save_model(program, str(folder / MODEL), compress_to_fp16=False)
-
-
-def check_device(device: Device) -> None:
-    """Refuse what this plugin does not run on.
-
-    :raises DeviceError: if it is not a CPU.
-    :raises ConfigError: if it asks for half precision, which is an option of the model here.
-    """
-    if device.kind != "cpu":
-        raise DeviceError(f"model=openvino does not run on {device.kind}; set device=cpu, or use model=hf")
-    if device.dtype != "float32":
-        hint = "set device.dtype=float32 and model.precision=bfloat16 or int8"
-        raise ConfigError([Fault("device.dtype", f"model=openvino has no {device.dtype}.", ("float32",), hint=hint)])
 
 
 @final

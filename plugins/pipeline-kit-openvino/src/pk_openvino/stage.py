@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import ConfigError, Fault
+from pipeline_kit.errors import ConfigError, DeviceError, Fault
 from pipeline_kit.graphs.graphs import GraphModel
 
 from . import Precision
-from .graph import MODEL, Compiled, OpenVino, check_device, compress, has_bfloat16, has_int8
+from .graph import MODEL, Compiled, compress, has_bfloat16, has_int8, openvino, write
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.25, "int8": 0.75}
 """By precision; all but the first are for outputs of order 10 of random networks, harder than trained ones."""
@@ -29,15 +29,23 @@ class OpenVinoModel(GraphModel):
     """
 
     stage: ClassVar[str] = "openvino"
-    format: ClassVar[OpenVino] = OpenVino()
+    format: ClassVar[str] = "OpenVINO"
     cache: ClassVar[str] = "openvino"
     recipe: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("openvino", "torch", "transformers")
     tolerances: ClassVar[Mapping[str, float]] = TOLERANCES
 
     def check(self, device: Device, precision: Precision) -> None:
-        """Refuse bfloat16 where it would be emulated; log where int8 brings nothing but a smaller file."""
-        check_device(device)
+        """Refuse a GPU, half precision as a device's, and bfloat16 where it would be emulated.
+
+        Where int8 brings nothing but a smaller file, that is logged.
+        """
+        if device.kind != "cpu":
+            raise DeviceError(f"model=openvino does not run on {device.kind}; set device=cpu, or use model=hf")
+        if device.dtype != "float32":
+            problem = f"model=openvino has no {device.dtype}."
+            hint = "set device.dtype=float32 and model.precision=bfloat16 or int8"
+            raise ConfigError([Fault("device.dtype", problem, ("float32",), hint=hint)])
         if precision == "bfloat16" and not has_bfloat16():
             problem = "OpenVINO has no bfloat16 on this processor, which lacks the instructions."
             raise ConfigError([Fault("model.precision", problem, ("float32", "int8"), hint="use one of these")])
@@ -59,6 +67,24 @@ class OpenVinoModel(GraphModel):
         group = compress(checkpoint, source, folder)
         Compiled(folder / MODEL, Device(), group=group)  # a graph that does not load is not kept
         return {"group": group}
+
+    def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """Return an ``openvino.Model`` through ``transformers.exporters``."""
+        openvino()
+        from transformers.exporters import OpenVINOConfig
+        from transformers.exporters.exporter_openvino import OpenVINOExporter
+
+        config = OpenVINOConfig(dynamic_shapes=dict(shapes), stateful=False)
+        program = OpenVINOExporter().export(network, dict(inputs), config).program
+        for port in program.outputs:
+            if not port.get_names() & set(outputs):
+                program.remove_result(port.get_node())
+        program.validate_nodes_and_infer_types()
+        return program
+
+    def save(self, program: Any, folder: Path) -> None:
+        """Write ``model.xml`` and ``model.bin``."""
+        write(program, folder)
 
     def load(self, folder: Path, device: Device, precision: Precision, facts: Mapping[str, Any]) -> Compiled:
         """Return the compiled graph."""
