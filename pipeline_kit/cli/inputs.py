@@ -187,9 +187,9 @@ class Inputs:
     def _file(self, name: str, format: Format | None, fields: Columns) -> Iterator[Record]:
         if name == "-" and self._spooled is not None:
             self._spooled.seek(0)
-            return read_records(self._spooled, format=format, fields=fields)  # type: ignore[arg-type]
+            return read_records(self._spooled, format=format, columns=fields)  # type: ignore[arg-type]
         if name == "-" or is_pipe(name):
-            return read_records(name, format=format, fields=fields)
+            return read_records(name, format=format, columns=fields)
         key = (name, format, DecompressionLimits())
         if key not in self._parts:  # kept, so that a file that changes between two readings is found out
             self._parts[key] = parts_of([name], *key[1:])

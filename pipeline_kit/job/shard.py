@@ -12,7 +12,6 @@ from pipeline_kit.files.write.base import OutputValues, Schema, UnwritableRowsEr
 from pipeline_kit.files.write.formats import ShardFormat
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.folder import DeadLetter
-from pipeline_kit.runtime.calls import Watch
 from pipeline_kit.runtime.pipeline import Outcome, Pipeline
 
 PROGRESS_ROWS = 32
@@ -61,7 +60,7 @@ def run_shard(
     layout: Layout,
     format: ShardFormat,
     progress: Callable[[RunStats], None],
-    watch: Watch | None = None,
+    watch: Callable[[str, Sequence[int]], None] | None = None,
 ) -> ShardResult:
     """Run the pipeline on the rows of one shard, and encode what it returns.
 
@@ -97,7 +96,9 @@ def run_shard(
     return ShardResult(task.number, rows[0].index, rows[-1].index, len(rows), files, dead, schema, stats)
 
 
-def _outcomes(pipeline: Pipeline, task: ShardTask, stats: RunStats, watch: Watch | None) -> Iterator[Outcome]:
+def _outcomes(
+    pipeline: Pipeline, task: ShardTask, stats: RunStats, watch: Callable[[str, Sequence[int]], None] | None
+) -> Iterator[Outcome]:
     """Yield what became of each row, in order; those that are run alone come first."""
 
     def run(rows: Sequence[SourceRow]) -> Iterator[Outcome]:
