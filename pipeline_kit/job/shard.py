@@ -60,7 +60,7 @@ def run_shard(
     layout: Layout,
     format: ShardFormat,
     progress: Callable[[RunStats], None],
-    watch: Callable[[str, Sequence[int]], None] | None = None,
+    watch: Watch | None = None,
 ) -> ShardResult:
     """Run the pipeline on the rows of one shard, and encode what it returns.
 
@@ -96,9 +96,7 @@ def run_shard(
     return ShardResult(task.number, rows[0].index, rows[-1].index, len(rows), files, dead, schema, stats)
 
 
-def _outcomes(
-    pipeline: Pipeline, task: ShardTask, stats: RunStats, watch: Callable[[str, Sequence[int]], None] | None
-) -> Iterator[Outcome]:
+def _outcomes(pipeline: Pipeline, task: ShardTask, stats: RunStats, watch: Watch | None) -> Iterator[Outcome]:
     """Yield what became of each row, in order; those that are run alone come first."""
 
     def run(rows: Sequence[SourceRow]) -> Iterator[Outcome]:

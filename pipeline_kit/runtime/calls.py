@@ -23,6 +23,8 @@ LONGEST_WAIT = 60.0
 # By name, so that the ConnectionError of a library such as requests, which is not Python's own, counts too.
 _TRANSIENT = frozenset({"TransientError", "ConnectionError", "TimeoutError"})
 
+Watch = Callable[[str, Sequence[int]], None]
+
 
 @dataclass(frozen=True)
 class StageCalls:
@@ -40,7 +42,7 @@ class StageCalls:
 
     retries: int = 0
     retry_delay: float = 0.5
-    watch: Callable[[str, Sequence[int]], None] | None = None
+    watch: Watch | None = None
     sleep: Callable[[float], object] = time.sleep
     fraction: Callable[[], float] = random.random
 
