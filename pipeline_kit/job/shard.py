@@ -12,6 +12,7 @@ from pipeline_kit.files.write.base import OutputValues, Schema, UnwritableRowsEr
 from pipeline_kit.files.write.formats import ShardFormat
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.job.folder import DeadLetter
+from pipeline_kit.runtime.calls import Watch
 from pipeline_kit.runtime.pipeline import Outcome, Pipeline
 
 PROGRESS_ROWS = 32
