@@ -40,23 +40,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A hub repository on this machine: its folder and the commit it holds."""
-
-    folder: Path
-    commit: str
-
-
-@dataclass(frozen=True)
 class _Wanted:
     repository: str
     revision: str | None
     cache_dir: str | None
     hint: str
 
-    def fetch(self, *, offline: bool) -> Snapshot:
+    def fetch(self, *, offline: bool) -> Path:
         """Let huggingface_hub complete the cached snapshot, or with `offline` only find it."""
-        folder = Path(
+        return Path(
             snapshot_download(
                 self.repository,
                 revision=self.revision,
@@ -67,16 +59,14 @@ class _Wanted:
                 library_name="pipeline-kit",
             )
         )
-        return Snapshot(folder, folder.name)
 
     @property
     def cache(self) -> str:
-        """The folder where downloads are kept."""
         return self.cache_dir or constants.HF_HUB_CACHE
 
 
-def download(repository: str, revision: str | None, offline: bool, cache_dir: str | None, hint: str = "") -> Snapshot:
-    """Return the local snapshot of `repository`, downloading what is missing.
+def download(repository: str, revision: str | None, offline: bool, cache_dir: str | None, hint: str = "") -> Path:
+    """Return the local snapshot of `repository`, downloading what is missing; the folder's name is the commit.
 
     A full commit hash that is cached needs no network. When the hub cannot be reached or refuses, a
     cached copy of the revision is used and a warning logged.
@@ -92,10 +82,8 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
     if offline or constants.HF_HUB_OFFLINE:
         reason = "checkpoint.offline=true" if offline else "HF_HUB_OFFLINE is set"
         return _cached(wanted, f"the network is off ({reason})", None)
-    if revision is not None and _COMMIT.fullmatch(revision):
-        snapshot = _complete(wanted)
-        if snapshot is not None:
-            return snapshot
+    if revision is not None and _COMMIT.fullmatch(revision) and (snapshot := _complete(wanted)) is not None:
+        return snapshot
     try:
         _check_listing(wanted, _list_files(wanted))
     except CheckpointError:
@@ -105,7 +93,7 @@ def download(repository: str, revision: str | None, offline: bool, cache_dir: st
         _log.warning(
             "%s; using the downloaded copy, commit %s. checkpoint.offline=true uses it without asking",
             _explain(wanted, error),
-            snapshot.commit[:12],
+            snapshot.name[:12],
         )
         return snapshot
     try:
@@ -139,18 +127,17 @@ def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
     if pickles:
         raise CheckpointError(
             f"{where} holds no safetensors, only {for_message(', '.join(pickles[:3]))}: such a file can run code and "
-            "is "
-            "never downloaded. Many such repositories have a conversion as a pull request: look for it at "
+            "is never downloaded. Many such repositories have a conversion as a pull request: look for it at "
             f"{hidden(constants.ENDPOINT)}/{wanted.repository}/discussions and use checkpoint.revision=refs/pr/NUMBER"
         )
     raise CheckpointError(f"{where} holds no {WEIGHTS_NAME}; use a repository with safetensors weights")
 
 
-def _complete(wanted: _Wanted) -> Snapshot | None:
+def _complete(wanted: _Wanted) -> Path | None:
     """Return the snapshot if all of it is cached, without a network."""
     try:
         snapshot = wanted.fetch(offline=True)
-        folder = network_folder(snapshot.folder)
+        folder = network_folder(snapshot)
         whole = (folder / "config.json").is_file() and all(
             path.is_file() for path in weight_files(folder) or (folder / WEIGHTS_NAME,)
         )
@@ -159,10 +146,9 @@ def _complete(wanted: _Wanted) -> Snapshot | None:
     return snapshot if whole else None
 
 
-def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Snapshot:
+def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Path:
     """Return the snapshot from the cache, or the error that says how to get by without a network."""
-    snapshot = _complete(wanted)
-    if snapshot is not None:
+    if (snapshot := _complete(wanted)) is not None:
         return snapshot
     what = f"'{wanted.repository}'" + (f" at revision {wanted.revision}" if wanted.revision else "")
     if cause is not None and not _is_network(cause):
@@ -182,11 +168,8 @@ def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Snapshot:
 
 def _is_network(error: Exception) -> bool:
     """Return whether the hub returned no useful answer at all, so that waiting or going offline is the way out."""
-    return not isinstance(error, HfHubHTTPError) or _status(error) >= 500 or _status(error) == 429
-
-
-def _status(error: HfHubHTTPError) -> int:
-    return int(error.response.status_code)
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 500
+    return status >= 500 or status == 429
 
 
 def _explain(wanted: _Wanted, error: Exception) -> str:
@@ -201,7 +184,7 @@ def _explain(wanted: _Wanted, error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return f"{host} has no repository {name}, or it is private: check the spelling; if it is private, {sign_in}"
     if isinstance(error, HfHubHTTPError):
-        return _explain_status(name, _status(error), sign_in)
+        return _explain_status(name, error.response.status_code, sign_in)
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return _explain(wanted, error.__cause__)
     detail = for_message(str(error).strip().partition("\n")[0] or type(error).__name__, 120)

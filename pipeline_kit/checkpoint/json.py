@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -20,47 +21,35 @@ class NotJsonError(CheckpointError):
     """A file that no JSON reader would take."""
 
 
-def open_file(path: Path) -> BufferedReader:
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
     """Open a regular file, after symlinks, without waiting for anything.
 
-    :raises CheckpointError: if it cannot be opened, or is a folder, a FIFO, a device or a socket.
+    :raises CheckpointError: if it cannot be opened or read, or is a folder, a FIFO, a device or a socket.
     """
+    # Opening a FIFO would wait for a writer that may never come, and reading a device may never end. What was
+    # opened is looked at again, since the name may have come to mean another file.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        # Opening a FIFO would wait for a writer that may never come, and reading a device may never end. What was
-        # opened is looked at again, since the name may have come to mean another file.
         if stat.S_ISREG(path.stat().st_mode):
-            file = os.fdopen(
-                os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
-            )
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file
-            file.close()
+            with os.fdopen(os.open(path, flags), "rb") as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    yield file
+                    return
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
     raise CheckpointError(f"{path} is not a regular file; a model folder holds files only")
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most `limit` bytes.
-
-    :raises CheckpointError: if it cannot be read, is not a regular file (after symlinks) or is longer.
-    """
-    with open_file(path) as file:
-        try:
-            data = file.read(limit + 1)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {reason(path, error)}") from error
-    if len(data) > limit:
-        raise CheckpointError(f"{path} is larger than {limit >> 20} MB, too large for a configuration file")
-    return data
-
-
 def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
-    """Parse a JSON file.
+    """Parse a JSON file of at most `limit` bytes.
 
     :raises CheckpointError: if it cannot be read, is too large, too deeply nested, or no JSON; says where.
     """
-    data = read_bytes(path, limit)
+    with open_file(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CheckpointError(f"{path} is larger than {limit >> 20} MB, too large for a configuration file")
     if data.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a git-lfs pointer, not the file itself; run 'git lfs pull' in its folder")
     try:
@@ -74,6 +63,17 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
         raise NotJsonError(f"{path} is not valid JSON: {for_message(str(error))}") from error
     for _ in nodes(value, path):
         pass
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    :raises CheckpointError: as :func:`read_json`, and if the file holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is not a model's file")
     return value
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline_kit.checkpoint.json import read_json
 from pipeline_kit.errors import CheckpointError, for_message
@@ -49,17 +48,6 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
         # The files of a hub cache are links out of the folder, so the path is judged as it is written.
         if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts or {"\\", "\0"} & {*entry.path}:
             raise CheckpointError(f"'{file}' names a path outside the folder: {for_message(entry.path)}")
-    return found
-
-
-def read_mapping(file: Path) -> Mapping[str, Any]:
-    """Read a JSON object.
-
-    :raises CheckpointError: if there is no such file, or it holds something else.
-    """
-    found = read_json(file)
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"'{file}' is not a mapping")
     return found
 
 

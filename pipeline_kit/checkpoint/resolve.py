@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline_kit.checkpoint.json import nodes, open_file, read_json
+from pipeline_kit.checkpoint.json import nodes, open_file, read_object
 from pipeline_kit.checkpoint.modules import MODULE_WEIGHTS, MODULES_NAME, network_folder, read_modules
 from pipeline_kit.checkpoint.scan import CONVERT, DATA_SUFFIXES, UnsafeFiles, files_of, scan_folder
 from pipeline_kit.checkpoint.weights import WEIGHTS_NAME, read_header, weight_files
@@ -55,9 +55,9 @@ def resolve_checkpoint(config: CheckpointConfig) -> Checkpoint:
         from pipeline_kit.checkpoint.hub import download
 
         hint = near_miss(config.path)
-        snapshot = download(repository, config.revision, config.offline, config.cache_dir, hint)
+        folder = download(repository, config.revision, config.offline, config.cache_dir, hint)
         # Other programs share the hub's cache and may have left pickles in it; they are never opened.
-        folder, revision, unsafe_files = snapshot.folder, snapshot.commit, "ignore"
+        revision, unsafe_files = folder.name, "ignore"
     elif config.revision is not None:
         raise CheckpointError(
             f"checkpoint.revision={config.revision}: '{config.path}' is a folder on this machine, which has no "
@@ -80,9 +80,9 @@ def open_folder(
     scan_folder(root, unsafe_files)
     if folder != root:
         scan_folder(folder, unsafe_files)  # what may not stand beside config.json may not stand here either
-    config = _object(folder / "config.json")
+    config = read_object(folder / "config.json")
     tokenizer_path = folder / "tokenizer_config.json"
-    tokenizer_config = _object(tokenizer_path) if tokenizer_path.exists() else {}
+    tokenizer_config = read_object(tokenizer_path) if tokenizer_path.exists() else {}
     files = weight_files(folder)
     if not files:
         raise CheckpointError(_no_weights(folder))
@@ -110,22 +110,11 @@ def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
     root = checkpoint.root or checkpoint.path
     used = {*weight_files(checkpoint.path), *root.glob(MODULE_WEIGHTS)}
     used.update(path for path in files_of(root) if path.suffix.lower() in DATA_SUFFIXES)
-    return {path.relative_to(root).as_posix(): _sha256(path) for path in sorted(used)}
-
-
-def _sha256(path: Path) -> str:
-    try:
+    found = {}
+    for path in sorted(used):
         with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is not a model's file")
-    return value
+            found[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _check_labels(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
@@ -136,8 +125,8 @@ def _check_labels(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Se
     for key in names or ():
         if not (key.isascii() and key.isdigit() and len(key) < 8 and int(key) < _MAX_LABELS):
             raise CheckpointError(
-                f"{path}: 'id2label' has the index '{for_message(key, 80)}'; indices are whole numbers under "
-                f"{_MAX_LABELS}"
+                f"{path}: 'id2label' has the index '{for_message(key, 80)}'; "
+                f"indices are whole numbers under {_MAX_LABELS}"
             )
     count = config.get("num_labels")
     if isinstance(count, int) and not 0 <= count < _MAX_LABELS:
@@ -237,7 +226,7 @@ def find_folder(path: str) -> Path | None:
             f"checkpoint.path={for_message(path)} is a file; name the folder that holds it, config.json and the "
             "tokenizer"
         )
-    if _is_path(path):
+    if path.startswith((".", "/", "~")) or path.endswith("/") or "\\" in path or path.count("/") > 1:
         raise CheckpointError(
             f"checkpoint.path={for_message(path)}: no such folder "
             f"({for_message(str(folder.absolute()))}).{near_miss(path)}"
@@ -272,10 +261,6 @@ def near_miss(path: str) -> str:
         return ""
     there = folder.parent / match
     return f" Did you mean the folder '{there if there.is_absolute() else f'./{there}'}'?"
-
-
-def _is_path(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or path.endswith("/") or "\\" in path or path.count("/") > 1
 
 
 def _inside_package(path: str) -> Path:

@@ -122,8 +122,7 @@ def _scan_json(path: Path) -> None:
         if key in FORBIDDEN_KEYS and value not in (None, False, [], {}):
             raise CheckpointError(
                 f"{path}: the key '{for_message(full)}' {FORBIDDEN_KEYS[key]}; a checkpoint is data and never runs "
-                "code. "
-                "If the installed transformers knows this model by itself, remove the key in a local copy "
+                "code. If the installed transformers knows this model by itself, remove the key in a local copy "
                 "and use checkpoint.path=./copy"
             )
         if key.endswith(("attn_implementation", "experts_implementation")):
@@ -131,8 +130,7 @@ def _scan_json(path: Path) -> None:
             if kernel is not None:
                 raise CheckpointError(
                     f"{path}: the key '{for_message(full)}' names the kernel '{for_message(kernel)}', code that "
-                    "would be "
-                    "downloaded and run; remove the key in a local copy and use checkpoint.path=./copy"
+                    "would be downloaded and run; remove the key in a local copy and use checkpoint.path=./copy"
                 )
 
 

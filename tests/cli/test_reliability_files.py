@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import shutil
@@ -136,22 +137,12 @@ RUSSIAN = "Очень хороший фильм.\nЯ не люблю это ки
 CHINESE = "这部电影很好看。\n我不喜欢这个上映的电影，太无聊了！\n"  # noqa: RUF001 - as it is written
 
 
+@pytest.mark.parametrize("name", ["UTF-16", "UTF-16LE", "UTF-16BE", "UTF-32", "UTF-32BE", "ISO-8859-1"])
 @pytest.mark.parametrize("format", LINES)
-@pytest.mark.parametrize(
-    ("encoding", "name"),
-    [
-        ("utf-16", "UTF-16"),
-        ("utf-16-le", "UTF-16LE"),
-        ("utf-16-be", "UTF-16BE"),
-        ("utf-32", "UTF-32"),
-        ("utf-32-be", "UTF-32BE"),
-        ("iso-8859-1", "ISO-8859-1"),
-    ],
-)
 def test_h9_another_encoding_is_said_once_for_the_file(
-    format: str, encoding: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = LINES[format].encode(encoding)
+    data = LINES[format].encode(name)
     (folder / f"in.{format}").write_bytes(data)
     (folder / f"in.{format}.gz").write_bytes(gzip.compress(data))
     message = rf": is in {name}( or CP1252)?, not in UTF-8; convert it: iconv -f {name} -t UTF-8"
@@ -212,25 +203,24 @@ def cut(path: Path) -> None:
         file.truncate(37)
 
 
-@pytest.mark.parametrize("how", [changed, cut])
-@pytest.mark.parametrize(
-    "words",
-    [
-        "run -i in.jsonl -o out.jsonl",
-        "run -i in.jsonl -o out.jsonl input.limit=1",
-        "run -i in.jsonl -o out.csv",
-        "run -i in.jsonl.gz -o out.jsonl",
-        "run -i in.csv -o out.jsonl",
-        "run -i in.parquet -o out.jsonl",
-        "run -i in.parquet -o out.jsonl input.limit=1",
-        "run -i data -o out.jsonl",
-        "run -i in.jsonl -o out/",
-        "evaluate -i in.jsonl --save out.jsonl",
-        "bench -i in.jsonl --output out.jsonl --repeats 1",
-        "bench -i in.jsonl --output out.jsonl --repeats 1 --rows 1",
-        "tune -i in.jsonl --output out.jsonl --minutes 0.001",
-    ],
+READERS = (
+    "run -i in.jsonl -o out.jsonl",
+    "run -i in.jsonl -o out.jsonl input.limit=1",
+    "run -i in.jsonl -o out.csv",
+    "run -i in.jsonl.gz -o out.jsonl",
+    "run -i in.csv -o out.jsonl",
+    "run -i in.parquet -o out.jsonl",
+    "run -i in.parquet -o out.jsonl input.limit=1",
+    "run -i data -o out.jsonl",
+    "run -i in.jsonl -o out/",
+    "evaluate -i in.jsonl --save out.jsonl",
+    "bench -i in.jsonl --output out.jsonl --repeats 1",
+    "bench -i in.jsonl --output out.jsonl --repeats 1 --rows 1",
+    "tune -i in.jsonl --output out.jsonl --minutes 0.001",
 )
+
+
+@pytest.mark.parametrize(("words", "how"), list(zip(READERS, itertools.cycle((changed, cut)), strict=False)))
 def test_h11_a_file_that_changes_while_the_model_loads_is_an_error(
     words: str,
     how: Callable[[Path], None],
@@ -257,8 +247,7 @@ def test_h11_a_file_that_changes_while_the_model_loads_is_an_error(
         how(path)
         return pipe
 
-    for home in ("pipeline_kit.compose.build.build", "pipeline_kit.compose.build.build"):
-        monkeypatch.setattr(home, build)
+    monkeypatch.setattr("pipeline_kit.compose.build.build", build)
     assert main([*words.split(), *STATIC]) == 2
     out, err = capsys.readouterr()
     assert "was changed after it was opened first, so results may mix two versions of it; run again" in err
@@ -306,8 +295,6 @@ def test_h11_python_jobs_notice(folder: Path) -> None:
         ("run -q --text a -o out/ runner.workers=2", "<&- >&- 2>&-", 0, ""),
         ("ls padding", ">&-", 1, "error: stdout: cannot be written"),
         ("run --help", ">&-", 1, "error: stdout: cannot be written"),
-        ("--version", ">&-", 1, "error: stdout: cannot be written"),
-        ("", "2>&-", 2, ""),
         ("cfg nothing=here", "2>&-", 2, ""),
     ],
 )
@@ -329,26 +316,29 @@ def test_h21_closed_streams(words: str, closed: str, code: int, said: str, folde
 NAMES = {"long": "x" * 300, "nul": "a\0b", "surrogate": "a\ud800b", "home": "~nobody-of-this-name/x"}
 
 
-@pytest.mark.parametrize("kind", NAMES)
+FLAGS = (
+    (("run", "--text", "a", "--output", "{}.jsonl"), "--output"),
+    (("run", "--text", "a", "--output", "{}/"), "--output"),
+    (("run", "--input", "{}"), "--input"),
+    (("run", "--input", "{}", "input.limit=1"), "--input"),
+    (("evaluate", "--input", "in.jsonl", "--save", "{}.jsonl"), "--save"),
+    (("explain", "--text", "a", "--html", "{}"), "--html"),
+    (("cfg", "--config", "{}.yaml"), "--config"),
+    (("validate", "{}.yaml"), "--config"),
+    (("ls", "--config-dir", "{}"), "--config-dir"),
+    (("cfg", "--config-dir", "{}"), "--config-dir"),
+    (("ls", "--plugin", "{}.py"), "--plugin"),
+    (("tune", "--text", "a", "--save", "{}.yaml"), "--save"),
+    (("bench", "--text", "a", "--plot", "{}.png"), "--plot"),
+    (("new-plugin", "model", "abc", "--output", "{}"), "--output"),
+    (("run", "--text", "a", "checkpoint.path='{}'"), "checkpoint.path"),
+)
+
+
+# Each flag with two of the kinds.
 @pytest.mark.parametrize(
-    ("words", "flag"),
-    [
-        (("run", "--text", "a", "--output", "{}.jsonl"), "--output"),
-        (("run", "--text", "a", "--output", "{}/"), "--output"),
-        (("run", "--input", "{}"), "--input"),
-        (("run", "--input", "{}", "input.limit=1"), "--input"),
-        (("evaluate", "--input", "in.jsonl", "--save", "{}.jsonl"), "--save"),
-        (("explain", "--text", "a", "--html", "{}"), "--html"),
-        (("cfg", "--config", "{}.yaml"), "--config"),
-        (("validate", "{}.yaml"), "--config"),
-        (("ls", "--config-dir", "{}"), "--config-dir"),
-        (("cfg", "--config-dir", "{}"), "--config-dir"),
-        (("ls", "--plugin", "{}.py"), "--plugin"),
-        (("tune", "--text", "a", "--save", "{}.yaml"), "--save"),
-        (("bench", "--text", "a", "--plot", "{}.png"), "--plot"),
-        (("new-plugin", "model", "abc", "--output", "{}"), "--output"),
-        (("run", "--text", "a", "checkpoint.path='{}'"), "checkpoint.path"),
-    ],
+    ("words", "flag", "kind"),
+    [(*case, kind) for i, case in enumerate(FLAGS) for j, kind in enumerate(NAMES) if (i + j) % 2],
 )
 def test_h22_a_name_that_no_file_can_have_is_a_fault_of_its_flag(
     words: tuple[str, ...], flag: str, kind: str, folder: Path, capsys: pytest.CaptureFixture[str]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from fake_plugins import POISON
-
-from pipeline_kit.cli.app import main
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
+from harness import checkpoint, cli
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -28,23 +25,17 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
-
-
 @pytest.fixture
-def run(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path) -> Run:
     (tmp_path / "poison.py").write_text(
         POISON.replace('"poison" in examples', 'any("poison" in str(e) for e in examples)')
     )
 
-    def call(*argv: str) -> tuple[int, str, str]:
+    def call(*words: str, stdin: str = "") -> tuple[int, str, str]:
         flags = ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison", "--quiet"]
-        code = main(["run", checkpoint, *flags, *argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
+        done = cli("run", f"checkpoint.path={checkpoint()}", *flags, *words, stdin=stdin)
+        assert "Traceback" not in done.err
+        return done.code, done.out, done.err
 
     return call
 
@@ -134,13 +125,11 @@ def test_options_and_flags_go_together(run: Run, tmp_path: Path) -> None:
     assert json.loads(out) == {"k": 1, "text": {"text": "b"}, "score": 0.5}
 
 
-def test_a_sweep_reads_stdin_once_for_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\nc\n")))
-    _, out, _ = run("-m", "input.limit=1,2")
+def test_a_sweep_reads_stdin_once_for_all(run: Run) -> None:
+    _, out, _ = run("-m", "input.limit=1,2", stdin="a\nb\nc\n")
     first, second = [["overrides"], ["text", "score"]], [["overrides"], ["text", "score"], ["text", "score"]]
     assert [list(json.loads(line)) for line in out.splitlines()] == [*first, *second]
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n")))
-    code, out, err = run("-m", "input.format=text,jsonl")
+    code, out, err = run("-m", "input.format=text,jsonl", stdin="a\n")
     assert (code, out) == (2, "")
     assert "it can be read once; put it into a file" in err
 

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, normalizers
 from tokenizers import Tokenizer as Backend
 
-from pipeline_kit.checkpoint.modules import read_mapping
+from pipeline_kit.checkpoint.json import read_object
 from pipeline_kit.contract.types import Checkpoint, Side
 from pipeline_kit.errors import CheckpointError, for_message
 
@@ -104,7 +104,7 @@ def read_optional(path: Path) -> Mapping[str, Any]:
 
     :raises CheckpointError: if something else has this name.
     """
-    return read_mapping(path) if os.path.lexists(path) else {}
+    return read_object(path) if os.path.lexists(path) else {}
 
 
 _MOST_RULES = 1000

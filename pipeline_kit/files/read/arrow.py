@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, final
 
 import pyarrow as pa
@@ -127,29 +127,24 @@ Stretch = tuple[int, Any]
 """A number of rows, and their record batch; None if all of them are to be skipped."""
 
 
-class TableFile(ABC):
+@dataclass(frozen=True)
+class TableFile:
     """An open file. Whatever goes wrong in it is raised as pyarrow raises it; see :func:`_arrow_errors`.
 
     :param rows: how many rows it has; None if that takes going through it.
     :param size: its bytes.
+    :param batches: goes through the columns of these names, of which there is at least one; so many rows at the
+        start need not be read.
     """
 
     schema: Any
     rows: int | None
     size: int
-
-    @abstractmethod
-    def batches(self, names: Sequence[str], skip: int) -> Iterator[Stretch]:
-        """Go through the columns `names`, of which there is at least one.
-
-        :param skip: rows at the start that need not be read.
-        """
+    batches: Callable[[Sequence[str], int], Iterator[Stretch]]
 
     def count(self) -> int:
         """Count the rows."""
-        if self.rows is not None:
-            return self.rows
-        return sum(rows for rows, _ in self.batches(self.schema.names[:1], 0))
+        return sum(rows for rows, _ in self.batches(self.schema.names[:1], 0)) if self.rows is None else self.rows
 
 
 @contextmanager
@@ -185,9 +180,9 @@ def opened_table(file: File, format: Format) -> Iterator[TableFile]:
             raise InputError(f"is not {what}: it begins with {for_message(repr(head), 60)}")
         with _arrow_errors():
             if format == "parquet":
-                table: TableFile = _Parquet(_source(file, stream, pa.OSFile))
+                table = _parquet(_source(file, stream, pa.OSFile))
             else:  # mapped: a batch may be as large as the file, and need not be held
-                table = _Arrow(_source(file, stream, pa.memory_map), indexed)
+                table = _arrow(_source(file, stream, pa.memory_map), indexed)
         yield table
 
 
@@ -195,55 +190,46 @@ def _source(file: File, stream: BinaryIO, opened: Callable[[bytes], Any]) -> Any
     return pa.PythonFile(stream, "r") if file.path is None else opened(os.fsencode(file.path))
 
 
-@final
-class _Parquet(TableFile):
-    """A Parquet file, read a page at a time."""
+def _parquet(source: Any) -> TableFile:
+    """Open a Parquet file, which is read a page at a time."""
+    file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+    metadata = file.metadata
 
-    def __init__(self, source: Any) -> None:
-        self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
-        self.schema = self._file.schema_arrow
-        self.rows = self._file.metadata.num_rows
-        self.size = source.size()
-
-    def batches(self, names: Sequence[str], skip: int) -> Iterator[Stretch]:
-        metadata = self._file.metadata
+    def batches(names: Sequence[str], skip: int) -> Iterator[Stretch]:
         groups = list(range(metadata.num_row_groups))
         while groups and skip >= (rows := metadata.row_group(groups[0]).num_rows):
             skip -= rows
             groups.pop(0)
             yield rows, None
-        if not groups:
-            return
-        batches = self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(names), use_threads=False)
-        yield from _stretches(batches, skip)
+        if groups:
+            found = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(names), use_threads=False)
+            yield from _stretches(found, skip)
+
+    return TableFile(file.schema_arrow, metadata.num_rows, source.size(), batches)
 
 
-@final
-class _Arrow(TableFile):
-    """An Arrow file of random access, such as Feather, or a stream, as ``datasets`` saves it."""
+def _arrow(source: Any, indexed: bool) -> TableFile:
+    """Open an Arrow file of random access, such as Feather, or a stream, as ``datasets`` saves it."""
 
-    def __init__(self, source: Any, indexed: bool) -> None:
-        self._source = source
-        self._indexed = indexed
-        self.schema = self._opened().schema
-        self.rows = None
-        self.size = source.size()
+    def opened(options: Any = None) -> Any:
+        source.seek(0)
+        return (pa.ipc.open_file if indexed else pa.ipc.open_stream)(source, options=options)
 
-    def batches(self, names: Sequence[str], skip: int) -> Iterator[Stretch]:
-        fields = [self.schema.get_field_index(name) for name in names]
-        reader = self._opened(pa.ipc.IpcReadOptions(use_threads=False, included_fields=fields))
-        if self._indexed:
+    schema, size = opened().schema, source.size()
+
+    def batches(names: Sequence[str], skip: int) -> Iterator[Stretch]:
+        fields = [schema.get_field_index(name) for name in names]
+        reader = opened(pa.ipc.IpcReadOptions(use_threads=False, included_fields=fields))
+        if indexed:
             yield from _stretches(map(reader.get_batch, range(reader.num_record_batches)), skip)
             return
         yield from _stretches(reader, skip)
         # A stream cut off between two batches ends like a whole one, but for this mark.
-        self._source.seek(max(0, self.size - len(_END_OF_STREAM)))
-        if self._source.read() != _END_OF_STREAM:
+        source.seek(max(0, size - len(_END_OF_STREAM)))
+        if source.read() != _END_OF_STREAM:
             raise InputError("ends without Arrow's end-of-stream mark: it was cut off")
 
-    def _opened(self, options: Any = None) -> Any:
-        self._source.seek(0)
-        return (pa.ipc.open_file if self._indexed else pa.ipc.open_stream)(self._source, options=options)
+    return TableFile(schema, None, size, batches)
 
 
 def _stretches(batches: Iterable[Any], skip: int) -> Iterator[Stretch]:

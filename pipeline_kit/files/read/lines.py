@@ -266,10 +266,12 @@ class _TableReader(LineReader):
         """
         if csv.field_size_limit() < MAX_LINE_BYTES:
             csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit of 128 KiB is shorter than real texts
+        super().__init__(stream)
         self._separator = separator
-        self._lines = _Decoded(stream)
+        self._number = 0
+        self._too_long = self._bad = False
         self._reader = csv.reader(
-            self._lines,
+            self._texts(),
             delimiter=separator,
             quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
             strict=True,
@@ -297,18 +299,17 @@ class _TableReader(LineReader):
 
     def _raw(self) -> Iterator[tuple[int, list[str] | InputError]]:
         while True:
-            start = self._lines.number + 1
-            self._lines.too_long = self._lines.bad = False
+            start = self._number + 1
+            self._too_long = self._bad = False
             try:
                 cells: list[str] | InputError = next(self._reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 cells = InputError(f"not CSV: {error}; is a quote open, or not doubled?")
-            if self._lines.too_long:
+            if self._too_long:
                 cells = InputError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
             if cells:
-                self.ended = self._lines.ended
                 yield start, cells
 
     def _parsed(self, raw: list[str] | InputError, columns: Columns) -> ParsedRow:
@@ -317,11 +318,24 @@ class _TableReader(LineReader):
         if len(raw) != len(self._header):
             return columns.parse(InputError(f"{len(raw)} cells, the header has {len(self._header)}"))
         row: dict[str, Any] = dict(zip(self._header, raw, strict=True))
-        if self._lines.bad:
+        if self._bad:
             for column in columns.wanted:
                 if has_lone_surrogate(row.get(column)):
                     row[column] = InputError("a text in it is not UTF-8")
         return columns.parse(row, absent="")
+
+    def _texts(self) -> Iterator[str]:
+        """Go through the lines for the csv module. Bytes that are not UTF-8 become surrogates, found again per cell."""
+        for line in read_lines(self._stream):
+            self._number, self.ended = line.number, line.ended
+            self._too_long = self._too_long or line.data is None
+            data = line.data or b""
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError:
+                self._bad = True
+                text = data.decode("utf-8", errors="surrogateescape")
+            yield text + "\n"
 
 
 READERS: Mapping[str, Callable[[BinaryIO], LineReader]] = {
@@ -331,30 +345,3 @@ READERS: Mapping[str, Callable[[BinaryIO], LineReader]] = {
     "tsv": partial(_TableReader, separator="\t"),
 }
 """By format, what reads it."""
-
-
-@final
-class _Decoded:
-    """The lines for the csv module. Bytes that are not UTF-8 become surrogates, found again per cell."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._lines = read_lines(stream)
-        self.number = 0
-        self.too_long = False
-        self.bad = False
-        self.ended = True
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self.number, self.ended = line.number, line.ended
-            yield self._text(line)
-
-    def _text(self, line: Line) -> str:
-        if line.data is None:
-            self.too_long = True
-            return "\n"
-        try:
-            return line.data.decode("utf-8") + "\n"
-        except UnicodeDecodeError:
-            self.bad = True
-            return line.data.decode("utf-8", errors="surrogateescape") + "\n"

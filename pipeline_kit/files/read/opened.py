@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast, final
 
@@ -256,7 +257,6 @@ HARMLESS_BYTES = 16 << 20
 _PIECE = 64 << 10
 # zstd has no bound on what one call gives; 256 bytes give at most 8 MiB (64 run-length blocks of 128 KiB).
 _ZSTD_PIECE = 256
-_CUT_OFF = "ends in the middle of its {} stream: it was cut off"
 
 Read = Callable[[int], bytes]
 
@@ -327,19 +327,16 @@ def unpacked(stream: BinaryIO, codec: Codec, limits: DecompressionLimits) -> Bin
     """
     if codec == "zstd":
         import_optional("zstandard", "zstandard", "reading zstd")
-    chunks = _gunzip if codec == "gzip" else _unzstd
-    return cast("BinaryIO", io.BufferedReader(_Unpacked(stream, chunks, limits), _PIECE))
+    return cast("BinaryIO", io.BufferedReader(_Unpacked(stream, codec, limits), _PIECE))
 
 
 @final
 class _Unpacked(io.RawIOBase):
     """Raw bytes of a generator of chunks, counted."""
 
-    def __init__(
-        self, stream: BinaryIO, chunks: Callable[[Read], Iterator[bytes]], limits: DecompressionLimits
-    ) -> None:
+    def __init__(self, stream: BinaryIO, codec: Codec, limits: DecompressionLimits) -> None:
         self._stream = stream
-        self._chunks = chunks(self._read)
+        self._chunks = _chunks(self._read, codec)
         self._limits = limits
         self._taken = self._given = 0
         self._ready = memoryview(b"")
@@ -373,37 +370,27 @@ class _Unpacked(io.RawIOBase):
         return data
 
 
-def _gunzip(read: Read) -> Iterator[bytes]:
-    data = read(_PIECE)
+def _chunks(read: Read, codec: Codec) -> Iterator[bytes]:
+    new: Callable[[], Any] = partial(zlib.decompressobj, wbits=31)
+    broken: type[Exception] = zlib.error
+    piece, bound, padding = _PIECE, [_PIECE], b"\0"  # tapes and some disks pad with zeros
+    if codec == "zstd":
+        import zstandard
+
+        new, broken = zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
+        piece, bound, padding = _ZSTD_PIECE, [], b""
+    data = read(piece)
     while data:
-        member = zlib.decompressobj(wbits=31)
+        member = new()
         while not member.eof:
-            data = data or read(_PIECE)
+            data = data or read(piece)
             if not data:
-                raise InputError(_CUT_OFF.format("gzip"))
+                raise InputError(f"ends in the middle of its {codec} stream: it was cut off")
             try:
-                yield member.decompress(data, _PIECE)
-            except zlib.error as error:
-                raise InputError(f"its gzip stream is damaged: {error}") from error
+                yield member.decompress(data, *bound)
+            except broken as error:
+                raise InputError(f"its {codec} stream is damaged: {error}") from error
             data = member.unconsumed_tail
-        data = member.unused_data.lstrip(b"\0")  # tapes and some disks pad with zeros
-        while not data and (more := read(_PIECE)):
-            data = more.lstrip(b"\0")
-
-
-def _unzstd(read: Read) -> Iterator[bytes]:
-    import zstandard
-
-    data = read(_ZSTD_PIECE)
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        while not frame.eof:
-            data = data or read(_ZSTD_PIECE)
-            if not data:
-                raise InputError(_CUT_OFF.format("zstd"))
-            try:
-                yield frame.decompress(data)
-            except zstandard.ZstdError as error:
-                raise InputError(f"its zstd stream is damaged: {error}") from error
-            data = frame.unused_data  # nothing, until the frame ends
-        data = data or read(_ZSTD_PIECE)
+        data = member.unused_data.lstrip(padding)
+        while not data and (more := read(piece)):
+            data = more.lstrip(padding)

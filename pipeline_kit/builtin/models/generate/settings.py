@@ -10,7 +10,7 @@ from pipeline_kit.builtin.config_json import target_token, task_params
 from pipeline_kit.builtin.models.options import GenerationOptions
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.builtin.tokenizers.limits import positions
-from pipeline_kit.checkpoint.json import read_json
+from pipeline_kit.checkpoint.json import read_object
 from pipeline_kit.contract.options import parse_options
 from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, for_message
@@ -108,12 +108,7 @@ def _make_way(values: dict[str, Any], options: GenerationOptions) -> None:
 def _own(context: StageContext) -> Mapping[str, Any]:
     """Read generation_config.json; checkpoints older than that file keep the same names in config.json."""
     path = context.checkpoint.path / FILE
-    if not path.exists():
-        return context.checkpoint.config
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds {type(found).__name__}, not a JSON object")
-    return found
+    return read_object(path) if path.exists() else context.checkpoint.config
 
 
 def _check_own(values: Mapping[str, Any], context: StageContext) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol, final
 import torch
 from safetensors.torch import load_file
 
-from pipeline_kit.checkpoint.modules import MODULES_NAME, ModuleEntry, read_mapping, read_modules
+from pipeline_kit.checkpoint.json import read_object
+from pipeline_kit.checkpoint.modules import MODULES_NAME, ModuleEntry, read_modules
 from pipeline_kit.checkpoint.weights import WEIGHTS_NAME, read_header
 from pipeline_kit.errors import CheckpointError, for_message
 
@@ -131,7 +132,7 @@ def read_dense(folder: Path) -> Dense:
 
     :raises CheckpointError: if its activation is not a known one, or its weights are not what its config says.
     """
-    config = read_mapping(folder / "config.json")
+    config = read_object(folder / "config.json")
     takes, gives = config.get("in_features"), config.get("out_features")
     # sentence-transformers writes the name of the class; without one it takes Tanh.
     name = str(config.get("activation_function", "torch.nn.Tanh"))
@@ -158,7 +159,7 @@ def read_layer_norm(folder: Path) -> LayerNorm:
 
     :raises CheckpointError: if its weights are not what its config says.
     """
-    size = (read_mapping(folder / "config.json").get("dimension"),)
+    size = (read_object(folder / "config.json").get("dimension"),)
     weights = _weights(folder, {"norm.weight": size, "norm.bias": size})
     return LayerNorm(weights["norm.weight"], weights["norm.bias"])
 
@@ -242,7 +243,7 @@ def read_sentence_modules(folder: Path, pooling: Mode | None = None) -> Sentence
         return None
     _check_kinds(folder, entries)
     _check_network(folder / entries[0].path)
-    config = read_mapping(folder / entries[1].path / "config.json")
+    config = read_object(folder / entries[1].path / "config.json")
     modes = (pooling,) if pooling else _modes(folder / entries[1].path, config)
     hidden = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     # Dropout does nothing at inference.
@@ -275,7 +276,7 @@ def _check_kinds(folder: Path, entries: Sequence[ModuleEntry]) -> None:
 def _check_network(folder: Path) -> None:
     """Refuse a folder that takes another output of its network than the last hidden state."""
     file = folder / "sentence_bert_config.json"
-    settings = read_mapping(file) if os.path.lexists(file) else {}
+    settings = read_object(file) if os.path.lexists(file) else {}
     modalities = settings.get("modality_config")
     if modalities is None:
         return
@@ -303,7 +304,7 @@ def _layer(folder: Path, entry: ModuleEntry) -> SentenceLayer:
     place = folder / entry.path
     if entry.kind == "LayerNorm":
         return read_layer_norm(place)
-    config = read_mapping(place / "config.json") if entry.path and os.path.lexists(place / "config.json") else {}
+    config = read_object(place / "config.json") if entry.path and os.path.lexists(place / "config.json") else {}
     names = {config.get(f"module_{end}_name") for end in ("input", "output")} - {None, "sentence_embedding"}
     if names:
         raise CheckpointError(f"'{place}' works on {for_message(sorted(map(str, names)))}, not on the pooled vector")

@@ -15,7 +15,7 @@ from pipeline_kit.builtin.tasks.common.merge import floats, merge_windows
 from pipeline_kit.builtin.tasks.embedding.modules import SentenceModules, pool, read_sentence_modules
 from pipeline_kit.builtin.tasks.embedding.panels import pooling_panels
 from pipeline_kit.builtin.tasks.options import PoolingConfig
-from pipeline_kit.checkpoint.modules import read_mapping
+from pipeline_kit.checkpoint.json import read_object
 from pipeline_kit.contract.fields import read_fields, text_of
 from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext, Tokenizer
 from pipeline_kit.contract.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
@@ -230,7 +230,7 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
     :raises CheckpointError: if it is not a JSON object.
     """
     file = folder / SETTINGS_NAME
-    return read_mapping(file) if os.path.lexists(file) else {}
+    return read_object(file) if os.path.lexists(file) else {}
 
 
 def choose_prompts(

@@ -14,7 +14,7 @@ from pipeline_kit.builtin.tasks.classification.stage import score_function
 from pipeline_kit.builtin.tasks.common.choices import ranking_panels
 from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_parts
 from pipeline_kit.builtin.tasks.options import RankingConfig
-from pipeline_kit.checkpoint.json import read_json
+from pipeline_kit.checkpoint.json import read_object
 from pipeline_kit.contract.fields import read_fields, text_of, texts_of
 from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext
 from pipeline_kit.contract.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
@@ -178,7 +178,5 @@ def _own_config(folder: Path) -> Mapping[str, Any]:
     file = folder / "config_sentence_transformers.json"
     if not os.path.lexists(file) or not os.path.lexists(folder / "modules.json"):
         return {}
-    found = read_json(file)
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"'{file}' is not a mapping")
+    found = read_object(file)
     return found if found.get("model_type") == "CrossEncoder" else {}

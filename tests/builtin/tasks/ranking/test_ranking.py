@@ -167,7 +167,7 @@ def test_an_activation_of_its_own_file(tmp_path: Path) -> None:
         (tmp_path / "modules.json").write_text("[]", encoding="utf-8")
         assert run(Ranking(RankingConfig(), context), [[[0.0]]])[0]["score"] == expected
     number = '{"activation_fn": 3, "model_type": "CrossEncoder"}'
-    for text, words in (('["x"]', "is not a mapping"), ("{", "not valid JSON"), (number, "as int")):
+    for text, words in (('["x"]', "not a JSON object"), ("{", "not valid JSON"), (number, "as int")):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(CheckpointError, match=words):
             Ranking(RankingConfig(), context)
