@@ -35,5 +35,5 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a sync return at once: only a loss of power would show the difference. A test may still count the calls."""
+    """Let a sync return at once: only a loss of power would show the difference. Calls can be counted still."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

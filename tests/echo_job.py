@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import checkpoint
 
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.schema import PipelineConfig
@@ -104,8 +105,13 @@ def echo(config: PipelineConfig, **parts: Any) -> Pipeline:
 
 
 @functools.cache
+def job_config(*overrides: str, at: Path | str | None = None) -> PipelineConfig:
+    """Compose a config for shards of three rows; `at` is another checkpoint than the shared one."""
+    return compose([f"checkpoint.path={at or checkpoint()}", "device=cpu", "output.rows_per_shard=3", *overrides])
+
+
 def echo_config(checkpoint: Path | str, *overrides: str) -> PipelineConfig:
-    return compose([f"checkpoint.path={checkpoint}", "device=cpu", "output.rows_per_shard=3", *overrides])
+    return job_config(*overrides, at=checkpoint)
 
 
 def run_echo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class NoConfig:
 def fault(text: str) -> None:
     """Do what `text` asks for."""
     if "~hang" in text:
+        sys.stderr.write("hangs\n")
+        sys.stderr.flush()
         time.sleep(600)
     if "~kill" in text:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Runs jobs in children that are killed at random instants, again and again until each is complete.
 
-A process of its own: it has imported everything and started no thread, so a fork is a fresh run of a job at the
-price of milliseconds. Usage: ``job_killer.py FOLDER CHECKPOINT SEED JOBS KILLS``; prints one line of JSON.
+A process of its own, see warm.py: it has started no thread, so a fork is a fresh run of a job at the price of
+milliseconds. Usage: ``job_killer.py FOLDER SEED JOBS KILLS``; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy  # noqa: F401 - loaded before the forks
 import pyarrow.parquet  # noqa: F401
-from echo_job import content_of, echo_config, run_echo
+from echo_job import content_of, job_config, run_echo
 
 from pipeline_kit.compose.schema import PipelineConfig
 
@@ -106,26 +107,29 @@ def kill_until_done(config: PipelineConfig, source: Path, out: Path, seed: rando
     return {"out": str(out), "whole": str(whole), "source": str(source), "kills": kills}
 
 
-def kill_at_every_step(config: PipelineConfig, source: Path, out: Path) -> int:
-    """Kill a run before each of its writes, syncs and renames, in a folder each; give how many there were."""
+def kill_at_every_step(config: PipelineConfig, source: Path, out: Path, every: int) -> int:
+    """Kill a run before each of its writes, syncs and renames, in a folder each; return how many kills there were.
+
+    :param every: only before every so-manieth of them.
+    """
     whole = out.with_name(out.name + ".whole")
     run(lambda: run_echo(config, [source], whole))
-    expected, step = content_of(whole), 0
-    while True:
-        step += 1
-        path = out.with_name(f"{out.name}.{step}")
+    expected = content_of(whole)
+    for number in count():
+        path = out.with_name(f"{out.name}.{number}")
 
-        def killed(step: int = step, path: Path = path) -> None:
+        def killed(step: int = 1 + number * every, path: Path = path) -> None:
             die_before(step)
             run_echo(config, [source], path)
 
         if run(killed):
-            return step - 1
+            return number
         look(path, expected)
         run(lambda path=path: run_echo(config, [source], path))  # type: ignore[misc]
         look(path, expected)
         if not (path / "_SUCCESS").exists() or list(path.rglob("*.tmp")):
             raise SystemExit(f"{path}: is not complete, or something is left over")
+    raise AssertionError("never reached")
 
 
 def die_before(step: int) -> None:
@@ -152,14 +156,14 @@ def lasts(work: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
-def main(folder: str, checkpoint: str, seed: str, jobs: str, kills: str) -> None:
+def main(folder: str, seed: str, jobs: str, kills: str) -> None:
     """Go on until there were both `jobs` and `kills`."""
     source = random.Random(int(seed))
     done: list[dict[str, Any]] = []
     configs = {}
     for name, overrides in VARIANTS.items():
         given = (f"output.rows_per_shard={ROWS_PER_SHARD}", "job.max_failed_rows=null", *overrides)
-        configs[name] = echo_config(checkpoint, *given)
+        configs[name] = job_config(*given)
     gc.freeze()
     while len(done) < int(jobs) or sum(job["kills"] for job in done) < int(kills):
         number = len(done)
@@ -171,7 +175,8 @@ def main(folder: str, checkpoint: str, seed: str, jobs: str, kills: str) -> None
         done.append({**job, "format": name})
     short = Path(folder) / "short.jsonl"
     short.write_bytes(b"\n".join([*rows_of(source)[:2], b'{"text": "~p"}']) + b"\n")
-    steps = kill_at_every_step(configs["npy"], short, Path(folder) / "steps")
+    every = 1 if int(jobs) > len(VARIANTS) else 5
+    steps = kill_at_every_step(configs["npy"], short, Path(folder) / "steps", every)
     sys.stdout.write(json.dumps({"jobs": done, "steps": steps}) + "\n")
 
 

@@ -1,7 +1,7 @@
 """Runs the command line on random output paths with links, stray files and kills around it, and looks at what is left.
 
-A process of its own, as ``job_killer.py`` is and for the same reason. Usage: ``storm_folders.py FOLDER CHECKPOINT SEED
-TRIALS``; prints one line of JSON. It ends with an error at the first trial that breaks a promise.
+A process of its own, as ``job_killer.py`` is and for the same reason. Usage: ``storm_folders.py FOLDER SEED TRIALS``;
+prints one line of JSON. It ends with an error at the first trial that breaks a promise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from echo_job import echo, echo_config
+from echo_job import echo, job_config
 from job_killer import die_before, run
 
 import pipeline_kit.compose.build
@@ -160,9 +160,9 @@ def quietly(words: list[str]) -> int:
     return code
 
 
-def storm(folder: Path, checkpoint: str, seed: int, trials: int) -> dict[str, Any]:
+def storm(folder: Path, seed: int, trials: int) -> dict[str, Any]:
     options = ("job.max_failed_rows=null", "input.id=id", "output.rows_per_shard=2")
-    config = echo_config(checkpoint, *options)
+    config = job_config(*options)
     Selection.compositions = lambda *_: [([], config)]  # type: ignore[method-assign]
     pipeline_kit.compose.build.build = echo  # type: ignore[assignment]
     codes: Counter[str] = Counter()
@@ -184,5 +184,5 @@ def storm(folder: Path, checkpoint: str, seed: int, trials: int) -> dict[str, An
 
 
 if __name__ == "__main__":
-    folder, checkpoint, seed, trials = sys.argv[1:]
-    sys.stdout.write(json.dumps(storm(Path(folder), checkpoint, int(seed), int(trials))) + "\n")
+    folder, seed, trials = sys.argv[1:]
+    sys.stdout.write(json.dumps(storm(Path(folder), int(seed), int(trials))) + "\n")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_job import EchoModel, content_of, dead_of, echo, echo_config, ids_of, lines_of, reseal, run_echo, write_rows
-from harness import checkpoint
+from echo_job import EchoModel, content_of, dead_of, echo, ids_of, job_config, lines_of, reseal, run_echo, write_rows
 
 from pipeline_kit.compose.build import build
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
@@ -52,7 +51,7 @@ class Stop(Exception):
 
 
 def run(texts: Path, out: Path, *overrides: str, **how: Any) -> JobSummary:
-    config = echo_config(checkpoint(), "output.rows_per_shard=5", "input.carry=[number]", *overrides)
+    config = job_config("output.rows_per_shard=5", "input.carry=[number]", *overrides)
     return run_echo(config, [texts], out, **how)
 
 
@@ -69,7 +68,7 @@ def test_a_job_writes_every_row_once_in_order(texts: Path, tmp_path: Path) -> No
 
 def test_the_results_are_those_of_the_pipeline(texts: Path, tmp_path: Path) -> None:
     run(texts, tmp_path / "out", build=build)
-    expected = build(echo_config(checkpoint()))([json.loads(line)["text"] for line in texts.read_text().splitlines()])
+    expected = build(job_config())([json.loads(line)["text"] for line in texts.read_text().splitlines()])
     for row, result in zip(lines_of(tmp_path / "out"), expected, strict=True):
         assert row["label"] == result["label"]
         assert row["score"] == pytest.approx(result["score"], abs=1e-5)

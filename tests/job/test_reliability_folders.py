@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_job import EchoPostprocessor, dead_of, echo, echo_config, lines_of, reseal, run_echo, write_rows
+from echo_job import EchoPostprocessor, dead_of, echo, job_config, lines_of, reseal, run_echo, write_rows
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.errors import OutputError, UsageError
@@ -26,7 +26,6 @@ from pipeline_kit.job import sealed as stored
 from pipeline_kit.job.run import JobSummary, run_to_end
 from pipeline_kit.job.runner import Job
 from pipeline_kit.job.watcher import JobWatcher
-from pipeline_kit.testing import tiny_checkpoint
 
 CHANGED = "this folder was changed by something else"
 OPTIONS = ("job.max_failed_rows=null", "input.id=id")
@@ -42,24 +41,19 @@ def _terminal_can_be_closed() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("folders") / "bert")
-
-
 class Setting:
     """A complete job of three shards, of which the second has a dead letter."""
 
-    def __init__(self, folder: Path, checkpoint: Path) -> None:
-        self.checkpoint, self.out = checkpoint, folder / "out"
+    def __init__(self, folder: Path) -> None:
+        self.out = folder / "out"
         rows = [{"id": f"r{i}", "text": f"row {i}" + ("~p" if i == 4 else "")} for i in range(8)]
         self.source = write_rows(folder / "in.jsonl", rows)
 
     def run(self, *, build: Any = echo, **how: Any) -> JobSummary:
-        return run_echo(echo_config(self.checkpoint, *OPTIONS), [self.source], self.out, build=build, **how)
+        return run_echo(job_config(*OPTIONS), [self.source], self.out, build=build, **how)
 
     def retry(self, *overrides: str, build: Any = echo) -> JobSummary:
-        config = echo_config(self.checkpoint, *OPTIONS, *overrides)
+        config = job_config(*OPTIONS, *overrides)
         return run_echo(config, [self.source], self.out, retry=True, build=build)
 
     def refused(self, match: str = CHANGED) -> None:
@@ -72,16 +66,16 @@ class Setting:
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    setting = Setting(tmp_path_factory.mktemp("made"), checkpoint)
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    setting = Setting(tmp_path_factory.mktemp("made"))
     setting.run()
     return setting.out
 
 
 @pytest.fixture
-def setting(checkpoint: Path, made: Path, tmp_path: Path) -> Setting:
+def setting(made: Path, tmp_path: Path) -> Setting:
     shutil.copytree(made, tmp_path / "out")
-    return Setting(tmp_path, checkpoint)
+    return Setting(tmp_path)
 
 
 def everything(folder: Path) -> dict[str, bytes | str]:
@@ -120,7 +114,7 @@ def test_h1_a_manifest_that_names_plugins_and_options_is_no_job(
 def test_h1_what_a_first_load_settled_chooses_only_where_the_user_said_auto(setting: Setting) -> None:
     from pipeline_kit.job.runner import with_pinned_options
 
-    config = echo_config(setting.checkpoint, "model.linear=auto")
+    config = job_config("model.linear=auto")
     evil = {"linear": "packed", "cache_dir": "/evil", "attn_implementation": "evil/kernel", "none": 1}
     options = with_pinned_options(config, evil).model.options
     assert options.linear == "packed"
@@ -130,7 +124,7 @@ def test_h1_what_a_first_load_settled_chooses_only_where_the_user_said_auto(sett
 
 
 def test_h1_an_input_that_can_be_read_once_is_neither_resumed_nor_retried(setting: Setting, tmp_path: Path) -> None:
-    config = echo_config(setting.checkpoint, "job.max_failed_rows=null")
+    config = job_config("job.max_failed_rows=null")
 
     def go(retry: bool = False) -> JobSummary:
         with Source.of(iter(["a~p", "b"]), config.input, config.task.takes) as source:
@@ -224,9 +218,9 @@ SCHEMAS: tuple[Any, ...] = (
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
-def test_h2_columns_that_cannot_be_written_are_refused(checkpoint: Path, tmp_path: Path, schema: Any) -> None:
+def test_h2_columns_that_cannot_be_written_are_refused(tmp_path: Path, schema: Any) -> None:
     source = write_rows(tmp_path / "in.jsonl", [{"text": "a"}])
-    config = echo_config(checkpoint, "output.format=parquet")
+    config = job_config("output.format=parquet")
     run_echo(config, [source], tmp_path / "out")
     reseal(tmp_path / "out" / "_manifest.json", schema=schema)
     with pytest.raises(OutputError, match=CHANGED):
@@ -262,10 +256,10 @@ def test_h2_what_a_job_wrote_is_a_regular_file(setting: Setting, name: str, how:
     setting.refused()
 
 
-def test_h2_a_receipt_of_another_job_is_not_mixed_in(checkpoint: Path, made: Path, setting: Setting) -> None:
+def test_h2_a_receipt_of_another_job_is_not_mixed_in(made: Path, setting: Setting) -> None:
     other = setting.out.parent / "other"
     rows = write_rows(setting.out.parent / "other.jsonl", [{"id": f"x{i}", "text": f"other {i}"} for i in range(8)])
-    run_echo(echo_config(checkpoint, *OPTIONS), [rows], other)
+    run_echo(job_config(*OPTIONS), [rows], other)
     for name in ("part-00002.jsonl", "_receipts/part-00002.json"):
         shutil.copyfile(other / name, setting.out / name)
     setting.refused()
@@ -285,8 +279,8 @@ def test_h4_a_file_of_somebody_else_among_the_shards_is_refused_and_kept(setting
 
 
 @pytest.mark.parametrize("name", ["part-00001.jsonl", "part-00077.jsonl", "_dead/part-00002.jsonl", "part-00002.csv"])
-def test_h4_a_file_of_somebody_else_where_a_shard_will_be_is_kept(checkpoint: Path, tmp_path: Path, name: str) -> None:
-    setting = Setting(tmp_path, checkpoint)
+def test_h4_a_file_of_somebody_else_where_a_shard_will_be_is_kept(tmp_path: Path, name: str) -> None:
+    setting = Setting(tmp_path)
     with pytest.raises(InterruptedError):
         setting.run(build=dying)
     assert not list(setting.out.glob("part-*"))
@@ -350,8 +344,8 @@ LITTER += (
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_h5_litter_locks_no_job_out_and_is_left_alone(checkpoint: Path, tmp_path: Path, when: str) -> None:
-    setting = Setting(tmp_path, checkpoint)
+def test_h5_litter_locks_no_job_out_and_is_left_alone(tmp_path: Path, when: str) -> None:
+    setting = Setting(tmp_path)
     if when == "after":
         setting.run()
     places = [setting.out / name for name in LITTER]
@@ -374,7 +368,7 @@ def test_h5_a_note_beside_the_shards_is_left_alone_and_a_folder_with_files_is_no
     folder.mkdir()
     (folder / "notes.txt").write_text("theirs")
     with pytest.raises(OutputError, match=r"holds something that is not a job's \(notes.txt\)"):
-        run_echo(echo_config(setting.checkpoint), [setting.source], folder)
+        run_echo(job_config(), [setting.source], folder)
     assert os.listdir(folder) == ["notes.txt"]
 
 

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 from echo_job import dead_of, ids_of, lines_of, write_rows
-
-from pipeline_kit.testing import tiny_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and sizes of memory as Linux has them")
 
-HERE = Path(__file__).parents[1]
-
 
 def python(code: str, *argv: object) -> dict[str, int]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    environment |= {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv)], capture_output=True, text=True, env=environment, cwd=HERE
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, int] = json.loads(done.stdout)
+    done = warm.run("-c", code, *argv)
+    assert done.returncode == 0, done.err[-3000:]
+    found: dict[str, int] = json.loads(done.out)
     return found
 
 
@@ -33,7 +24,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from echo_job import EchoModel, echo, echo_config, run_echo
+from echo_job import EchoModel, echo, job_config, run_echo
 
 class Greedy(EchoModel):
     refused = 0
@@ -47,8 +38,8 @@ class Greedy(EchoModel):
             raise
         return super().forward(batch)
 
-checkpoint, source, out = map(Path, sys.argv[1:])
-config = echo_config(checkpoint, "job.max_failed_rows=null", "output.rows_per_shard=100")
+source, out = map(Path, sys.argv[1:])
+config = job_config("job.max_failed_rows=null", "output.rows_per_shard=100")
 run_echo(config, [source], out.with_name("warm"))
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20), size + (200 << 20)))
@@ -62,7 +53,7 @@ def test_a_process_with_little_memory_halves_its_batches(tmp_path: Path) -> None
     texts = [f"row {i}".replace("a", "") for i in range(8)]
     texts[5] = "aaaa"
     rows = write_rows(tmp_path / "in.jsonl", [{"text": text.replace("row", "rw")} for text in texts])
-    found = python(LIMITED, tiny_checkpoint(tmp_path / "bert"), rows, tmp_path / "out")
+    found = python(LIMITED, rows, tmp_path / "out")
     assert found["refused"] >= 3
     assert ids_of(lines_of(tmp_path / "out")) == [f"in.jsonl:{i + 1}" for i in range(8) if i != 5]
     (letter,) = dead_of(tmp_path / "out")
@@ -72,15 +63,15 @@ def test_a_process_with_little_memory_halves_its_batches(tmp_path: Path) -> None
 GROWTH = """
 import json, sys
 from pathlib import Path
-from echo_job import echo_config, run_echo
+from echo_job import job_config, run_echo
 
 def size():
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
 
-checkpoint, folder = map(Path, sys.argv[1:])
-config = echo_config(checkpoint, "output.rows_per_shard=500", "job.max_failed_rows=null")
+folder = Path(sys.argv[1])
+config = job_config("output.rows_per_shard=500", "job.max_failed_rows=null")
 sizes = []
 for rows in (2_000, 20_000):
     source = folder / f"in-{rows}.txt"
@@ -95,5 +86,5 @@ print(json.dumps({"once": sizes[0], "ten": sizes[1]}))
 
 
 def test_ten_times_the_input_takes_no_more_memory(tmp_path: Path) -> None:
-    found = python(GROWTH, tiny_checkpoint(tmp_path / "bert"), tmp_path)
+    found = python(GROWTH, tmp_path)
     assert found["ten"] - found["once"] < 20 << 20

@@ -14,8 +14,8 @@ from echo_job import (
     content_of,
     dead_of,
     echo,
-    echo_config,
     ids_of,
+    job_config,
     lines_of,
     run_echo,
     text_of,
@@ -30,14 +30,8 @@ from pipeline_kit.errors import JobError, Stopped
 from pipeline_kit.job.watcher import JobWatcher
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
-from pipeline_kit.testing import tiny_checkpoint
 
 ANY = "job.max_failed_rows=null"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("rows") / "bert")
 
 
 STAGES = {"~t": ("tokenizer", "PanicException"), "~m": ("model", "RuntimeError"), "~p": ("postprocessor", "ValueError")}
@@ -46,13 +40,13 @@ STAGES = {"~t": ("tokenizer", "PanicException"), "~m": ("model", "RuntimeError")
 @settings(max_examples=12)
 @given(faults=st.lists(st.sampled_from(["", "", "", *STAGES]), max_size=20), shard=st.integers(1, 7))
 def test_rows_around_bad_ones_have_the_bytes_of_a_clean_run(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, faults: list[str], shard: int
+    tmp_path_factory: pytest.TempPathFactory, faults: list[str], shard: int
 ) -> None:
     folder = tmp_path_factory.mktemp("poison")
     (folder / "clean").mkdir()
     clean = write_rows(folder / "clean" / "in.jsonl", [{"text": f"row {i}"} for i in range(len(faults))])
     bad = write_rows(folder / "in.jsonl", [{"text": f"row {i}{mark}"} for i, mark in enumerate(faults)])
-    config = echo_config(checkpoint, ANY, f"output.rows_per_shard={shard}")
+    config = job_config(ANY, f"output.rows_per_shard={shard}")
     run_echo(config, [clean], folder / "whole")
     summary = run_echo(config, [bad], folder / "out")
     whole = {row["id"]: row for row in lines_of(folder / "whole")}
@@ -69,9 +63,7 @@ def test_rows_around_bad_ones_have_the_bytes_of_a_clean_run(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped])
 @pytest.mark.parametrize("stage", ["tokenizer", "model"])
-def test_a_request_to_stop_is_no_poison(
-    checkpoint: Path, tmp_path: Path, error: type[BaseException], stage: str
-) -> None:
+def test_a_request_to_stop_is_no_poison(tmp_path: Path, error: type[BaseException], stage: str) -> None:
     class Stopped(EchoTokenizer):
         def encode(self, examples: Sequence[Example]) -> list[Encoding]:
             if any("row 5" in text_of(example) for example in examples):
@@ -86,14 +78,14 @@ def test_a_request_to_stop_is_no_poison(
 
     parts: dict[str, Any] = {"tokenizer": Stopped()} if stage == "tokenizer" else {"model": StoppedModel()}
     rows = write_rows(tmp_path / "in.jsonl", [{"text": f"row {i}"} for i in range(8)])
-    config = echo_config(checkpoint, ANY)
+    config = job_config(ANY)
     with pytest.raises(error):
         run_echo(config, [rows], tmp_path / "out", build=lambda config: echo(config, **parts))
     assert len(lines_of(tmp_path / "out")) == 3
     assert not dead_of(tmp_path / "out")
 
 
-def test_no_room_for_a_batch_halves_it_and_one_row_too_large_is_kept_aside(checkpoint: Path, tmp_path: Path) -> None:
+def test_no_room_for_a_batch_halves_it_and_one_row_too_large_is_kept_aside(tmp_path: Path) -> None:
     sizes: list[int] = []
 
     class Small(EchoModel):
@@ -105,7 +97,7 @@ def test_no_room_for_a_batch_halves_it_and_one_row_too_large_is_kept_aside(check
 
     texts = [f"row {i}" for i in range(12)] + ["too large " * 10]
     rows = write_rows(tmp_path / "in.jsonl", [{"text": text} for text in texts])
-    config = echo_config(checkpoint, ANY, "output.rows_per_shard=100")
+    config = job_config(ANY, "output.rows_per_shard=100")
     run_echo(config, [rows], tmp_path / "whole")
     run_echo(config, [rows], tmp_path / "out", build=lambda config: echo(config, model=Small()))
     assert lines_of(tmp_path / "out") == lines_of(tmp_path / "whole")[:-1]
@@ -128,7 +120,7 @@ POLICIES = ["longest", "max_length", "multiple_of", "none"]
     shard=st.integers(1, 9),
 )
 def test_rows_come_out_in_the_order_they_went_in(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, lengths: list[int], tokens: int, window: int,
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], tokens: int, window: int,
     sort: bool, policy: Any, shard: int,
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.mktemp("order")
@@ -137,7 +129,7 @@ def test_rows_come_out_in_the_order_they_went_in(
         "batching": BatchingPolicy(sort=sort, max_tokens=tokens, window=window),
         "padding": PaddingPolicy(policy, max_length=64, multiple_of=8),
     }
-    config = echo_config(checkpoint, f"output.rows_per_shard={shard}")
+    config = job_config(f"output.rows_per_shard={shard}")
     summary = run_echo(config, [rows], folder / "out", build=lambda config: echo(config, **parts))
     found = lines_of(folder / "out")
     texts = [f"{i} " + "x" * length for i, length in enumerate(lengths)]
@@ -149,9 +141,7 @@ def test_rows_come_out_in_the_order_they_went_in(
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
-def test_bytes_depend_on_neither_the_run_nor_the_batches_nor_where_it_was_taken_up(
-    checkpoint: Path, tmp_path: Path, format: str
-) -> None:
+def test_bytes_depend_on_neither_the_run_nor_the_batches_nor_where_it_was_taken_up(tmp_path: Path, format: str) -> None:
     class Enough(Exception):
         pass
 
@@ -165,7 +155,7 @@ def test_bytes_depend_on_neither_the_run_nor_the_batches_nor_where_it_was_taken_
                 raise Enough
 
     rows = write_rows(tmp_path / "in.jsonl", [{"text": f"row {i}~p" if i % 5 == 4 else f"row {i}"} for i in range(14)])
-    config = echo_config(checkpoint, ANY, f"output.format={format}")
+    config = job_config(ANY, f"output.format={format}")
     run_echo(config, [rows], tmp_path / "whole")
     expected = content_of(tmp_path / "whole")
     for tokens in (1, 20, 10_000):
@@ -179,11 +169,11 @@ def test_bytes_depend_on_neither_the_run_nor_the_batches_nor_where_it_was_taken_
         assert content_of(tmp_path / f"stop-{after}") == expected
 
 
-def test_scores_of_a_network_do_not_depend_on_the_batches(checkpoint: Path, tmp_path: Path) -> None:
+def test_scores_of_a_network_do_not_depend_on_the_batches(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "in.jsonl", [{"text": "good " * (i % 9) + "bad"} for i in range(20)])
     found = []
     for number, options in enumerate((["batching.max_rows=1"], ["batching.max_tokens=50"], ["padding=max_length"])):
-        config = echo_config(checkpoint, "model.linear=eager", "output.rows_per_shard=7", *options)
+        config = job_config("model.linear=eager", "output.rows_per_shard=7", *options)
         run_echo(config, [rows], tmp_path / f"out-{number}", build=build)
         found.append(lines_of(tmp_path / f"out-{number}"))
     for other in found[1:]:
@@ -207,9 +197,9 @@ HOSTILE = [
 ]
 
 
-def test_broken_lines_are_dead_letters_with_line_and_reason(checkpoint: Path, tmp_path: Path) -> None:
+def test_broken_lines_are_dead_letters_with_line_and_reason(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(line for line, _ in HOSTILE))
-    run_echo(echo_config(checkpoint, ANY), [tmp_path / "in.jsonl"], tmp_path / "out")
+    run_echo(job_config(ANY), [tmp_path / "in.jsonl"], tmp_path / "out")
     dead = {letter["index"]: letter for letter in dead_of(tmp_path / "out")}
     assert ids_of(lines_of(tmp_path / "out")) == [
         f"in.jsonl:{i + 1}" for i, (_, reason) in enumerate(HOSTILE) if not reason
@@ -230,7 +220,7 @@ def test_broken_lines_are_dead_letters_with_line_and_reason(checkpoint: Path, tm
         assert path.stat().st_size < 20_000
 
 
-def test_an_error_text_of_a_megabyte_with_escapes_is_cut_and_escaped(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_error_text_of_a_megabyte_with_escapes_is_cut_and_escaped(tmp_path: Path) -> None:
     class Loud(EchoModel):
         def forward(self, batch: TokenBatch) -> ModelOutput:
             raise ValueError("\x1b]0;owned\x07\nroot: all is well\r" + "\u202e" + "x" * 1_000_000)
@@ -238,7 +228,7 @@ def test_an_error_text_of_a_megabyte_with_escapes_is_cut_and_escaped(checkpoint:
     rows = write_rows(tmp_path / "in.jsonl", [{"text": "a"}])
     for options, out in (([ANY], tmp_path / "kept"), ([], tmp_path / "stopped")):
         try:
-            config = echo_config(checkpoint, *options)
+            config = job_config(*options)
             run_echo(config, [rows], out, build=lambda config: echo(config, model=Loud()))
             (letter,) = dead_of(out)
             shown = letter["message"]

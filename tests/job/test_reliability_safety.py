@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_job import echo_config, ids_of, lines_of, run_echo, write_rows
+from echo_job import ids_of, job_config, lines_of, run_echo, write_rows
+from harness import checkpoint
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.errors import InputError, OutputError
 from pipeline_kit.files.write.text import strip_formula_guard
-from pipeline_kit.testing import tiny_checkpoint
 
 CANARY = "canary8f3a1bd52c"
 
@@ -49,15 +49,8 @@ def register(registry):
 """
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("safety") / "bert")
-
-
 @pytest.fixture
-def command(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run with secrets in the environment and among the options; give all that was printed."""
     for name in ("HF_TOKEN", "API_KEY", "MY_SECRET"):
         monkeypatch.setenv(name, CANARY)
@@ -65,7 +58,7 @@ def command(
     secrets = [f"postprocessor.api_key={CANARY}", f"postprocessor.hub_token={CANARY}"]
     secrets += [f"postprocessor.where='https://me:{CANARY}@host/x'"]
     rows = write_rows(tmp_path / "in.jsonl", [{"text": "a"}, {"text": "poison"}, {"text": "b"}])
-    argv = [f"checkpoint.path={checkpoint}", "device=cpu", "--input", str(rows)]
+    argv = [f"checkpoint.path={checkpoint()}", "device=cpu", "--input", str(rows)]
     argv += ["--plugin", str(tmp_path / "keyed.py"), "postprocessor=keyed"]
 
     def call(*more: str, code: int, name: str = "run") -> str:
@@ -116,11 +109,11 @@ def test_nor_in_what_explain_shows_and_writes(command: Callable[..., str], tmp_p
 HOSTILE_IDS = ["../../escaped", "/etc/escaped", "..", "a/b", "part-00009.jsonl", "_SUCCESS", "a\u202eb", "x" * 1000]
 
 
-def test_ids_are_never_names_of_files(checkpoint: Path, tmp_path: Path) -> None:
+def test_ids_are_never_names_of_files(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "root"
     root.mkdir(parents=True)
     rows = write_rows(root / "in.jsonl", [{"text": f"row {i}~p", "id": id} for i, id in enumerate(HOSTILE_IDS)])
-    config = echo_config(checkpoint, "job.max_failed_rows=null", "input.id=id")
+    config = job_config("job.max_failed_rows=null", "input.id=id")
     run_echo(config, [rows], root / "out")
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     inside = {name for name in names if name.startswith("deep/root/out/")}
@@ -130,10 +123,10 @@ def test_ids_are_never_names_of_files(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "_lock", "_manifest.json", "_dead", "_receipts", "part-00001.jsonl", "_SUCCESS"])
-def test_a_link_is_not_followed(checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
     """Someone else put a link where a job writes: nothing behind it is changed."""
     rows = write_rows(tmp_path / "in.jsonl", [{"text": f"row {i}~p" if i == 4 else f"row {i}"} for i in range(8)])
-    config = echo_config(checkpoint, "job.max_failed_rows=null")
+    config = job_config("job.max_failed_rows=null")
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     folder = name in ("", "_dead", "_receipts")
     if name:
@@ -156,29 +149,29 @@ def test_a_link_is_not_followed(checkpoint: Path, tmp_path: Path, name: str) -> 
         assert elsewhere.read_text() == "theirs"
 
 
-def test_a_job_deletes_nothing_that_it_did_not_make(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_job_deletes_nothing_that_it_did_not_make(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "in.jsonl", [{"text": "a"}])
     out = tmp_path / "out"
-    run_echo(echo_config(checkpoint), [rows], out)
+    run_echo(job_config(), [rows], out)
     theirs = [out / "_theirs" / "deep" / "file", out / "_dead" / "note.tmp", out / "_receipts" / "part-x.json"]
     for path in theirs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("theirs")
-    run_echo(echo_config(checkpoint), [rows], out)
+    run_echo(job_config(), [rows], out)
     assert all(path.read_text() == "theirs" for path in theirs)
-    run_echo(echo_config(checkpoint, "padding=max_length"), [rows], out, restart=True)
+    run_echo(job_config("padding=max_length"), [rows], out, restart=True)
     for path in theirs:
         assert (tmp_path / "out.1" / path.relative_to(out)).read_text() == "theirs"
 
 
-def test_a_compressed_bomb_ends_a_job_and_keeps_what_is_done(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_compressed_bomb_ends_a_job_and_keeps_what_is_done(tmp_path: Path) -> None:
     """That it takes bounded memory is in test_records_unpack."""
     rows = write_rows(tmp_path / "a.jsonl", [{"text": f"row {i}"} for i in range(4)])
     bomb = tmp_path / "b.txt.gz"
     bomb.write_bytes(gzip.compress((b"x" * (1 << 20) + b"\n") * 64))
     out = tmp_path / "out"
     with pytest.raises(InputError, match=r"b\.txt\.gz: .*input\.max_ratio") as caught:
-        run_echo(echo_config(checkpoint, "output.rows_per_shard=4"), [rows, bomb], out)
+        run_echo(job_config("output.rows_per_shard=4"), [rows, bomb], out)
     assert caught.value.exit_code == 2
     assert ids_of(lines_of(out))[:4] == [f"a.jsonl:{i + 1}" for i in range(4)]
     assert not (out / "_SUCCESS").exists()
@@ -189,11 +182,11 @@ PLAIN = ["1+1", "a=b", "-0.5", "+1e3", "it's", "", " =1"]
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
-def test_no_cell_of_a_job_is_a_formula(checkpoint: Path, tmp_path: Path, format: str) -> None:
+def test_no_cell_of_a_job_is_a_formula(tmp_path: Path, format: str) -> None:
     """OWASP ASVS 1.2.10: a result, a carried column and an id that a spreadsheet would run."""
     texts = FORMULAS + PLAIN
     rows = write_rows(tmp_path / "in.jsonl", [{"text": text, "n": text, "id": text or "none"} for text in texts])
-    config = echo_config(checkpoint, "input.id=id", "input.carry=[n]", f"output.format={format}")
+    config = job_config("input.id=id", "input.carry=[n]", f"output.format={format}")
     run_echo(config, [rows], tmp_path / "out")
     found: list[dict[str, Any]] = []
     for path in sorted((tmp_path / "out").glob("part-*")):
@@ -214,14 +207,14 @@ def test_no_cell_of_a_job_is_a_formula(checkpoint: Path, tmp_path: Path, format:
             assert row[name] == cell if text in PLAIN else row[name] == "'" + cell
 
 
-def test_output_names_are_what_they_say(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_names_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
     (work / "sub").mkdir(parents=True)
     rows = write_rows(tmp_path / "in.jsonl", [{"text": "a"}])
     monkeypatch.chdir(work / "sub")
-    run_echo(echo_config(checkpoint), [rows], Path("../beside"))
+    run_echo(job_config(), [rows], Path("../beside"))
     assert sorted(os.listdir(work)) == ["beside", "sub"]
     assert ids_of(lines_of(work / "beside")) == ["in.jsonl:1"]
     with pytest.raises(OutputError, match="there is no folder"):
-        run_echo(echo_config(checkpoint), [rows], Path("no/such/folder"))
+        run_echo(job_config(), [rows], Path("no/such/folder"))
     assert os.listdir(work / "sub") == []

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-from pipeline_kit.testing import tiny_checkpoint
+import warm
 
 pytestmark = [
     pytest.mark.storm,
@@ -21,11 +18,9 @@ TRIALS, SEED = 300, 20261129
 
 
 def test_h30_no_code_0_with_a_wrong_a_missing_or_a_changed_file(tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path / "bert")
     script = Path(__file__).parents[1] / "storm_folders.py"
-    argv = [sys.executable, str(script), str(tmp_path / "storm"), str(checkpoint), str(SEED), str(TRIALS)]
-    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    done = warm.start(script, tmp_path / "storm", SEED, TRIALS).wait(timeout=280)
+    assert done.returncode == 0, done.err[-4000:]
+    found = json.loads(done.out)
     assert found["trials"] == TRIALS
     assert all(found["codes"][code] > 50 for code in ("0", "1", "None")), "all kinds of ends"
