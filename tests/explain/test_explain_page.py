@@ -26,7 +26,6 @@ def test_every_part_of_the_walk_is_on_the_page() -> None:
     assert titles == [
         "pipeline",
         "text-and-tokens-of-row-0",
-        "text-and-tokens-of-row-1",
         "batch",
         "model",
         "postprocessor",

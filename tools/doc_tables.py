@@ -1,0 +1,69 @@
+"""Write the generated tables of docs/ between their markers: ``python tools/doc_tables.py``.
+
+``<!-- options postprocessor/answers tokenizer/hf.overlap input -->`` begins a table of the options of a stage or group,
+or of those that a prefix names; ``<!-- tasks translation -->`` one of what tasks take and give and of their stages.
+``<!-- end -->`` ends either.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline_kit import builtin
+from pipeline_kit.compose.schema import POLICIES
+from pipeline_kit.contract.options import list_options
+from pipeline_kit.contract.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+_TABLE = re.compile(r"(<!-- (options|tasks) ([^\n]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_OPTIONS, _TASKS = ("option", "values", "default", "meaning"), ("task", "takes", "gives", "stages")
+
+
+def _code(value: Any) -> str:
+    return f"`{value if value and isinstance(value, str) else json.dumps(value)}`"
+
+
+def _options(wanted: str) -> list[tuple[str, ...]]:
+    """Return the rows of ``GROUP``, ``KIND/NAME``, and either with ``.OPTION``, a prefix of several."""
+    registry = Registry()
+    builtin.register(registry)
+    place, _, prefix = wanted.partition(".")
+    group, _, name = place.partition("/")
+    found = list_options(registry.get(group, name).config if name else POLICIES[group])
+    chosen = [option for option in found if option.name.startswith(prefix)]
+    rows: list[tuple[str, ...]] = [
+        (f"`{group}.{o.name}`", o.type.replace(" | ", ", "), _code(o.default), o.help) for o in chosen
+    ]
+    if not rows:
+        raise KeyError(wanted)
+    return rows
+
+
+def _task(name: str) -> list[tuple[str, ...]]:
+    read = yaml.safe_load((ROOT / "conf" / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
+    stages = [f"`{key.removeprefix('override /')}={value}`" for d in read["defaults"] for key, value in d.items()]
+    takes, gives = (", ".join(_code(key) for key in read["task"][part]) for part in ("takes", "gives"))
+    return [(_code(name), takes, gives, f"{', '.join(stages)}, head `{read['task']['head']}`")]
+
+
+def filled(page: str) -> str:
+    """Return the page with its tables as the code has them today."""
+
+    def table(found: re.Match[str]) -> str:
+        before, kind, words, end = found.groups()
+        head, rows_of = (_OPTIONS, _options) if kind == "options" else (_TASKS, _task)
+        rows = [head, ("---",) * len(head), *(row for word in words.split() for row in rows_of(word))]
+        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows]
+        return before + "".join(lines) + end
+
+    return _TABLE.sub(table, page)
+
+
+if __name__ == "__main__":
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
