@@ -127,10 +127,11 @@ class _Comparison:
 
     def _numbers(self, path: str, mine: Sequence[float], theirs: Sequence[float]) -> bool:
         """Keep the largest difference; return whether all could be compared."""
+        found = np.asarray(theirs, dtype=np.float64)  # whole numbers of any size too
         with np.errstate(invalid="ignore"):
-            differences = np.abs(np.asarray(mine, dtype=np.float64) - np.asarray(theirs, dtype=np.float64))
+            differences = np.abs(np.asarray(mine, dtype=np.float64) - found)
         finite = np.isfinite(differences)
-        self.not_finite += int((~finite & ~np.isfinite(theirs)).sum())
+        self.not_finite += int((~finite & ~np.isfinite(found)).sum())
         if finite.any():
             self.differences[path] = max(self.differences.get(path, 0.0), float(differences[finite].max()))
         return bool(finite.all())

@@ -335,20 +335,10 @@ def tiny_translator(
     size = tokenizer.get_vocab_size()
     tiny_checkpoint(folder, "m2m_100", head="seq2seq-lm", seed=seed, vocab_size=size, decoder_start_token_id=2)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "NllbTokenizer",
-        "additional_special_tokens": list(languages),
-        "model_max_length": 64,
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "cls_token": "<s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-        "src_lang": languages[0],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    written = folder / "tokenizer_config.json"
+    settings = json.loads(written.read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "NllbTokenizer", "additional_special_tokens": list(languages)}
+    written.write_text(json.dumps(settings | {"src_lang": languages[0]}, indent=2), encoding="utf-8")
     return folder
 
 
