@@ -12,48 +12,23 @@ if TYPE_CHECKING:
     from pipeline_kit.contract.options import option
     from pipeline_kit.contract.registry import Registry
     from pipeline_kit.contract.stages import Model, Postprocessor, StageContext, Tokenizer
-    from pipeline_kit.contract.types import (
-        Encoding,
-        Example,
-        ModelOutput,
-        Result,
-        RowFailure,
-        RowOutput,
-        RunStats,
-        TokenBatch,
-    )
-    from pipeline_kit.errors import ExampleError, PipelineKitError, RowError, TransientError
+    from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, RunStats, TokenBatch
+    from pipeline_kit.errors import ExampleError, PipelineKitError, RowError, RowFailure, TransientError
     from pipeline_kit.explain.trace import Trace
     from pipeline_kit.job.api import run_job
     from pipeline_kit.runtime.pipeline import Pipeline
 
 _HOMES = {
-    "Encoding": "contract.types",
-    "Example": "contract.types",
-    "ExampleError": "errors",
-    "Model": "contract.stages",
-    "ModelOutput": "contract.types",
-    "Pipeline": "runtime.pipeline",
-    "PipelineKitError": "errors",
-    "Postprocessor": "contract.stages",
-    "Registry": "contract.registry",
-    "Result": "contract.types",
-    "RowError": "errors",
-    "RowFailure": "contract.types",
-    "RowOutput": "contract.types",
-    "RunStats": "contract.types",
-    "StageContext": "contract.stages",
-    "TokenBatch": "contract.types",
-    "Tokenizer": "contract.stages",
-    "Trace": "explain.trace",
-    "TransientError": "errors",
-    "load": "compose.build",
-    "option": "contract.options",
-    "read_fields": "contract.fields",
-    "run_job": "job.api",
-    "text_and_pair": "contract.fields",
-    "text_of": "contract.fields",
-    "texts_of": "contract.fields",
+    "compose.build": ("load",),
+    "contract.fields": ("read_fields", "text_and_pair", "text_of", "texts_of"),
+    "contract.options": ("option",),
+    "contract.registry": ("Registry",),
+    "contract.stages": ("Model", "Postprocessor", "StageContext", "Tokenizer"),
+    "contract.types": ("Encoding", "Example", "ModelOutput", "Result", "RowOutput", "RunStats", "TokenBatch"),
+    "errors": ("ExampleError", "PipelineKitError", "RowError", "RowFailure", "TransientError"),
+    "explain.trace": ("Trace",),
+    "job.api": ("run_job",),
+    "runtime.pipeline": ("Pipeline",),
 }
 
 __all__ = [
@@ -89,12 +64,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that importing the package stays light."""
-    if name in _HOMES:
-        from importlib import import_module
+    for home, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
 
-        value = getattr(import_module(f"pipeline_kit.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+            value = globals()[name] = getattr(import_module(f"pipeline_kit.{home}"), name)
+            return value
     raise AttributeError(f"module 'pipeline_kit' has no attribute '{name}'")
 
 

@@ -53,7 +53,6 @@ class Fault:
     hint: str | None = None
 
     def __str__(self) -> str:
-        """Return the fault as one to three lines, without secrets."""
         head = f"{self.key}: {self.problem}" if self.key else self.problem
         if self.suggestion is not None:
             head += f" Did you mean '{self.suggestion}'?"
@@ -75,7 +74,6 @@ class ConfigError(PipelineKitError):
     exit_code = 2
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        """Hold `faults`, each with its own lines in the message."""
         super().__init__("\n".join(str(fault) for fault in faults))
         self.faults = tuple(faults)
 
@@ -151,7 +149,6 @@ class RowError(PipelineKitError):
     """One row failed; `failure` says which, in what stage, and why."""
 
     def __init__(self, failure: RowFailure) -> None:
-        """Name the row, the stage, the error's class and its message."""
         super().__init__(f"row {failure.index}: {failure.stage}: {failure.error}: {for_message(failure.message)}")
         self.failure = failure
 
@@ -183,7 +180,8 @@ _NAMES = "key|token|secret|password|passwd|pwd|passphrase|auth|authorization|bea
 _WORD = re.compile(rf"(?:(?:api|access|auth|client|private|secret)?(?:{_NAMES}))s?")
 _SPLIT = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _OVERRIDE = re.compile(r"\s*['\"]?[+~]*([A-Za-z_][^\s='\"{}\[\](),:?&]*)=")
-_EQUALS = re.compile(r"(?<![A-Za-z_])([A-Za-z_][\w.$@/-]*)\\*['\"]?\s?=\s?(?!=)")
+# Tried once for each run of such characters, or a name of 10,000 letters would take seconds.
+_EQUALS = re.compile(r"(?<![\w.$@/-])(?:(?![A-Za-z_])[\w.$@/-])*([A-Za-z_][\w.$@/-]*)\\*['\"]?\s?=\s?(?!=)")
 _COLON = re.compile(r"(?<=[{,\[])\s*\\*['\"]?([A-Za-z_][\w.$-]*(?: [\w.$-]+)?)\\*['\"]?\s*:\s*")
 _HEADER = re.compile(r"(?i)\b((?:[a-z0-9]+-)*(?:authorization|cookie)|x-[a-z0-9-]+)['\"]?\s*:\s*")
 _QUOTED = re.compile(r"(?<=['\"])([A-Za-z][\w-]*): +")

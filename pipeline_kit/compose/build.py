@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipeline_kit.errors import (
     redacted,
 )
 from pipeline_kit.explain.record import explain
-from pipeline_kit.runtime.batching import BatchingConfig, BatchingPolicy, default_batch_cost, default_max_tokens
+from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.calls import StageCalls, no_exit
 from pipeline_kit.runtime.device import emulated, resolve_device
 from pipeline_kit.runtime.padding import PaddingConfig, PaddingPolicy
@@ -96,7 +96,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     with _reading(checkpoint, config.postprocessor):
         postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
     padding = _padding(config.padding, tokenizer, model)
-    batching = _batching(config.batching, device, writes=head in get_args(GenerationHead))
+    batching = BatchingPolicy.of(config.batching, device.kind, writes=head in get_args(GenerationHead))
     stages = (tokenizer, model, postprocessor)
     calls = StageCalls(config.runner.retries, config.runner.retry_delay)
     pipeline = Pipeline(*stages, padding, batching, device, {}, calls=calls, explainer=explain)
@@ -135,14 +135,12 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
         "batching": {"max_tokens": batching.max_tokens, "max_rows": batching.max_rows, "window": batching.window},
-        "options": {kind: _options(kind, config.data.get(kind, {})) for kind in (*KINDS, "padding")},
-        "notes": [*([padding.note] if padding.note else []), *_slow(device), *_idle(config)],
+        "options": {
+            kind: redacted({key: value for key, value in config.data.get(kind, {}).items() if key != "name"}, kind)
+            for kind in (*KINDS, "padding")
+        },
+        "notes": _notes(config, padding, device),
     }
-
-
-def _options(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = redacted({key: value for key, value in node.items() if key != "name"}, kind)
-    return found
 
 
 def _class(choice: StageChoice, interface: type[Any]) -> Any:
@@ -186,16 +184,13 @@ def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> Paddi
     )
 
 
-def _slow(device: Device) -> list[str]:
-    """Warn of a dtype that costs time where it is meant to save it."""
-    if device.kind != "cpu" or not emulated(device.dtype):
-        return []
-    return [f"this CPU has no products in {device.dtype}: they are emulated, which is slower than device.dtype=float32"]
-
-
-def _idle(config: PipelineConfig) -> list[str]:
-    """Name options that are set but do nothing under the policy that was chosen."""
-    found = []
+def _notes(config: PipelineConfig, padding: PaddingPolicy, device: Device) -> list[str]:
+    """Return what a user should know: another padding, a dtype that costs time, options that do nothing."""
+    found = [] if padding.note is None else [padding.note]
+    if device.kind == "cpu" and emulated(device.dtype):
+        found.append(
+            f"this CPU has no products in {device.dtype}: they are emulated, which is slower than device.dtype=float32"
+        )
     if (config.task.src_lang or config.task.tgt_lang) and config.task.head != "seq2seq-lm":
         found.append(f"task.src_lang and task.tgt_lang have no effect with task={config.task.name}")
     if config.padding.max_length is not None and config.padding.name in ("longest", "none"):
@@ -203,13 +198,3 @@ def _idle(config: PipelineConfig) -> list[str]:
     if config.batching.max_tokens is not None and config.batching.name == "fixed":
         found.append("batching.max_tokens has no effect with batching=fixed")
     return found
-
-
-def _batching(config: BatchingConfig, device: Device, writes: bool) -> BatchingPolicy:
-    """Make the plan's limits definite; `writes` is whether the model runs once for each token it writes."""
-    if config.name == "fixed":
-        return BatchingPolicy(False, None, config.max_rows or 8, config.window)
-    max_tokens = config.max_tokens or default_max_tokens(device.kind)
-    # A batch that writes costs as much with few rows as with many, so none is made only to spare padding.
-    cost = max_tokens if writes else default_batch_cost(device.kind)
-    return BatchingPolicy(True, max_tokens, config.max_rows, config.window, cost)

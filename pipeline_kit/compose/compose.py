@@ -44,7 +44,12 @@ def compose(
     try:
         folders = _user_folders(config_dir, registry, config_name)
         accepted = _accepted(overrides, registry, folders, faults)
-        data = _composed(registry, accepted, config_name, folders)
+        try:
+            data = hydra.compose_container(registry, accepted, config_name, folders)
+        except MissingConfigException:
+            # A preset of the user's may extend a stage whose plugin is called otherwise than the stage.
+            plugins.load_all_plugins(registry)
+            data = hydra.compose_container(registry, accepted, config_name, folders)
         unsafe = list(scan_data(data))
         if unsafe:
             raise ConfigError(unsafe)
@@ -172,17 +177,6 @@ def _user_folders(config_dir: Sequence[str | Path], registry: Registry, config_n
     return folders
 
 
-def _composed(
-    registry: Registry, overrides: Sequence[str], config_name: str, folders: Sequence[Path]
-) -> dict[str, Any]:
-    try:
-        return hydra.compose_container(registry, overrides, config_name, folders)
-    except MissingConfigException:
-        # A preset of the user's may extend a stage whose plugin is called otherwise than the stage.
-        plugins.load_all_plugins(registry)
-        return hydra.compose_container(registry, overrides, config_name, folders)
-
-
 def _resolved(data: dict[str, Any]) -> dict[str, Any]:
     size = resolved_size(data)
     if size > MAX_RESOLVED:
@@ -203,8 +197,12 @@ def _accepted(overrides: Sequence[str], registry: Registry, folders: Sequence[Pa
         problems = _text_faults(text) or _grammar_faults(text)
         group, _, value = text.partition("=")
         if not problems and group in GROUPS:
-            if value not in known[group]:
-                known = _asked_of_plugins(value, registry, folders, known, group)
+            # The plugin called like the option is loaded first, and the others only if it does not have it.
+            if value not in known[group] and plugins.load_plugins_named(registry, [value]):
+                known = options(registry, folders)
+            if value not in known[group] and re.fullmatch(r"[\w-]{1,64}", value):
+                plugins.load_all_plugins(registry)
+                known = options(registry, folders)
             if value not in known[group]:
                 problems = [registry.unknown(group, value, tuple(sorted(known[group])))]
             else:
@@ -214,18 +212,6 @@ def _accepted(overrides: Sequence[str], registry: Registry, folders: Sequence[Pa
             accepted.append("++" + text.lstrip("+"))
         faults.extend(problems)
     return accepted
-
-
-def _asked_of_plugins(
-    name: str, registry: Registry, folders: Sequence[Path], known: dict[str, dict[str, str]], group: str
-) -> dict[str, dict[str, str]]:
-    """Load the plugin called like the option first, and the others only if it does not have it."""
-    if plugins.load_plugins_named(registry, [name]):
-        known = options(registry, folders)
-    if name not in known[group] and re.fullmatch(r"[\w-]{1,64}", name):
-        plugins.load_all_plugins(registry)
-        known = options(registry, folders)
-    return known
 
 
 def _text_faults(text: str) -> list[Fault]:

@@ -64,7 +64,6 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self._specs: dict[tuple[str, str], StageSpec] = {}
         self._conf: dict[str, str] = {}
         self.source = BUILTIN

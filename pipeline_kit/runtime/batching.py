@@ -54,15 +54,16 @@ class BatchingPolicy:
     window: int = 2048
     batch_cost: int = BATCH_COST_CPU
 
-
-def default_max_tokens(device_kind: str) -> int:
-    """Return the token budget for a device when the user sets none."""
-    return MAX_TOKENS_CPU if device_kind == "cpu" else MAX_TOKENS_GPU
-
-
-def default_batch_cost(device_kind: str) -> int:
-    """Return what a batch costs besides its tokens, in tokens."""
-    return BATCH_COST_CPU if device_kind == "cpu" else BATCH_COST_GPU
+    @classmethod
+    def of(cls, config: BatchingConfig, device_kind: str, writes: bool = False) -> BatchingPolicy:
+        """Make `config` definite; `writes` is whether the model runs once for each token it writes."""
+        if config.name == "fixed":
+            return cls(False, None, config.max_rows or 8, config.window)
+        cpu = device_kind == "cpu"
+        max_tokens = config.max_tokens or (MAX_TOKENS_CPU if cpu else MAX_TOKENS_GPU)
+        # A batch that writes costs as much with few rows as with many, so none is made only to spare padding.
+        cost = max_tokens if writes else BATCH_COST_CPU if cpu else BATCH_COST_GPU
+        return cls(True, max_tokens, config.max_rows, config.window, cost)
 
 
 def plan_batches(lengths: Sequence[int], batching: BatchingPolicy, padding: PaddingPolicy) -> list[list[int]]:

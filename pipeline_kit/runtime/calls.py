@@ -78,7 +78,10 @@ class StageCalls:
             if len(items) == 1:
                 return [RowFailure.of(rows[0], blamed() if blamed else stage, error)]
             if is_out_of_memory(error):
-                _free_cached_memory()
+                import torch
+
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
         half, once = len(items) // 2, replace(self, retries=0)
         first = once.call(stage, call, items[:half], rows[:half], stats, blamed)
         return first + once.call(stage, call, items[half:], rows[half:], stats, blamed)
@@ -93,7 +96,7 @@ class StageCalls:
             try:
                 return call(items)
             except Exception as error:
-                if tried == self.retries or not may_pass(error):
+                if tried == self.retries or not any(kind.__name__ in _TRANSIENT for kind in type(error).__mro__):
                     raise
             finally:
                 if self.watch is not None:
@@ -101,11 +104,6 @@ class StageCalls:
             stats.retries += 1
             self.sleep(self.fraction() * min(LONGEST_WAIT, self.retry_delay * 2**tried))
             tried += 1
-
-
-def may_pass(error: BaseException) -> bool:
-    """Return whether `error`, or a class it is derived from, has the name of an error that may pass."""
-    return any(kind.__name__ in _TRANSIENT for kind in type(error).__mro__)
 
 
 def is_interruption(error: BaseException) -> bool:
@@ -145,10 +143,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def _free_cached_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

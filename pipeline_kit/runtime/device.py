@@ -35,7 +35,9 @@ def resolve_device(config: DeviceConfig, checkpoint: Checkpoint) -> Device:
     import torch
 
     kind = config.name
-    present = _present()
+    present = ["cpu"]
+    present += ["cuda"] if torch.cuda.is_available() else []
+    present += ["mps"] if torch.backends.mps.is_available() else []
     if kind == "auto":
         kind = "cuda" if "cuda" in present else "mps" if "mps" in present else "cpu"
     if kind not in present:
@@ -49,27 +51,12 @@ def resolve_device(config: DeviceConfig, checkpoint: Checkpoint) -> Device:
         name = f"cuda:{index}"
     elif config.index:
         raise DeviceError(f"device.index={config.index}: only device=cuda has an index")
-    threads = config.threads or torch.get_num_threads()
-    return Device(name, _dtype(config.dtype, kind, checkpoint), threads)
-
-
-def _present() -> list[str]:
-    import torch
-
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found.append("cuda")
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
-
-
-def _dtype(asked: str, kind: str, checkpoint: Checkpoint) -> str:
-    if asked != "auto":
-        return asked
-    saved = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
-    # Half precision on a CPU is slow or emulated, and costs the exactness users compare against.
-    return str(saved) if kind == "cuda" and saved in DTYPES else "float32"
+    dtype: str = config.dtype
+    if dtype == "auto":
+        # Half precision on a CPU is slow or emulated, and costs the exactness users compare against.
+        saved = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
+        dtype = str(saved) if kind == "cuda" and saved in DTYPES else "float32"
+    return Device(name, dtype, config.threads or torch.get_num_threads())
 
 
 def native_bfloat16() -> bool:

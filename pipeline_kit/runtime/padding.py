@@ -14,8 +14,6 @@ from pipeline_kit.contract.options import option
 from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput, Side, TokenBatch
 from pipeline_kit.errors import ExampleError, StageError
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-
 
 @dataclass
 class PaddingConfig:
@@ -76,7 +74,7 @@ def collate(encodings: Sequence[Encoding], policy: PaddingPolicy, device: str) -
     padded = total < count * width
 
     def fill(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-        flat: Ints = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=total)
+        flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=total)
         if not padded:
             return torch.from_numpy(flat.reshape(count, width)).to(device)
         table = np.full((count, width), filler, dtype=np.int64)

@@ -5,31 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from harness import checkpoint
 
 import pipeline_kit as pk
 from pipeline_kit.errors import CheckpointError, ConfigError, RegistryError
-from pipeline_kit.testing import tiny_checkpoint
 
 TEXTS = ["a good film", "bad", "i hate this so much and i love it , a long one with many words in it", "", "film " * 9]
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("bert"), "bert")
+BERT = checkpoint()
 
 
-def load(folder: Path, *overrides: str) -> pk.Pipeline:
+def load(*overrides: str, folder: Path = BERT) -> pk.Pipeline:
     return pk.load(f"checkpoint.path='{folder}'", "device=cpu", "device.threads=1", *overrides)
 
 
-def test_what_auto_became_is_told(bert: Path) -> None:
-    told = load(bert).description
+def test_what_auto_became_is_told() -> None:
+    told = load().description
     assert told["device"] == {"name": "cpu", "dtype": "float32", "threads": 1}
     assert told["padding"] == {"name": "longest", "side": "right", "max_length": 64}
     assert told["batching"]["max_tokens"] == 1024
     assert told["tokenizer"] == {"name": "hf", "max_length": 64}
     assert told["notes"] == []
-    assert load(bert, "batching=fixed").description["batching"]["max_rows"] == 8
+    assert load("batching=fixed").description["batching"]["max_rows"] == 8
 
 
 @pytest.mark.parametrize(
@@ -46,37 +44,35 @@ def test_what_auto_became_is_told(bert: Path) -> None:
         ("model=eager",),
     ],
 )
-def test_policies_and_stages_are_swapped_without_a_change_of_results(bert: Path, overrides: tuple[str, ...]) -> None:
+def test_policies_and_stages_are_swapped_without_a_change_of_results(overrides: tuple[str, ...]) -> None:
     short = "tokenizer.max_length=20"
-    expected = [load(bert, short)(text) for text in TEXTS]
-    found = load(bert, short, *overrides)(TEXTS)
+    expected = [load(short)(text) for text in TEXTS]
+    found = load(short, *overrides)(TEXTS)
     for one, other in zip(expected, found, strict=True):
         assert one["label"] == other["label"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_an_emulated_dtype_is_noted(bert: Path, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_emulated_dtype_is_noted(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline_kit.runtime.device.native_bfloat16", lambda: native)
     # Eager: packed layers need a processor that really has those products.
-    notes = load(bert, "device.dtype=bfloat16", "model.linear=eager").description["notes"]
+    notes = load("device.dtype=bfloat16", "model.linear=eager").description["notes"]
     told = ["this CPU has no products in bfloat16: they are emulated, which is slower than device.dtype=float32"]
     assert notes == ([] if native else told)
 
 
-def test_an_idle_option_is_noted(bert: Path) -> None:
-    assert load(bert, "padding.max_length=20").description["notes"] == [
+def test_an_idle_option_is_noted() -> None:
+    assert load("padding.max_length=20").description["notes"] == [
         "padding.max_length has no effect with padding=longest"
     ]
     assert (
-        "batching.max_tokens has no effect"
-        in load(bert, "batching=fixed", "batching.max_tokens=9").description["notes"][0]
+        "batching.max_tokens has no effect" in load("batching=fixed", "batching.max_tokens=9").description["notes"][0]
     )
 
 
-def test_a_checkpoint_without_padding_token_batches_equal_lengths(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path, "gpt2", pad_token=False)
-    pipe = load(folder)
+def test_a_checkpoint_without_padding_token_batches_equal_lengths() -> None:
+    pipe = load(folder=checkpoint("gpt2", pad_token=False))
     assert pipe.description["padding"]["name"] == "none"
     assert "no padding token" in pipe.description["notes"][0]
     texts = [text for text in TEXTS if text]
@@ -84,8 +80,8 @@ def test_a_checkpoint_without_padding_token_batches_equal_lengths(tmp_path: Path
         assert result["score"] == pytest.approx(pipe(text)["score"], abs=1e-5)
 
 
-def test_an_architecture_that_leaks_padding_batches_equal_lengths(tmp_path: Path) -> None:
-    pipe = load(tiny_checkpoint(tmp_path, "convbert"))
+def test_an_architecture_that_leaks_padding_batches_equal_lengths() -> None:
+    pipe = load(folder=checkpoint("convbert"))
     assert pipe.description["padding"]["name"] == "none"
     assert "padding changes" in pipe.description["notes"][0]
 
@@ -102,24 +98,22 @@ def test_an_architecture_that_leaks_padding_batches_equal_lengths(tmp_path: Path
         (("tokenizer.overflow=window", "tokenizer.overlap=80"), ConfigError, "overlap"),
     ],
 )
-def test_what_does_not_go_together_is_an_error(
-    bert: Path, overrides: tuple[str, ...], error: type[Exception], said: str
-) -> None:
+def test_what_does_not_go_together_is_an_error(overrides: tuple[str, ...], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        load(bert, *overrides)("a film")
+        load(*overrides)("a film")
 
 
-def test_a_stage_of_the_wrong_kind_is_refused(tmp_path: Path, bert: Path) -> None:
+def test_a_stage_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(
         "from dataclasses import dataclass\n@dataclass\nclass C: pass\nclass Wrong: pass\n"
         "def register(r):\n    r.model('wrong', f'{__name__}:Wrong', C)\n"
     )
     with pytest.raises(RegistryError, match="is not a Model"):
-        pk.load(f"checkpoint.path='{bert}'", "model=wrong", plugins=[str(tmp_path / "wrong.py")])
+        pk.load(f"checkpoint.path='{BERT}'", "model=wrong", plugins=[str(tmp_path / "wrong.py")])
 
 
-def test_types_of_the_public_call(bert: Path) -> None:
-    pipe = load(bert)
+def test_types_of_the_public_call() -> None:
+    pipe = load()
     one: pk.Result = pipe("a film")
     several: list[pk.Result] = pipe(["a film"])
     assert several == [one]

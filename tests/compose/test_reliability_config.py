@@ -379,42 +379,9 @@ def test_h26_stdout_belongs_to_the_results(close: str, tmp_path: Path) -> None:
 # H27: any text as an override, any word as an argument.
 
 PIECES = ["a", "task", "padding", "tokenizer.max_length", ".", "=", ",", "[", "]", "{", "}", "(", ")", ":", "'", '"']
-PIECES += [
-    "\\",
-    "${",
-    "}",
-    "${task}",
-    "+",
-    "++",
-    "~",
-    "@",
-    "/",
-    "1",
-    "1e9",
-    "null",
-    "true",
-    " ",
-    "\t",
-    "\n",
-    "\x00",
-    "\x07",
-]
-PIECES += [
-    "\udcff",
-    "é",
-    "\u202e",
-    "range(",
-    "glob(*)",
-    "choice(",
-    "sort(",
-    "int(",
-    "tag(",
-    "_target_",
-    "hydra",
-    "%",
-    "*",
-    "-",
-]
+PIECES += ["\\", "${", "${task}", "+", "++", "~", "@", "/", "1", "1e9", "null", "true", " ", "\t", "\n", "\x00"]
+PIECES += ["\x07", "\udcff", "é", "\u202e", "range(", "glob(*)", "choice(", "sort(", "int(", "tag(", "_target_"]
+PIECES += ["hydra", "%", "*", "-"]
 
 
 def test_h27_random_overrides_compose_or_are_faults() -> None:
@@ -471,22 +438,8 @@ def test_h27_sweeps_are_bounded(overrides: list[str], problem: str) -> None:
 
 def test_h27_random_yaml_composes_or_is_a_fault(tmp_path: Path) -> None:
     dice = random.Random(13)
-    pieces = [
-        *PIECES,
-        "defaults: ",
-        "- ",
-        "\n",
-        "\n  ",
-        "config",
-        "_self_",
-        "override ",
-        ": ",
-        "? ",
-        "&a ",
-        "*a",
-        "!!x ",
-        "|\n",
-    ]
+    pieces = [*PIECES, "defaults: ", "- ", "\n  ", "config", "_self_", "override ", ": ", "? "]
+    pieces += ["&a ", "*a", "!!x ", "|\n"]
     for _ in range(150):
         text = "".join(dice.choices(pieces, k=dice.randint(1, 15)))
         (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", errors="surrogateescape"))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import checkpoint
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline_kit import errors as redaction
 from pipeline_kit.cli.app import main
 from pipeline_kit.cli.presets import presets
-from pipeline_kit.compose.build import _options
 from pipeline_kit.compose.compose import compose, sweep
 from pipeline_kit.compose.hydra import to_yaml, written
 from pipeline_kit.compose.plugins import load_registry
@@ -36,38 +36,15 @@ from pipeline_kit.errors import (
     without_secrets,
 )
 from pipeline_kit.job.manifest import identity_of
-from pipeline_kit.testing import tiny_checkpoint
 from pipeline_kit.tune.preset import preset_text, secrets_of
 from pipeline_kit.tune.space import changes
 
+BERT = checkpoint()
 CANARY = "canary7c41e90b"
-NAMES = [
-    "key",
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "pwd",
-    "passphrase",
-    "auth",
-    "authorization",
-    "bearer",
-    "credential",
-    "cookie",
-    "private",
-]
-PLAIN = [
-    "tokenizer",
-    "monkey",
-    "author",
-    "keyboard",
-    "turkey",
-    "tokenized",
-    "keynote",
-    "secretary",
-    "pool",
-    "authority",
-]
+NAMES = ["key", "token", "secret", "password", "passwd", "pwd", "passphrase", "auth", "authorization", "bearer"]
+NAMES += ["credential", "cookie", "private"]
+PLAIN = ["tokenizer", "monkey", "author", "keyboard", "turkey", "tokenized", "keynote", "secretary", "pool"]
+PLAIN += ["authority"]
 
 KEYED = """
 from dataclasses import dataclass
@@ -321,7 +298,7 @@ def test_h20_no_generated_secret_is_left_in_data_or_text(value: Any) -> None:
     text = f"model.extra={written(value)}"
     surfaces = [
         redacted({"model": {"extra": value}}),
-        _options("model", {"extra": value}),
+        redacted({"extra": value}, "model"),
         without_secrets([text]),
         without_secrets(["~x", "++" + text, f"{text},{written(value)}"]),
         str(Fault(for_message(text, 80), f"'{for_message(value)}' is wrong.", hint=for_message(repr(value)))),
@@ -334,11 +311,6 @@ def test_h20_no_generated_secret_is_left_in_data_or_text(value: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("secrets") / "bert")
-
-
-@pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("plugin") / "keyed_secrets.py"
     path.write_text(KEYED)
@@ -348,11 +320,9 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(secret_values())
 @example({"Authorization": f"Bearer {CANARY}"})
-def test_h20_no_generated_secret_is_on_a_surface_of_a_config(
-    checkpoint: Path, plugin: str, tmp_path: Path, value: Any
-) -> None:
+def test_h20_no_generated_secret_is_on_a_surface_of_a_config(plugin: str, tmp_path: Path, value: Any) -> None:
     registry = load_registry([plugin])
-    overrides = [f"checkpoint.path={checkpoint}", "postprocessor=keyed", f"postprocessor.extra={written(value)}"]
+    overrides = [f"checkpoint.path={BERT}", "postprocessor=keyed", f"postprocessor.extra={written(value)}"]
     config = compose(overrides, registry=registry)
     assert config.postprocessor.options.extra == value, "what runs has it"
     other = compose(overrides[:2], registry=registry)
@@ -374,12 +344,12 @@ def test_h20_no_generated_secret_is_on_a_surface_of_a_config(
     assert CANARY not in str(caught.value)
 
 
-def test_h20_a_tuned_preset_holds_no_secret(checkpoint: Path, plugin: str) -> None:
+def test_h20_a_tuned_preset_holds_no_secret(plugin: str) -> None:
     registry, given = (
         load_registry([plugin]),
         [f"postprocessor.where=my{CANARY}", f"postprocessor.extra={{a: {{token: [{CANARY}]}}}}"],
     )
-    config = compose([f"checkpoint.path={checkpoint}", "postprocessor=keyed", *given], registry=registry)
+    config = compose([f"checkpoint.path={BERT}", "postprocessor=keyed", *given], registry=registry)
     text = preset_text(config, ["What: mine"], [plugin])
     assert CANARY not in text
     assert HIDDEN not in text, "what is secret is left out, and given again by the user"
@@ -388,11 +358,11 @@ def test_h20_a_tuned_preset_holds_no_secret(checkpoint: Path, plugin: str) -> No
 
 @pytest.fixture
 def command(
-    checkpoint: Path, plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """Run with secrets in the environment and the options; return what was printed."""
     monkeypatch.setenv("HF_TOKEN", f"{CANARY}env")
-    argv = [f"checkpoint.path={checkpoint}", "device=cpu", "--plugin", plugin, "postprocessor=keyed"]
+    argv = [f"checkpoint.path={BERT}", "device=cpu", "--plugin", plugin, "postprocessor=keyed"]
     secrets = [f"postprocessor.api_key={CANARY}", f"postprocessor.where=hidden{CANARY}"]
     secrets += [
         f"postprocessor.extra={{headers: {{Authorization: Bearer {CANARY}}}, urls: ['https://u:{CANARY}@h/?key={CANARY}']}}"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_kit.contract.types import Encoding, Side
-from pipeline_kit.runtime.batching import BatchingPolicy, default_max_tokens, plan_batches
+from pipeline_kit.runtime.batching import BatchingConfig, BatchingPolicy, plan_batches
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
 
 names = st.sampled_from(["longest", "max_length", "multiple_of", "none"])
@@ -89,8 +89,9 @@ def test_the_cost_of_a_batch_decides_between_padding_and_batches() -> None:
 
 
 def test_the_budget_follows_the_device() -> None:
-    assert default_max_tokens("cpu") == 1024
-    assert default_max_tokens("cuda") == 16384
+    assert BatchingPolicy.of(BatchingConfig(), "cpu") == BatchingPolicy()
+    assert BatchingPolicy.of(BatchingConfig(), "cuda") == BatchingPolicy(True, 16384, None, 2048, 256)
+    assert BatchingPolicy.of(BatchingConfig(), "cpu", writes=True).batch_cost == 1024
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.none() | st.integers(1, 128))

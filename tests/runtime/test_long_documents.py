@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from harness import checkpoint, pipeline_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_kit import Pipeline, builtin
+from pipeline_kit import Pipeline
 from pipeline_kit.builtin.tasks.common.merge import window_weights
 from pipeline_kit.builtin.tokenizers.spans import SpanLayout
 from pipeline_kit.builtin.tokenizers.spans import windows as windows_of
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Encoding, Example
 from pipeline_kit.errors import ConfigError
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.testing import PostprocessorConformance, WordTokenizer, WordTokenizerConfig
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 Merge = Literal["mean", "max"]
 MERGES: tuple[Merge, ...] = ("mean", "max")
@@ -41,7 +38,7 @@ LONG: tuple[Example, ...] = (
 SHORT: tuple[Example, ...] = ("I love this.", "a", {"text": "good", "text_pair": "bad"}, "not bad at all, a long day")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A kind of checkpoint."""
 
@@ -65,51 +62,27 @@ CASES = (
 )
 
 
-def assemble(folder: Path, tokenizer: Mapping[str, Any], **postprocessor: Any) -> Pipeline:
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": "text-classification", "head": "sequence-classification"},
-        "checkpoint": {"path": str(folder)},
-        "tokenizer": {"name": "hf", **tokenizer},
-        "model": {"name": "hf", "linear": "eager"},
-        "postprocessor": {"name": "classification", "top_k": None, **postprocessor},
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+SPLIT = {"overflow": "window", "max_length": LENGTH, "overlap": OVERLAP}
 
 
-@dataclass(frozen=True)
-class Built:
-    """A checkpoint, transformers' own network of it, and a pipeline by merge rule."""
-
-    case: Case
-    folder: Path
-    network: Any
-    pipes: Mapping[Merge, Pipeline]
-    cut: Pipeline
-
-    def logits(self, ids: Sequence[int], types: Sequence[int] | None) -> torch.Tensor:
-        given = {"input_ids": torch.tensor([ids])}
-        if types is not None:
-            given["token_type_ids"] = torch.tensor([types])
-        with torch.inference_mode():
-            found: torch.Tensor = self.network(**given).logits[0]
-        return found
+@functools.cache
+def pipe_of(case: Case, merge: Merge | None = None) -> Pipeline:
+    """A pipeline that splits texts and merges by a rule; None: one that cuts them."""
+    options = {"max_length": LENGTH} if merge is None else SPLIT
+    folder = checkpoint(case.architecture, **case.options)
+    merged = {} if merge is None else {"merge": merge}
+    return pipeline_of(
+        "text-classification", folder, tokenizer=options, model={"linear": "eager"}, top_k=None, **merged
+    )
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    case: Case = request.param
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("long") / "checkpoint", case.architecture, **case.options)
-    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    split = {"overflow": "window", "max_length": LENGTH, "overlap": OVERLAP}
-    pipes = {merge: assemble(folder, split, merge=merge) for merge in MERGES}
-    return Built(case, folder, network, pipes, assemble(folder, {"max_length": LENGTH}))
+def labels_of(case: Case) -> Sequence[str]:
+    found: Sequence[str] = case.options.get("labels", ("NEGATIVE", "POSITIVE"))
+    return found
 
 
 def function(case: Case) -> Any:
-    problem, labels = case.options.get("problem_type"), case.options.get("labels", ("N", "P"))
+    problem, labels = case.options.get("problem_type"), labels_of(case)
     if problem == "regression":
         return lambda logits: logits
     if problem == "multi_label_classification" or len(labels) == 1:
@@ -117,9 +90,8 @@ def function(case: Case) -> Any:
     return lambda logits: torch.softmax(logits, dim=-1)
 
 
-def by_hand(built: Built, example: Example, merge: Merge) -> tuple[list[float], int]:
+def by_hand(case: Case, network: Any, tokenizer: Any, example: Example, merge: Merge) -> tuple[list[float], int]:
     """Merge the raw logits of each window; the windows are those that transformers' own tokenizer gives."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(built.folder)
     texts = [example] if isinstance(example, str) else [example["text"], example["text_pair"]]
     long = max(range(len(texts)), key=lambda i: len(tokenizer(texts[i], add_special_tokens=False)["input_ids"]))
     rows = tokenizer(
@@ -129,15 +101,18 @@ def by_hand(built: Built, example: Example, merge: Merge) -> tuple[list[float], 
         stride=OVERLAP,
         return_overflowing_tokens=True,
     )
-    types = rows.get("token_type_ids")
-    logits = torch.stack(
-        [built.logits(ids, types[i] if types else None) for i, ids in enumerate(rows["input_ids"])]
-    ).double()
+    given = {name: rows[name] for name in ("input_ids", "token_type_ids") if name in rows}
+    with torch.inference_mode():
+        found = [
+            network(**{name: torch.tensor([ids[i]]) for name, ids in given.items()}).logits[0]
+            for i in range(len(rows["input_ids"]))
+        ]
+    logits = torch.stack(found).double()
     counts = [rows.sequence_ids(i).count(long) for i in range(len(logits))]
     # A token that two windows share counts half in each of them.
     shared = [OVERLAP / 2 * ((i > 0) + (i + 1 < len(counts))) for i in range(len(counts))]
     weights = torch.tensor([count - share for count, share in zip(counts, shared, strict=True)]).double()[:, None]
-    scores = function(built.case)
+    scores = function(case)
     mean = (scores(logits) * weights).sum(0) / weights.sum()
     merged = mean if merge == "mean" else scores(logits).amax(0)
     return merged.tolist(), len(logits)
@@ -148,94 +123,101 @@ def by_label(result: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
     return [found[label] for label in labels]
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_merged_scores_are_those_made_by_hand_of_each_windows_logits(case: Case) -> None:
+    labels, folder = labels_of(case), checkpoint(case.architecture, **case.options)
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    first = []
+    for merge in MERGES:
+        results = pipe_of(case, merge)(list(LONG))
+        for example, result in zip(LONG, results, strict=True):
+            expected, windows = by_hand(case, network, tokenizer, example, merge)
+            assert windows > 2
+            assert result["windows"] == windows
+            assert "truncated" not in result
+            np.testing.assert_allclose(by_label(result, labels), expected, atol=TOLERANCE, rtol=TOLERANCE)
+            best = labels[int(np.argmax(expected))]
+            assert (result["label"], result["score"]) == (best, pytest.approx(max(expected), abs=TOLERANCE))
+        first.append(by_label(results[0], labels))
+    # The checkpoints are of use only if the rules give clearly different scores on them.
+    assert np.abs(np.subtract(first[0], first[1])).max() > 0.01
+
+
 @pytest.mark.parametrize("merge", MERGES)
-def test_merged_scores_are_those_made_by_hand_of_each_windows_logits(built: Built, merge: Merge) -> None:
-    labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
-    results = built.pipes[merge](list(LONG))
-    for example, result in zip(LONG, results, strict=True):
-        expected, windows = by_hand(built, example, merge)
-        assert windows > 2
-        assert result["windows"] == windows
-        assert "truncated" not in result
-        np.testing.assert_allclose(by_label(result, labels), expected, atol=TOLERANCE, rtol=TOLERANCE)
-        best = labels[int(np.argmax(expected))]
-        assert (result["label"], result["score"]) == (best, pytest.approx(max(expected), abs=TOLERANCE))
-
-
-def test_the_rules_differ_where_they_should(built: Built) -> None:
-    """The checkpoints are of use only if the rules give clearly different scores on them."""
-    labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
-    mean, most = (by_label(built.pipes[merge](LONG[0]), labels) for merge in MERGES)
-    assert np.abs(np.subtract(mean, most)).max() > 0.01
-
-
-@pytest.mark.parametrize("merge", MERGES)
-def test_a_text_that_fits_has_the_very_answer_it_has_without_windows(built: Built, merge: Merge) -> None:
-    alone = [built.cut([text])[0] for text in SHORT]
-    assert [built.pipes[merge]([text])[0] for text in SHORT] == alone
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_text_that_fits_has_the_very_answer_it_has_without_windows(case: Case, merge: Merge) -> None:
+    alone = [pipe_of(case)([text])[0] for text in SHORT]
+    split = pipe_of(case, merge)
+    assert [split([text])[0] for text in SHORT] == alone
     assert all("windows" not in result for result in alone)
-    mixed = replace(built.pipes[merge], batching=BatchingPolicy(False, None, 1))([*LONG[:2], *SHORT, *LONG[2:]])
+    mixed = replace(split, batching=BatchingPolicy(False, None, 1))([*LONG[:2], *SHORT, *LONG[2:]])
     assert mixed[2 : 2 + len(SHORT)] == alone
 
 
 @pytest.mark.parametrize("merge", MERGES)
-def test_neither_order_nor_batches_change_an_answer(built: Built, merge: Merge) -> None:
-    labels = built.case.options.get("labels", ("NEGATIVE", "POSITIVE"))
-    examples = [*LONG, *SHORT]
-    expected = [by_label(result, labels) for result in built.pipes[merge](examples)]
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[6]], ids=str)
+def test_neither_order_nor_batches_change_an_answer(case: Case, merge: Merge) -> None:
+    labels, pipe, examples = labels_of(case), pipe_of(case, merge), [*LONG, *SHORT]
+    expected = [by_label(result, labels) for result in pipe(examples)]
     chance = random.Random(5)
     for batching in (BatchingPolicy(max_tokens=60), BatchingPolicy(False, None, 3, 4), BatchingPolicy(True, None, 1)):
         order = list(range(len(examples)))
         chance.shuffle(order)
-        results = replace(built.pipes[merge], batching=batching)([examples[i] for i in order])
+        results = replace(pipe, batching=batching)([examples[i] for i in order])
         for place, result in zip(order, results, strict=True):
             np.testing.assert_allclose(by_label(result, labels), expected[place], atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("plain") / "checkpoint", labels=THREE)
+PLAIN = checkpoint(labels=THREE)
+CUT, WINDOWS = {"max_length": LENGTH}, {"max_length": LENGTH, "overflow": "window"}
 
 
-def test_a_text_that_is_cut_says_so_and_one_in_windows_says_how_many(plain: Path) -> None:
-    [cut] = assemble(plain, {"max_length": LENGTH})([LONG[0]])
-    [split] = assemble(plain, {"max_length": LENGTH, "overflow": "window"})([LONG[0]])
+def plain(tokenizer: Mapping[str, Any], **postprocessor: Any) -> Pipeline:
+    model = {"linear": "eager"}
+    return pipeline_of(
+        "text-classification", PLAIN, tokenizer=tokenizer, model=model, **{"top_k": None, **postprocessor}
+    )
+
+
+def test_a_text_that_is_cut_says_so_and_one_in_windows_says_how_many() -> None:
+    [cut] = plain(CUT)([LONG[0]])
+    [split] = plain(WINDOWS)([LONG[0]])
     assert set(cut) == {"label", "score", "labels", "truncated"}
     assert set(split) == {"label", "score", "labels", "windows"}
-    tokens = transformers.AutoTokenizer.from_pretrained(plain)(LONG[0])["input_ids"]
+    tokens = transformers.AutoTokenizer.from_pretrained(PLAIN)(LONG[0])["input_ids"]
     assert cut["truncated"] == len(tokens) - LENGTH
 
 
-def test_the_end_of_a_long_text_counts(plain: Path) -> None:
+def test_the_end_of_a_long_text_counts() -> None:
     text, other = "I love it. " * 40, "I love it. " * 40 + "What a terrible, dull movie!" * 5
-    cut = assemble(plain, {"max_length": LENGTH})
+    cut = plain(CUT)
     assert cut(text)["score"] == cut(other)["score"]
     for merge in MERGES:
-        pipe = assemble(plain, {"max_length": LENGTH, "overflow": "window", "overlap": 2}, merge=merge)
+        pipe = plain({**WINDOWS, "overlap": 2}, merge=merge)
         assert abs(pipe(text)["score"] - pipe(other)["score"]) > 1e-4
 
 
-def test_thresholds_hold_for_the_merged_scores(plain: Path) -> None:
-    split = {"max_length": LENGTH, "overflow": "window"}
-    everything = {label: 1.0 for label in THREE}
-    [result] = assemble(plain, split, thresholds=everything)([LONG[0]])
+def test_thresholds_hold_for_the_merged_scores() -> None:
+    [result] = plain(WINDOWS, thresholds={label: 1.0 for label in THREE})([LONG[0]])
     assert result["label"] is None
     assert result["labels"] == []
     assert result["windows"] > 2
 
 
-def test_a_very_long_text(plain: Path) -> None:
-    pipe = assemble(plain, {"max_length": LENGTH, "overflow": "window"})
-    result = pipe("I love this movie and I hate it. " * 3000)
+def test_a_very_long_text() -> None:
+    result = plain(WINDOWS)("I love this movie and I hate it. " * 3000)
     assert result["windows"] > 2000
     assert sum(item["score"] for item in result["labels"]) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_rule_that_is_not_there_is_refused(plain: Path) -> None:
-    with pytest.raises(ConfigError, match=r"postprocessor\.merge: 'meen'.*Did you mean 'mean'"):
-        assemble(plain, {}, merge="meen")
-    with pytest.raises(ConfigError, match=r"postprocessor\.merge"):
-        assemble(plain, {}, merge="first")
+def test_a_rule_that_is_not_there_is_refused() -> None:
+    for wrong, said in (
+        ("meen", r"postprocessor\.merge: 'meen'.*Did you mean 'mean'"),
+        ("first", r"postprocessor\.merge"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            plain({}, merge=wrong)
 
 
 # The weights of windows.
@@ -280,11 +262,10 @@ def test_weights_add_up_to_the_tokens_of_the_text(count: int, room: int, data: A
 
 @pytest.mark.parametrize("name", ["hf", "tokenizers_json"])
 @pytest.mark.parametrize("example", LONG, ids=range(len(LONG)))
-def test_a_span_says_which_tokens_of_the_text_a_window_holds(name: str, example: Example, plain: Path) -> None:
-    split = {"name": name, "max_length": LENGTH, "overflow": "window", "overlap": OVERLAP}
-    tokenizer = assemble(plain, split).tokenizer
+def test_a_span_says_which_tokens_of_the_text_a_window_holds(name: str, example: Example) -> None:
+    tokenizer = plain({"name": name, **SPLIT}).tokenizer
     texts = [example] if isinstance(example, str) else [example["text"], example["text_pair"]]
-    backend = transformers.AutoTokenizer.from_pretrained(plain)
+    backend = transformers.AutoTokenizer.from_pretrained(PLAIN)
     ids = max((backend(text, add_special_tokens=False)["input_ids"] for text in texts), key=len)
     found = tokenizer.encode([example])
     assert len(found) > 2

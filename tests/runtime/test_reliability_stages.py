@@ -35,11 +35,12 @@ from echo_job import (
     write_rows,
 )
 from generate_helpers import writer
+from harness import TASKS as HEADS
+from harness import checkpoint, cli, pipeline_of
 
 from pipeline_kit import Pipeline
 from pipeline_kit.builtin.models.generate.search import finite_scores
 from pipeline_kit.builtin.tokenizers.chat import render
-from pipeline_kit.compose.build import load
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowFailure, RowOutput, TokenBatch
 from pipeline_kit.errors import ConfigError, ExampleError, JobError, RowError, StageError, Stopped
@@ -47,14 +48,9 @@ from pipeline_kit.job import workers as crew
 from pipeline_kit.job.api import run_job
 from pipeline_kit.runtime.calls import is_interruption, no_exit
 from pipeline_kit.runtime.padding import check_finite
-from pipeline_kit.testing import tiny_checkpoint
 
 ANY = "job.max_failed_rows=null"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("stages") / "bert")
+BERT = checkpoint()
 
 
 # ---- H10: a stage that ends the process
@@ -111,9 +107,9 @@ def leaving(at: str, error: BaseException) -> dict[str, Any]:
 
 @pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), StopIteration(), asyncio.CancelledError()], ids=repr)
 @pytest.mark.parametrize("at", ["input", "tokenizer", "model", "reduce", "postprocessor"])
-def test_h10_a_stage_that_leaves_costs_one_row(checkpoint: Path, tmp_path: Path, at: str, error: BaseException) -> None:
+def test_h10_a_stage_that_leaves_costs_one_row(tmp_path: Path, at: str, error: BaseException) -> None:
     rows = write_rows(tmp_path / "in.jsonl", [{"text": f"row {i}"} for i in range(8)])
-    config = echo_config(checkpoint, ANY)
+    config = echo_config(BERT, ANY)
     summary = run_echo(config, [rows], tmp_path / "out", build=lambda config: echo(config, **leaving(at, error)))
     assert (summary.rows, summary.written, summary.dead) == (8, 7, 1)
     (letter,) = dead_of(tmp_path / "out")
@@ -197,16 +193,10 @@ def register(registry):
 """
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline_kit", *words], capture_output=True, text=True, timeout=120)
-
-
-def test_h10_the_command_line_never_ends_with_0(checkpoint: Path, tmp_path: Path) -> None:
-    from pipeline_kit.cli.app import main
-
+def test_h10_the_command_line_never_ends_with_0(tmp_path: Path) -> None:
     (tmp_path / "leaving.py").write_text(LEAVING)
     common = ["--plugin", str(tmp_path / "leaving.py"), "postprocessor=leaving", "device=cpu"]
-    common += [f"checkpoint.path={checkpoint}", "model.linear=eager"]
+    common += [f"checkpoint.path={BERT}", "model.linear=eager"]
     text = ["--text", "a", "--text", "b"]
     rows = ["--input", str(write_rows(tmp_path / "in.jsonl", [{"text": "a", "label": "NEGATIVE"}] * 3))]
     calls = [
@@ -221,7 +211,7 @@ def test_h10_the_command_line_never_ends_with_0(checkpoint: Path, tmp_path: Path
         (["tune", *rows], "build", 1),
     ]
     for words, at, code in calls:
-        assert main([*words, *common, f"postprocessor.at={at}"]) == code, (words, at)
+        assert cli(*words, *common, f"postprocessor.at={at}").code == code, (words, at)
 
 
 # ---- H14: a chat template that never ends, and a stage that never returns
@@ -369,25 +359,25 @@ def register(registry):
 """
 
 
-def hanging(checkpoint: Path, folder: Path, *more: str) -> Any:
+def hanging(folder: Path, *more: str) -> Any:
     """Run a job of three rows, of which the second hangs while it is prepared."""
     (folder / "hanging.py").write_text(HANGING)
-    given = [f"checkpoint.path={checkpoint}", "device=cpu", "model.linear=eager", "postprocessor=hanging", ANY, *more]
+    given = [f"checkpoint.path={BERT}", "device=cpu", "model.linear=eager", "postprocessor=hanging", ANY, *more]
     rows = ["a", "hang", "b"]
     return run_job(*given, rows=rows, output=folder / "out", plugins=[str(folder / "hanging.py")])
 
 
-def test_h14_a_row_that_hangs_while_it_is_prepared_is_ended(checkpoint: Path, tmp_path: Path) -> None:
-    summary = hanging(checkpoint, tmp_path, "runner.batch_timeout=3")
+def test_h14_a_row_that_hangs_while_it_is_prepared_is_ended(tmp_path: Path) -> None:
+    summary = hanging(tmp_path, "runner.batch_timeout=3")
     assert (summary.written, summary.dead) == (2, 1)
     (letter,) = dead_of(tmp_path / "out")
     assert (letter["index"], letter["stage"], letter["error"]) == (1, "input", "StageTimeout")
 
 
-def test_h14_loading_has_a_limit_too(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_h14_loading_has_a_limit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "SECONDS_TO_LOAD", 4.0)
     with pytest.raises(JobError, match=r"worker 0 did not load in 4 s; its process was ended.*runner\.batch_timeout"):
-        hanging(checkpoint, tmp_path, "runner.batch_timeout=1", "postprocessor.build=true")
+        hanging(tmp_path, "runner.batch_timeout=1", "postprocessor.build=true")
 
 
 # ---- H8: numbers that are none
@@ -445,38 +435,29 @@ def test_h8_finite_numbers_whose_sum_overflows_are_finite() -> None:
     check_finite(ModelOutput({"ids": torch.ones(2, dtype=torch.int64)}), batch)
 
 
-TASKS: list[tuple[str, str, Any]] = [
-    ("text-classification", "sequence-classification", "?"),
-    ("token-classification", "token-classification", "good ?"),
-    ("question-answering", "question-answering", {"question": "good", "context": "what a ?"}),
-    ("fill-mask", "masked-lm", "? [MASK]"),
-    ("zero-shot-classification", "sequence-classification", {"text": "?", "labels": ["food"]}),
-    ("text-ranking", "sequence-classification", {"query": "good", "documents": ["?", "food"]}),
-    ("multiple-choice", "multiple-choice", {"text": "good", "choices": ["?", "food"]}),
-    ("sentence-embedding", "base", "?"),
-    ("feature-extraction", "base", "?"),
-    ("text-generation", "causal-lm", "?"),
-    ("summarization", "seq2seq-lm", "?"),
-    ("translation", "seq2seq-lm", "?"),
-]
-ENTAILMENT = ("entailment_label=POSITIVE", "contradiction_label=NEGATIVE")
-OPTIONS: dict[str, Sequence[str]] = {
-    "zero-shot-classification": (
-        "postprocessor.entailment_label=POSITIVE",
-        "postprocessor.contradiction_label=NEGATIVE",
-    ),
-    "text-ranking": ("postprocessor.label=POSITIVE",),
+TASKS: dict[str, Any] = {
+    "text-classification": "?",
+    "token-classification": "good ?",
+    "question-answering": {"question": "good", "context": "what a ?"},
+    "fill-mask": "? [MASK]",
+    "zero-shot-classification": {"text": "?", "labels": ["food"]},
+    "text-ranking": {"query": "good", "documents": ["?", "food"]},
+    "multiple-choice": {"text": "good", "choices": ["?", "food"]},
+    "sentence-embedding": "?",
+    "feature-extraction": "?",
+    "text-generation": "?",
+    "summarization": "?",
+    "translation": "?",
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "zero-shot-classification": {"entailment_label": "POSITIVE", "contradiction_label": "NEGATIVE"},
+    "text-ranking": {"label": "POSITIVE"},
 }
 KINDS = {"causal-lm": "llama", "seq2seq-lm": "t5"}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("heads")
-    return {
-        head: tiny_checkpoint(root / head, KINDS.get(head, "bert"), head=head)
-        for head in dict.fromkeys(head for _, head, _ in TASKS)
-    }
+def folder_of(head: str) -> Path:
+    return checkpoint(KINDS.get(head, "bert"), head=head)
 
 
 def put(example: Any, word: str) -> Any:
@@ -503,12 +484,11 @@ def ids_in(pipe: Pipeline, text: str) -> list[int]:
     return list(pipe.tokenizer.encode([text])[0].input_ids)
 
 
-@pytest.mark.parametrize(("task", "head", "example"), TASKS, ids=[task for task, _, _ in TASKS])
-def test_h8_in_every_task(folders: dict[str, Path], task: str, head: str, example: Any) -> None:
-    words = [f"checkpoint.path={folders[head]}", "device=cpu", "model.linear=eager"]
-    words += ["model.generation.max_new_tokens=4"] if head in KINDS else []
-    words += OPTIONS.get(task, ())
-    pipe = load(f"task={task}", *words)
+@pytest.mark.parametrize("task", TASKS)
+def test_h8_in_every_task(task: str) -> None:
+    head, example = HEADS[task][0], TASKS[task]
+    model: dict[str, Any] = {"generation": {"max_new_tokens": 4}} if head in KINDS else {}
+    pipe = pipeline_of(task, folder_of(head), model={"linear": "eager", **model}, **OPTIONS.get(task, {}))
     spoil(pipe, math.nan)
     found = list(pipe.outcomes([put(example, "food"), put(example, "zzzz"), put(example, "what")]))
     failure = found[1]
@@ -521,10 +501,8 @@ def test_h8_in_every_task(folders: dict[str, Path], task: str, head: str, exampl
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("head", sorted(KINDS))
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"do_sample": True}], ids=str)
-def test_h8_however_a_text_is_written(
-    folders: dict[str, Path], head: str, settings: dict[str, Any], value: float
-) -> None:
-    pipe = writer(folders[head], "text-generation" if head == "causal-lm" else "summarization", generation=settings)
+def test_h8_however_a_text_is_written(head: str, settings: dict[str, Any], value: float) -> None:
+    pipe = writer(folder_of(head), "text-generation" if head == "causal-lm" else "summarization", generation=settings)
     texts = ["I love it", "zzzz", "what a food"]
     clean = pipe(texts)
     spoil(pipe, value)
