@@ -217,17 +217,14 @@ GRAPH_HEADS = ("sequence-classification", *(head for head in HEADS if head != "s
 """The heads of ``model=hf``, the most used one first."""
 
 GRAPH_CASES: tuple[tuple[str, str], ...] = (
-    *((name, GRAPH_HEADS[0]) for name in ("albert", "bart", "bert", "deberta-v2", "distilbert", "electra", "gpt2")),
-    *((name, GRAPH_HEADS[0]) for name in ("llama", "modernbert", "mpnet", "t5", "xlm-roberta", "xlnet")),
+    *((name, GRAPH_HEADS[0]) for name in ("albert", "bart", "bert", "deberta-v2", "distilbert")),
+    *((name, GRAPH_HEADS[0]) for name in ("gpt2", "llama", "modernbert", "t5", "xlnet")),
     ("bert", "base"),
     ("t5", "base"),
     ("roberta", "token-classification"),
-    ("distilbert", "question-answering"),
     ("roberta", "question-answering"),
     ("modernbert", "masked-lm"),
-    ("xlm-roberta", "masked-lm"),
     ("bert", "multiple-choice"),
-    ("distilbert", "multiple-choice"),
 )
 """Architectures and heads that differ in what their graphs take and give."""
 

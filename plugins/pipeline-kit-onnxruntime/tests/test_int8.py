@@ -20,12 +20,9 @@ DATA = Path(pk.__file__).parents[1] / "benchmarks" / "data"
 TEXTS = ["good", "bad and very dull day again", "", "a b c d e f g h i j k l m", "good " * 90]
 CASES = [
     ("bert", "sequence-classification"),
-    ("distilbert", "sequence-classification"),
     ("llama", "sequence-classification"),
     ("modernbert", "sequence-classification"),
-    ("bert", "base"),
     ("roberta", "token-classification"),
-    ("roberta", "question-answering"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The conformance suite, on several architectures, heads and precisions."""
+"""The conformance suite, on two architectures and every precision."""
 
 from __future__ import annotations
 
@@ -23,24 +23,13 @@ class TestBert(ModelConformance):
     stage = "openvino"
     register = pk_openvino.register
     architecture: ClassVar[str] = "bert"
-    head: ClassVar[str] = "sequence-classification"
 
     @pytest.fixture(autouse=True)
     def use_checkpoint(self, make_context: GraphContexts) -> None:
-        self.given = replace(make_context(self.architecture, self.head), tokenizer=None)
+        self.given = replace(make_context(self.architecture), tokenizer=None)
 
     def context(self, device: Device | None = None) -> StageContext:
         return replace(self.given, device=device or Device())
-
-
-class TestRobertaTokens(TestBert):
-    architecture = "roberta"
-    head = "token-classification"
-
-
-class TestDistilbertStates(TestBert):
-    architecture = "distilbert"
-    head = "base"
 
 
 class TestLlama(TestBert):
