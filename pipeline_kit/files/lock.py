@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
-_WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -27,8 +24,9 @@ def lock_file(path: Path, *, wait: bool, on_locked: Callable[[int], None] | None
     lock = FileLock(path, blocking=wait, fallback_to_soft=False, on_acquired=on_locked)
     try:
         lock.acquire()
-    except OSError as error:  # Timeout is one, without a number
-        if error.errno not in _WITHOUT_LOCKS:
+    except OSError as error:
+        # What open() raises names the file; what flock() raises on a file system without locks does not.
+        if isinstance(error, Timeout) or error.filename is not None:
             raise
     try:
         yield lock.is_locked

@@ -19,11 +19,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import OutputError, for_message
@@ -167,21 +166,11 @@ class DeadLetter:
     failure: RowFailure
 
     @property
-    def content(self) -> dict[str, Any]:
-        """What is written: the text itself is not, it stands in the input."""
-        message = for_message(self.failure.message, LONGEST)
-        return {
-            "id": self.id,
-            "index": self.index,
-            "stage": self.failure.stage,
-            "error": for_message(self.failure.error, 80),
-            "message": message,
-        }
-
-
-def lines(letters: Sequence[DeadLetter]) -> bytes:
-    """Return the dead letters as lines of JSON, in the rows' order."""
-    return "".join(json_line(letter.content) + "\n" for letter in letters).encode()
+    def line(self) -> str:
+        """What is written, a line of JSON: the text itself is not, it stands in the input."""
+        error, message = for_message(self.failure.error, 80), for_message(self.failure.message, LONGEST)
+        content = {"id": self.id, "index": self.index, "stage": self.failure.stage, "error": error, "message": message}
+        return json_line(content) + "\n"
 
 
 _LITTER = (

@@ -18,7 +18,7 @@ from pipeline_kit.errors import JobError, for_message, redacted
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.read.source import Source, SourceRow
 from pipeline_kit.files.write.base import Schema
-from pipeline_kit.job.folder import DeadLetter, JobFolder, lines
+from pipeline_kit.job.folder import DeadLetter, JobFolder
 from pipeline_kit.job.manifest import Manifest, write_manifest
 from pipeline_kit.job.receipt import Receipt, read_receipt, shard_of, write_receipt
 from pipeline_kit.job.sealed import changed, digest_of
@@ -155,7 +155,10 @@ class JobLedger:
     def finish(self) -> None:
         """Write the counts, and that the job is complete."""
         self._check_files()
-        self._write_manifest(done=True, counts=self.counts(), totals=self._totals())
+        totals: Counter[str] = Counter()
+        for receipt in self.done.values():
+            totals.update(receipt.counts)
+        self._write_manifest(done=True, counts=self.counts(), totals=dict(sorted(totals.items())))
         with atomic_writer(self._folder.success):
             pass
 
@@ -169,12 +172,6 @@ class JobLedger:
             "shards": len(receipts),
         }
 
-    def _totals(self) -> dict[str, float]:
-        found: Counter[str] = Counter()
-        for receipt in self.done.values():
-            found.update(receipt.counts)
-        return dict(sorted(found.items()))
-
     def _write_manifest(self, **changed: Any) -> None:
         self._manifest = replace(self._manifest, **changed)
         write_manifest(self._folder.manifest, self._manifest)
@@ -184,7 +181,7 @@ class JobLedger:
         folder, number = self._folder, shard.number
         contents = {folder.shard(number, again + suffix): content for suffix, content in shard.files.items()}
         if shard.dead:
-            contents[folder.dead(number, again)] = lines(shard.dead)
+            contents[folder.dead(number, again)] = "".join(letter.line for letter in shard.dead).encode()
         return {path.relative_to(folder.path).as_posix(): content for path, content in contents.items()}
 
     def _commit(self, receipt: Receipt, contents: Mapping[str, bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -149,6 +150,16 @@ def test_one_writer_at_a_time(texts: Path, tmp_path: Path) -> None:
         with locked(folder.lock), pytest.raises(OutputError, match=expected):
             run(texts, folder.path, retry=retry)
         assert run(texts, folder.path).rows == ROWS
+
+
+def test_a_job_runs_on_a_file_system_without_locks(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert run(texts, tmp_path / "out").rows == ROWS
 
 
 def test_a_folder_of_something_else_is_not_touched(texts: Path, tmp_path: Path) -> None:

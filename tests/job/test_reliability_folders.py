@@ -148,23 +148,9 @@ def test_h1_retry_from_python(tmp_path: Path) -> None:
 
 # H2: what receipts, dead letters and manifests say is checked before anything is touched.
 
-NAMES: tuple[str, ...] = (
-    "_dead/../../victim.txt",
-    "../victim.txt",
-    "/etc/hostname",
-    "_manifest.json",
-    "part-00002.jsonl",
-    "part-1.jsonl",
-)
-NAMES += (
-    "_dead/part-00001.csv",
-    "part-00001.retry-0.jsonl",
-    "part-00001.jsonl\n",
-    "part-\u0660\u0660\u0660\u0660\u0661.jsonl",
-    "",
-    "_dead/",
-    "..",
-)
+NAMES = ["_dead/../../victim.txt", "../victim.txt", "/etc/hostname", "_manifest.json", "part-00002.jsonl"]
+NAMES += ["_dead/part-00001.csv", "part-00001.retry-0.jsonl", "part-00001.jsonl\n", "", "_dead/", ".."]
+NAMES += ["part-\u0660\u0660\u0660\u0660\u0661.jsonl", "part-1.jsonl"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -209,12 +195,7 @@ def test_h2_a_manifest_that_says_what_no_job_writes_is_refused(setting: Setting,
     setting.refused()
 
 
-SCHEMAS: tuple[Any, ...] = (
-    {"columns": 1},
-    {"columns": [["id", "nonsense"]]},
-    {"other": []},
-    {"columns": [["id", {"list": 1}]]},
-)
+SCHEMAS = [{"columns": 1}, {"columns": [["id", "nonsense"]]}, {"other": []}, {"columns": [["id", {"list": 1}]]}]
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
@@ -325,22 +306,8 @@ def test_h4_what_a_kill_left_is_removed_though_the_row_does_not_fail_again(
 
 # H5: litter is not seen, and what a job does not write is not its business.
 
-LITTER: tuple[str, ...] = (
-    ".DS_Store",
-    "._part-00000.jsonl",
-    "Thumbs.db",
-    "desktop.ini",
-    ".nfs00000001",
-    ".~lock.part-00000.csv#",
-)
-LITTER += (
-    "desktop.ini",
-    ".part-00000.jsonl.swp",
-    "part-00000.jsonl~",
-    ".gitkeep",
-    ".fuse_hidden001",
-    "~$part-00000.csv",
-)
+LITTER = [".DS_Store", "._part-00000.jsonl", "Thumbs.db", "desktop.ini", ".nfs00000001", ".~lock.part-00000.csv#"]
+LITTER += [".part-00000.jsonl.swp", "part-00000.jsonl~", ".gitkeep", ".fuse_hidden001", "~$part-00000.csv"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
