@@ -17,7 +17,7 @@ from pipeline_kit.cli.app import main
 from pipeline_kit.cli.presets import presets
 from pipeline_kit.compose.build import _options
 from pipeline_kit.compose.compose import compose, sweep
-from pipeline_kit.compose.hydra import to_yaml
+from pipeline_kit.compose.hydra import to_yaml, written
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.compose.schema import POLICIES
 from pipeline_kit.contract.options import list_options, option, parse_options
@@ -38,7 +38,7 @@ from pipeline_kit.errors import (
 from pipeline_kit.job.manifest import identity_of
 from pipeline_kit.testing import tiny_checkpoint
 from pipeline_kit.tune.preset import preset_text, secrets_of
-from pipeline_kit.tune.space import changes, written
+from pipeline_kit.tune.space import changes
 
 CANARY = "canary7c41e90b"
 NAMES = [
