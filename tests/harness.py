@@ -122,9 +122,10 @@ class Done:
     err: str
 
 
-def cli(*words: object, stdin: str = "") -> Done:
+def cli(*words: object, stdin: str | bytes = "") -> Done:
     """Run ``pipeline-kit WORDS`` in this process, as a new one would: the same code, stdout and stderr."""
-    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
+    data = stdin if isinstance(stdin, bytes) else stdin.encode()
+    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any, Literal, get_args
 
@@ -83,16 +83,9 @@ def _text(name: SampleName, random: Random) -> str:
         if point < 0:
             break
     found: list[str] = []
-    for sentence in _sentences(random):
-        found += sentence.split(" ")
-        if len(found) >= words:
-            break
+    while len(found) < words:
+        found += _sentence(random).split(" ")
     return " ".join(found[:words])
-
-
-def _sentences(random: Random) -> Iterator[str]:
-    while True:
-        yield _sentence(random)
 
 
 def _sentence(random: Random) -> str:

@@ -77,7 +77,6 @@ class PipelineSide(BenchSide):
     """A composed pipeline."""
 
     def __init__(self, name: str, pipeline: Pipeline, config: PipelineConfig) -> None:
-        """Measure `pipeline`, which `config` describes."""
         self.name = name
         self.pipeline = pipeline
         self.config = config

@@ -202,7 +202,6 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser without abbreviations whose errors are ours."""
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
-        """Take the texts of the help."""
         super().__init__(
             prog=prog,
             description=description,
@@ -248,7 +247,9 @@ def parse(parser: Parser, argv: Sequence[str], words: str | None = None) -> argp
             _check_path(f"--{name.replace('_', '-')}", plain)
     for word in extra:
         if word.startswith("-") and word not in rest:
-            raise _unknown_flag(word.partition("=")[0], parser, flags)
+            flag = word.partition("=")[0]
+            hint = did_you_mean(flag, flags) or f" See: {parser.prog} --help"
+            raise UsageError(f"unknown flag '{for_message(flag, 80)}'.{hint}")
     if extra and words is None:
         raise UsageError(f"{parser.prog} takes no '{for_message(extra[0], 80)}'; see: {parser.prog} --help")
     args.words = extra
@@ -292,14 +293,6 @@ def _check_path(flag: str, value: str | Sequence[str]) -> None:
                 ) from error
 
 
-def _unknown_flag(flag: str, parser: Parser, flags: dict[str, bool]) -> UsageError:
-    hint = did_you_mean(flag, flags) or f" See: {parser.prog} --help"
-    return UsageError(f"unknown flag '{for_message(flag, 80)}'.{hint}")
-
-
-NAME = "pipeline-kit"
-
-
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, None if there is none."""
     try:
@@ -311,7 +304,7 @@ def installed_version(distribution: str) -> str | None:
 def requirements() -> list[str]:
     """Return what the package needs to run, as written in its metadata; nothing if it is not installed."""
     try:
-        return [line for line in requires(NAME) or [] if "extra ==" not in line]
+        return [line for line in requires(PROG) or [] if "extra ==" not in line]
     except PackageNotFoundError:
         return []
 
@@ -320,4 +313,4 @@ def version_line() -> str:
     """Return the line that ``--version`` prints."""
     parts = [f"python {platform.python_version()}"]
     parts += [f"{name} {installed_version(name) or 'missing'}" for name in ("torch", "transformers", "hydra-core")]
-    return f"{NAME} {__version__} ({', '.join(parts)})"
+    return f"{PROG} {__version__} ({', '.join(parts)})"

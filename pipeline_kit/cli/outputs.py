@@ -35,12 +35,8 @@ TABLE_ROWS = 200
 _OTHERS = (".arrow", ".bz2", ".feather", ".tsv", ".xls", ".xlsx", ".xz", ".zip", ".zst")
 
 
-class Sink(Protocol):
-    """Takes one row after the other."""
-
-    def __call__(self, row: OutputRow) -> None:
-        """Take the next row."""
-        ...
+Sink = Callable[["OutputRow"], None]
+"""Takes one row after the other."""
 
 
 @contextmanager

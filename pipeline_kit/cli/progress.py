@@ -28,7 +28,6 @@ class ProgressBar:
     """A bar on stderr that appears once a run has lasted a second, and only for a person."""
 
     def __init__(self, count: Callable[[], int | None], wanted: bool = True) -> None:
-        """Ask `count` for the number of rows if the bar appears."""
         self._count = count
         self._wanted = wanted and is_terminal(sys.stderr)
         self._start = 0.0
@@ -56,7 +55,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._rows)
         elif monotonic() - self._start > PATIENCE_SECONDS:
-            self._bar = self._begin()
+            self._bar = _begin(self._count(), self._rows)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -71,22 +70,24 @@ class ProgressBar:
         finally:
             bar.start()
 
-    def _begin(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        bar.start()
-        bar.add_task("rows", total=self._count(), completed=self._rows)
-        return bar
+def _begin(total: int | None, done: int, *, text: bool = False) -> Progress:
+    """Show a bar on stderr; with `text` it has words of the job where the time that went by would be."""
+    from rich import progress
+    from rich.console import Console
+
+    middle = progress.TextColumn("{task.fields[text]}") if text else progress.TimeElapsedColumn()
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), middle, progress.TimeRemainingColumn())
+    bar = progress.Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    bar.start()
+    bar.add_task("rows", total=total, completed=done, text="")
+    return bar
 
 
 class Failures:
     """Prints failed rows, the first ones one by one."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self.count = 0
 
     def add(self, failure: RowFailure) -> None:
@@ -128,7 +129,6 @@ class JobProgress(JobWatcher):
     """Prints the progress of a job."""
 
     def __init__(self, count: Callable[[], int | None], telling: Telling) -> None:
-        """Ask `count` for the number of rows once it is worth knowing."""
         self._count, self._telling = count, telling
         self._total: int | None = None
         self._before = 0
@@ -159,7 +159,7 @@ class JobProgress(JobWatcher):
         self._total = self._count() if self._telling != "quiet" else None
         self._start = self._told = monotonic()
         if self._telling == "person" and is_terminal(sys.stderr):
-            self._bar = self._begin()
+            self._bar = _begin(self._total, self._before, text=True)
 
     def advanced(self, stats: RunStats) -> None:
         """Show how far the job is, not more often than is worth reading."""
@@ -170,7 +170,10 @@ class JobProgress(JobWatcher):
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._before + stats.rows, text=self._text(stats))
         else:
-            self._say(self._line(stats), {"event": "progress", **self._numbers(stats)})
+            found = self._numbers(stats)
+            of = "" if found["of"] is None else f" of {found['of']:,}"
+            left = "" if found["seconds_left"] is None else f", {found['seconds_left']:,} s left"
+            self._say(f"{found['rows']:,}{of} rows, {self._text(stats)}{left}", {"event": "progress", **found})
 
     def shard(self, receipt: Receipt) -> None:
         """Log a shard that is done."""
@@ -196,24 +199,8 @@ class JobProgress(JobWatcher):
         parts += [f"{found[name]:,} {name}" for name in ("failed", "truncated") if found[name]]
         return ", ".join(parts)
 
-    def _line(self, stats: RunStats) -> str:
-        found = self._numbers(stats)
-        of = "" if found["of"] is None else f" of {found['of']:,}"
-        left = "" if found["seconds_left"] is None else f", {found['seconds_left']:,} s left"
-        return f"{found['rows']:,}{of} rows, {self._text(stats)}{left}"
-
     def _say(self, text: str, content: dict[str, Any]) -> None:
         if self._telling == "json":
             say(json.dumps(content))
         elif self._telling == "person":
             say(text)
-
-    def _begin(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        bar.start()
-        bar.add_task("rows", total=self._total, completed=self._before, text="")
-        return bar

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint, cli
 
 from pipeline_kit.bench import machine, measure
 from pipeline_kit.bench.plot import check_plot, draw_plot, write_plot
 from pipeline_kit.cli import texts as bench_texts
-from pipeline_kit.cli.app import main
 from pipeline_kit.errors import OutputError, UsageError
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 ENTITIES = ("tokenizer.overflow=truncate", "postprocessor.aggregation=none")
+TINY = f"checkpoint.path={checkpoint()}"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -28,29 +28,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "load_per_cpu", lambda: 0.0)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
+def bench(*argv: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    """Run on few texts; return the report and what stderr said."""
+    done = cli("bench", "--repeats", "2", *argv)
+    assert done.code == code, done.err
+    [line] = done.out.splitlines()
+    return json.loads(line), done.err
 
 
-def bench(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """Run on few texts; give the report and what stderr said."""
-    assert main(["bench", "--repeats", "2", *argv]) == code
-    out, err = capsys.readouterr()
-    [line] = out.splitlines()
-    report: dict[str, Any] = json.loads(line)
-    return report, err
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert main(["bench", *argv]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err
-
-
-def test_a_sample_is_measured_and_the_report_says_all(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    report, err = bench(capsys, "--rows", "6", checkpoint)
+def test_a_sample_is_measured_and_the_report_says_all() -> None:
+    report, err = bench("--rows", "6", TINY)
     [side] = report["sides"]
     assert report["texts"] == {"source": "short", "rows": 6, "left_out": 0, "characters": report["texts"]["characters"]}
     assert (report["repeats"], report["order"], report["ratios"]) == (2, [["as given"], ["as given"]], [])
@@ -62,12 +49,12 @@ def test_a_sample_is_measured_and_the_report_says_all(capsys: pytest.CaptureFixt
     assert side["pipeline"]["model"]["name"] == "hf"
     assert side["pipeline"]["device"] == report["sides"][0]["pipeline"]["device"]
     assert "as given: " in err
-    assert bench(capsys, "--rows", "2", "--quiet", checkpoint)[1] == ""
+    assert bench("--rows", "2", "--quiet", TINY)[1] == ""
 
 
-def test_other_pipelines_are_the_first_with_more_overrides(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_other_pipelines_are_the_first_with_more_overrides() -> None:
     vs = ["--vs", "padding=max_length padding.max_length=64", "--vs", "", "--vs", ""]
-    report, err = bench(capsys, *vs, "--rows", "6", "padding=none", "device.threads=1", checkpoint)
+    report, err = bench(*vs, "--rows", "6", "padding=none", "device.threads=1", TINY)
     names = ["as given", "padding=max_length padding.max_length=64", "the same again", "the same again (2)"]
     assert [side["name"] for side in report["sides"]] == names
     assert [ratio["other"] for ratio in report["ratios"]] == names[1:]
@@ -81,10 +68,10 @@ def test_other_pipelines_are_the_first_with_more_overrides(capsys: pytest.Captur
     assert "the same again: " in err
 
 
-def test_every_side_has_its_own_number_of_threads(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_every_side_has_its_own_number_of_threads() -> None:
     before = torch.get_num_threads()
     try:
-        report, _ = bench(capsys, "-m", "device.threads=1,2", "--rows", "2", checkpoint)
+        report, _ = bench("-m", "device.threads=1,2", "--rows", "2", TINY)
     finally:
         torch.set_num_threads(before)
     assert [side["name"].split()[0] for side in report["sides"]] == ["device.threads=1", "device.threads=2"]
@@ -103,12 +90,12 @@ def test_every_side_has_its_own_number_of_threads(capsys: pytest.CaptureFixture[
     ],
 )
 def test_against_transformers_for_every_task_that_both_have(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, task: str, head: str, more: tuple[str, ...]
+    tmp_path: Path, task: str, head: str, more: tuple[str, ...]
 ) -> None:
-    folder = tiny_checkpoint(tmp_path / "model", head=head, labels=["contradiction", "neutral", "entailment"])
+    folder = checkpoint(head=head, labels=["contradiction", "neutral", "entailment"])
     vs = ["--vs", "transformers", "--vs", "transformers:4"]
     texts = ["--sample", "mixed", "--rows", "12"]
-    report, _ = bench(capsys, *vs, *texts, f"checkpoint.path={folder}", f"task={task}", *more)
+    report, _ = bench(*vs, *texts, f"checkpoint.path={folder}", f"task={task}", *more)
     first, plain, batched = report["sides"]
     assert (plain["name"], batched["name"]) == ("pipeline()", "pipeline() batch 4")
     assert first["tokens"] == plain["tokens"] == batched["tokens"]  # texts are cut at the same length
@@ -121,88 +108,51 @@ def test_against_transformers_for_every_task_that_both_have(
         assert found["same_label"] == 1
 
 
-def test_transformers_gets_pairs_and_the_length_limit(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_transformers_gets_pairs_and_the_length_limit() -> None:
     pair = ["--json", '{"text": "I love this film a lot, really", "text_pair": "me too"}']
-    report, _ = bench(capsys, *pair, "--vs", "transformers:2", "tokenizer.max_length=8", checkpoint)
+    report, _ = bench(*pair, "--vs", "transformers:2", "tokenizer.max_length=8", TINY)
     assert [side["tokens"] for side in report["sides"]] == [8, 8]
     assert report["sides"][1]["pipeline"]["max_length"] == 8
     assert report["ratios"][0]["results"]["largest_score_difference"] < 1e-5
 
 
-def test_the_users_texts(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_texts, "GIVEN_ROWS", 3)
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(f'{{"body": "number {i}"}}\n' for i in range(4)) + "no json\n")
-    columns = ["--input", str(path), "--fields", "text=body", checkpoint]
-    report, _ = bench(capsys, *columns)
+    columns = ["--input", str(path), "--fields", "text=body", TINY]
+    report, _ = bench(*columns)
     assert (report["texts"]["source"], report["texts"]["rows"]) == ("given", 3)
     assert report["notes"][0].startswith("the first 3 rows of the input were taken")
-    report, _ = bench(capsys, "--rows", "9", *columns)
+    report, _ = bench("--rows", "9", *columns)
     assert report["texts"]["rows"] == 4
     assert "1 rows could not be read, such as row 4" in report["notes"][0]
-    assert bench(capsys, "--text", "a", "--text", "b", checkpoint)[0]["texts"]["characters"] == 2
+    assert bench("--text", "a", "--text", "b", TINY)[0]["texts"]["characters"] == 2
 
 
-def test_texts_that_fail_are_left_out_and_the_exit_code_says_so(
-    capsys: pytest.CaptureFixture[str], checkpoint: str
-) -> None:
+def test_texts_that_fail_are_left_out_and_the_exit_code_says_so() -> None:
     rows = ["--text", "a", "--json", '{"text": 5}', "--vs", "transformers"]
-    report, _ = bench(capsys, *rows, checkpoint, code=1)
+    report, _ = bench(*rows, TINY, code=1)
     assert (report["texts"]["rows"], report["texts"]["left_out"]) == (1, 1)
-    assert main(["bench", "--json", '{"text": 5}', checkpoint]) == 1
-    assert "the field 'text' is int" in capsys.readouterr().err
+    assert "the field 'text' is int" in cli("bench", "--json", '{"text": 5}', TINY).err
 
 
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        (["--vs", "transformer"], "Did you mean 'transformers'?"),
-        (["--vs", "transformers:0"], "--vs transformers:0: write transformers, or transformers:8"),
-        (["--vs", "transformers:x"], "write transformers, or transformers:8"),
-        (["--vs", 'padding="none'], "No closing quotation"),
-        (["--vs", "paddin=none"], "Did you mean 'padding'?"),
-        (["--vs", "task=question-answering"], "takes question, context, the first pipeline text, text_pair?"),
-        (["-m", "padding=none,longest", "--vs", "padding=none"], "-m gives several pipelines already"),
-        (["--sample", "shrt"], "--sample shrt: the choices are short, mixed, long. Did you mean 'short'?"),
-        (["--sample", "short", "--text", "a"], "--sample is for want of texts"),
-        (["--fields", "text=a"], "--fields and --input-format say how to read --input FILE"),
-        (["--rows", "0"], "--rows 0: pass 1 to 1,000,000 texts"),
-        (["--rows", "x"], "invalid int value"),
-        (["--repeats", "0"], "--repeats 0: pass 1 to 1000 rounds"),
-        (["--format", "xml"], "--format xml: the choices are jsonl, table"),
-        (["--plot", "a.svg"], "--plot a.svg: the plot is a PNG"),
-        (["--plot", "not/there/a.png"], "there is no folder not/there"),
-        (["--input", "not_there.txt"], "not_there.txt"),
-        (["--package", "model"], "--package says how to print a config"),
-        (["word"], "'word' is neither a flag nor an override"),
-    ],
-)
-def test_wrong_usage_is_refused_before_anything_is_loaded(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str], expected: str
-) -> None:
-    monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("loaded a model"))
-    assert expected in refused(capsys, *argv)
-
-
-def test_transformers_is_refused_for_a_task_it_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path, head="base")
-    err = refused(capsys, "--vs", "transformers", "task=sentence-embedding", f"checkpoint.path={folder}")
+def test_transformers_is_refused_for_a_task_it_lacks(tmp_path: Path) -> None:
+    folder = checkpoint(head="base")
+    err = cli("bench", "--vs", "transformers", "task=sentence-embedding", f"checkpoint.path={folder}").err
     assert "--vs transformers: not for task=sentence-embedding; it is for text-classification, token-class" in err
 
 
-def test_one_list_of_labels_for_transformers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path, labels=["contradiction", "neutral", "entailment"])
+def test_one_list_of_labels_for_transformers(tmp_path: Path) -> None:
+    folder = checkpoint(labels=["contradiction", "neutral", "entailment"])
     rows = [word for labels in ("ab", "cd") for word in ("--json", json.dumps({"text": "x", "labels": [*labels]}))]
     options = ["--vs", "transformers", "task=zero-shot-classification", f"checkpoint.path={folder}"]
-    assert "takes the same candidate labels for all texts" in refused(capsys, *rows, *options)
+    assert "takes the same candidate labels for all texts" in cli("bench", *rows, *options).err
 
 
-def test_table(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    argv = ["bench", "--rows", "3", "--repeats", "1", "--format", "table", "--vs", "padding=none", checkpoint]
-    assert main(argv) == 0
-    out, err = capsys.readouterr()
+def test_table() -> None:
+    done = cli("bench", "--rows", "3", "--repeats", "1", "--format", "table", "--vs", "padding=none", TINY)
+    out, err = done.out, done.err
     for word in ("the first is", "tokens/s", "p99 ms", "peak MiB", "padding=none", "1 round,"):
         assert word in out
     assert "'padding=none' scores differ from the first's by" in out
@@ -211,24 +161,17 @@ def test_table(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     assert max(map(len, out.partition("3 texts")[0].splitlines())) <= 80
 
 
-def test_output_file(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path) -> None:
+def test_output_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    assert main(["bench", "--rows", "2", "--output", str(path), checkpoint]) == 0
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "as given: " in err
+    done = cli("bench", "--rows", "2", "--output", path, TINY)
+    assert (done.code, done.out, "as given: " in done.err) == (0, "", True)
     assert json.loads(path.read_text())["texts"]["rows"] == 2
-    assert main(["bench", "--output", str(tmp_path / "none" / "report.json"), checkpoint]) == 1
+    assert cli("bench", "--output", tmp_path / "none" / "report.json", TINY).code == 1
 
 
-def test_cfg_prints_and_measures_nothing(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    assert main(["bench", "--cfg", "job", "--package", "padding", checkpoint]) == 0
-    assert capsys.readouterr().out.startswith("name: longest")
-
-
-def test_plot(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path) -> None:
+def test_plot(tmp_path: Path) -> None:
     path = tmp_path / "speed.png"
-    report, _ = bench(capsys, "--rows", "3", "--vs", "padding=none", "--plot", str(path), checkpoint)
+    report, _ = bench("--rows", "3", "--vs", "padding=none", "--plot", str(path), TINY)
     assert path.read_bytes().startswith(PNG)
     assert [item.name for item in tmp_path.iterdir()] == ["speed.png"]
     axes = draw_plot(report).axes[0]

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import checkpoint
 
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
-
+TINY = f"checkpoint.path={checkpoint()}"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and terminals as POSIX has them")
 
 # It says on stderr when the model runs, then stays in it until a signal comes.
@@ -43,11 +43,6 @@ def register(registry):
 """
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
-
-
 def command(*argv: str) -> list[str]:
     return [sys.executable, "-m", "pipeline_kit", "run", *argv]
 
@@ -55,22 +50,12 @@ def command(*argv: str) -> list[str]:
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_ends_the_run_and_leaves_no_file(
-    number: signal.Signals, code: int, word: str, checkpoint: str, tmp_path: Path
-) -> None:
+def test_a_signal_ends_the_run_and_leaves_no_file(number: signal.Signals, code: int, word: str, tmp_path: Path) -> None:
     (tmp_path / "stuck.py").write_text(STUCK)
     folder = tmp_path / "out"
     folder.mkdir()
-    argv = command(
-        checkpoint,
-        "--plugin",
-        str(tmp_path / "stuck.py"),
-        "postprocessor=stuck",
-        "--text",
-        "a",
-        "--output",
-        str(folder / "rows.jsonl"),
-    )
+    plugin = ["--plugin", str(tmp_path / "stuck.py"), "postprocessor=stuck"]
+    argv = command(TINY, *plugin, "--text", "a", "--output", str(folder / "rows.jsonl"))
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "here\n"
@@ -81,9 +66,9 @@ def test_a_signal_ends_the_run_and_leaves_no_file(
     assert os.listdir(folder) == []
 
 
-def test_a_reader_that_leaves_ends_the_run_quietly(checkpoint: str, tmp_path: Path) -> None:
+def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("a line\n" * 3000)
-    argv = command(checkpoint, "--input", str(tmp_path / "many.txt"))
+    argv = command(TINY, "--input", str(tmp_path / "many.txt"))
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -95,18 +80,18 @@ def test_a_reader_that_leaves_ends_the_run_quietly(checkpoint: str, tmp_path: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_behind_stdout_is_an_error(checkpoint: str) -> None:
+def test_a_full_disk_behind_stdout_is_an_error() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command(checkpoint, "--text", "a"), stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command(TINY, "--text", "a"), stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr == "error: stdout: cannot be written: No space left on device\n"
 
 
-def test_a_run_leaves_no_files_and_writes_utf8_in_any_locale(checkpoint: str, tmp_path: Path) -> None:
+def test_a_run_leaves_no_files_and_writes_utf8_in_any_locale(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    argv = command(checkpoint, "task=feature-extraction", "-m", "padding=longest", "--text", "日本 I love this.")
+    argv = command(TINY, "task=feature-extraction", "-m", "padding=longest", "--text", "日本 I love this.")
     done = subprocess.run(argv, capture_output=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
@@ -114,11 +99,11 @@ def test_a_run_leaves_no_files_and_writes_utf8_in_any_locale(checkpoint: str, tm
     assert os.listdir(folder) == []
 
 
-def test_a_terminal_gets_a_table(checkpoint: str) -> None:
+def test_a_terminal_gets_a_table() -> None:
     master, slave = pty.openpty()
     try:
         process = subprocess.Popen(
-            command(checkpoint, "--text", "I love this.", "--text", "x"),
+            command(TINY, "--text", "I love this.", "--text", "x"),
             stdin=slave,
             stdout=slave,
             stderr=subprocess.PIPE,

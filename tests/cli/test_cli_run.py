@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_plugins import POISON
+from harness import Done, checkpoint, cli
 
 from pipeline_kit import load
-from pipeline_kit.cli.app import main
 from pipeline_kit.runtime.pipeline import Pipeline
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
+
+TINY = f"checkpoint.path={checkpoint()}"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoint: str) -> Pipeline:
-    return load(checkpoint)
+def pipe() -> Pipeline:
+    return load(TINY)
 
 
 @pytest.fixture
@@ -34,28 +28,18 @@ def poison(tmp_path: Path) -> list[str]:
     return ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison"]
 
 
-class Ran:
+class Ran(Done):
     """What one run printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
 
     @property
     def rows(self) -> list[Any]:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-@pytest.fixture
-def run(checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def call(*argv: str, stdin: bytes | None = None) -> Ran:
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = main(["run", checkpoint, *argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return Ran(code, printed.out, printed.err)
-
-    return call
+def run(*argv: str, stdin: bytes = b"") -> Ran:
+    done = cli("run", TINY, *argv, stdin=stdin)
+    assert "Traceback" not in done.err
+    return Ran(done.code, done.out, done.err)
 
 
 def close(found: list[Any], expected: list[Any]) -> bool:
@@ -68,7 +52,7 @@ def close(found: list[Any], expected: list[Any]) -> bool:
     )
 
 
-def test_texts_objects_and_files_in_their_order(run: Any, pipe: Pipeline, tmp_path: Path) -> None:
+def test_texts_objects_and_files_in_their_order(pipe: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("from a file\nand more\n")
     pair = {"text": "a pair", "text_pair": "of texts"}
     done = run("--input", str(tmp_path / "a.txt"), "--json", json.dumps(pair), "--text", "-m", "--text", "{b: c}, 日本")
@@ -79,38 +63,38 @@ def test_texts_objects_and_files_in_their_order(run: Any, pipe: Pipeline, tmp_pa
     assert "cpu float32" in done.err
 
 
-def test_one_text_gives_one_line_and_nothing_else(run: Any, pipe: Pipeline) -> None:
+def test_one_text_gives_one_line_and_nothing_else(pipe: Pipeline) -> None:
     done = run("--text", "I love this.")
     assert close(done.rows, [pipe("I love this.")])
     assert done.err == ""
 
 
 @pytest.mark.parametrize("flags", [[], ["--input", "-"]])
-def test_stdin(run: Any, pipe: Pipeline, flags: list[str]) -> None:
+def test_stdin(pipe: Pipeline, flags: list[str]) -> None:
     done = run(*flags, "--quiet", stdin=b"one\r\ntwo\n")
     assert close(done.rows, pipe(["one", "two"]))
     assert done.err == ""
 
 
-def test_stdin_as_jsonl(run: Any, pipe: Pipeline) -> None:
+def test_stdin_as_jsonl(pipe: Pipeline) -> None:
     done = run("--input-format", "jsonl", "--fields", "text=body", stdin=b'{"body": "one", "id": 3}\n"two"\n')
     assert close(done.rows, pipe(["one", "two"]))
 
 
-def test_columns_of_a_csv(run: Any, pipe: Pipeline, tmp_path: Path) -> None:
+def test_columns_of_a_csv(pipe: Pipeline, tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
     path.write_text('id,review,title\n1,"one, 1",uno\n2,two,due\n')
     done = run("--input", str(path), "--fields", "text=review,text_pair=title")
     assert close(done.rows, pipe([{"text": "one, 1", "text_pair": "uno"}, {"text": "two", "text_pair": "due"}]))
 
 
-def test_empty_input_is_no_error(run: Any) -> None:
+def test_empty_input_is_no_error() -> None:
     done = run(stdin=b"")
     assert (done.code, done.out) == (0, "")
     assert "0 rows" in done.err
 
 
-def test_failed_rows_keep_their_place_and_harm_no_other(run: Any, poison: list[str]) -> None:
+def test_failed_rows_keep_their_place_and_harm_no_other(poison: list[str]) -> None:
     done = run(*poison, stdin=b"a\npoison\nb\n\xff\nnan\nc\n")
     assert done.code == 1
     good = [row.get("text") for row in done.rows]
@@ -128,7 +112,7 @@ def test_failed_rows_keep_their_place_and_harm_no_other(run: Any, poison: list[s
     assert "6 rows, 3 failed" in done.err
 
 
-def test_output_is_a_complete_file_with_a_row_for_each_input(run: Any, poison: list[str], tmp_path: Path) -> None:
+def test_output_is_a_complete_file_with_a_row_for_each_input(poison: list[str], tmp_path: Path) -> None:
     path = tmp_path / "out" / "rows.jsonl"
     path.parent.mkdir()
     done = run(*poison, "--output", str(path), "--text", "a", "--text", "poison", "--text", "b\u2028")
@@ -139,7 +123,7 @@ def test_output_is_a_complete_file_with_a_row_for_each_input(run: Any, poison: l
     assert lines[-1] == ""
 
 
-def test_a_run_that_fails_leaves_no_output(run: Any, tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_no_output(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "rows.jsonl").write_text("before")
@@ -149,7 +133,7 @@ def test_a_run_that_fails_leaves_no_output(run: Any, tmp_path: Path) -> None:
     assert (folder / "rows.jsonl").read_text() == "before"
 
 
-def test_a_sweep_says_what_made_each_block(run: Any, pipe: Pipeline) -> None:
+def test_a_sweep_says_what_made_each_block(pipe: Pipeline) -> None:
     done = run("-m", "padding=longest,none", "postprocessor.top_k=1,2", "--text", "a", stdin=b"")
     assert done.code == 0
     heads, results = done.rows[::2], done.rows[1::2]
@@ -161,7 +145,7 @@ def test_a_sweep_says_what_made_each_block(run: Any, pipe: Pipeline) -> None:
         assert result["score"] == pytest.approx(pipe("a")["score"], abs=1e-5)
 
 
-def test_a_sweep_reads_stdin_for_each_run_and_writes_numbered_files(run: Any, pipe: Pipeline, tmp_path: Path) -> None:
+def test_a_sweep_reads_stdin_for_each_run_and_writes_numbered_files(pipe: Pipeline, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     done = run("-m", "padding=longest,none", "--output", str(path), stdin=b"one\ntwo three\n")
     assert (done.code, done.out) == (0, "")
@@ -173,7 +157,7 @@ def test_a_sweep_reads_stdin_for_each_run_and_writes_numbered_files(run: Any, pi
     assert not path.exists()
 
 
-def test_a_table(run: Any, poison: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table(poison: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     done = run(*poison, "--format", "table", "--text", "fine", "--text", "poison", "-m")
     assert done.code == 1
@@ -181,58 +165,14 @@ def test_a_table(run: Any, poison: list[str], monkeypatch: pytest.MonkeyPatch) -
         assert part in done.out
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["padding=lngest", "--text", "a"], "padding=lngest: no such option. Did you mean 'longest'?"),
-        (["--json", "{"], "--json: not JSON"),
-        (["--json", "[1]"], "a JSON example is a string or an object, not a list"),
-        (["--input", "none.txt"], "none.txt: cannot be read"),
-        (["--input", __file__, "--input", "none.csv"], "none.csv: cannot be read"),
-        (["--input-format", "jsnl", "--text", "a"], "Did you mean 'jsonl'?"),
-        (["--fields", "text", "--text", "a"], "write FIELD=COLUMN"),
-        (["--fields", "txt=a", "--text", "a"], "the task's fields are text, text_pair"),
-        (["--resolve", "--text", "a"], "--resolve says how to print a config"),
-        (["--format", "xml", "--text", "a"], "the choices are jsonl, table, csv, parquet"),
-        (["--format", "table", "--output", "x.jsonl", "--text", "a"], "--output writes jsonl"),
-        (["--format", "table", "--output", "x", "--text", "a"], "a folder holds jsonl, csv or parquet"),
-        (["--restart", "--text", "a"], "are for jobs: pass --output DIR"),
-        (["--output", "x.tsv", "--text", "a"], "name the file .jsonl, .csv"),
-        (["--output", "x/", "--text", "a", "--input", __file__], "takes --input, or --text and --json, not both"),
-        (["--output", "x/", "--text", "a", "--quiet", "--log-json"], "pass one of the two"),
-        (["--input", "-", "--input", "-"], "stdin is read once"),
-    ],
-)
-def test_wrong_use_is_told_before_any_model_loads(
-    run: Any, monkeypatch: pytest.MonkeyPatch, argv: list[str], message: str
-) -> None:
-    def build(*_: Any) -> None:
-        raise AssertionError("was built")
-
-    monkeypatch.setattr("pipeline_kit.compose.build.build", build)
-    done = run(*argv)
-    assert done.code == 2
-    assert done.out == ""
-    assert message in done.err
-
-
-def test_output_that_cannot_be_written_is_told_before_any_model_loads(
-    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("was built"))
-    done = run("--text", "a", "--output", str(tmp_path / "none" / "x.jsonl"))
-    assert done.code == 1
-    assert "is there a folder" in done.err
-
-
-def test_nothing_to_run_on(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline_kit.cli.inputs.is_terminal", lambda stream: True)
     done = run()
     assert done.code == 2
     assert 'Try: pipeline-kit run --text "I love this."' in done.err
 
 
-def test_resolve_says_what_auto_became(run: Any) -> None:
+def test_resolve_says_what_auto_became() -> None:
     import yaml
 
     done = run("--cfg", "job", "--resolve", "device=auto")
@@ -242,8 +182,7 @@ def test_resolve_says_what_auto_became(run: Any) -> None:
     assert found["resolved"]["batching"]["max_tokens"] > 0
 
 
-def test_validate_builds_on_request(checkpoint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["validate", "--build", checkpoint]) == 0
-    assert capsys.readouterr().out == "ok\n"
-    assert main(["validate", f"checkpoint.path={tmp_path}"]) == 0
-    assert main(["validate", "--build", f"checkpoint.path={tmp_path}"]) == 2
+def test_validate_builds_on_request(tmp_path: Path) -> None:
+    assert cli("validate", "--build", TINY).out == "ok\n"
+    assert cli("validate", f"checkpoint.path={tmp_path}").code == 0
+    assert cli("validate", "--build", f"checkpoint.path={tmp_path}").code == 2

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import Done, checkpoint, cli
 
 from pipeline_kit import load
 from pipeline_kit.builtin.tasks.evaluators import EVALUATORS
-from pipeline_kit.cli.app import main
-from pipeline_kit.cli.commands.complete import completions
 from pipeline_kit.evaluate.run import require_libraries
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
+TINY = f"checkpoint.path={checkpoint()}"
 REVIEWS = [
     ("a warm, funny and moving film", "POSITIVE"),
     ("one of the best films of the year", "POSITIVE"),
@@ -61,11 +58,8 @@ def register(registry):
 """
 
 
-class Ran:
+class Ran(Done):
     """What one evaluation printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
 
     @property
     def report(self) -> Any:
@@ -73,21 +67,11 @@ class Ran:
         return json.loads(line)
 
 
-@pytest.fixture
-def evaluate(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*argv: str, code: int = 0) -> Ran:
-        found = main(["evaluate", *argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        assert found == code, printed.err
-        return Ran(found, printed.out, printed.err)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
+def evaluate(*argv: object, code: int = 0, stdin: str = "") -> Ran:
+    done = cli("evaluate", *argv, stdin=stdin)
+    assert "Traceback" not in done.err
+    assert done.code == code, done.err
+    return Ran(done.code, done.out, done.err)
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -106,7 +90,7 @@ def poison(tmp_path: Path) -> list[str]:
     return ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison"]
 
 
-def test_the_shipped_checkpoint_on_labelled_reviews(evaluate: Any, reviews: str, tmp_path: Path) -> None:
+def test_the_shipped_checkpoint_on_labelled_reviews(reviews: str, tmp_path: Path) -> None:
     save = tmp_path / "wrong.jsonl"
     report = evaluate("--input", reviews, "--json", "--save", str(save)).report
     gold, texts = [label for _, label in REVIEWS], [text for text, _ in REVIEWS]
@@ -131,8 +115,8 @@ def test_the_shipped_checkpoint_on_labelled_reviews(evaluate: Any, reviews: str,
         assert row["score"] == pytest.approx(results[place]["score"], abs=1e-5)
 
 
-def test_tables_are_plain_when_piped(evaluate: Any, reviews: str, checkpoint: str) -> None:
-    done = evaluate("--input", reviews, checkpoint)
+def test_tables_are_plain_when_piped(reviews: str) -> None:
+    done = evaluate("--input", reviews, TINY)
     assert "\x1b" not in done.out
     lines = [line.split() for line in done.out.splitlines()]
     assert ["label", "precision", "recall", "f1", "support"] in lines
@@ -141,54 +125,46 @@ def test_tables_are_plain_when_piped(evaluate: Any, reviews: str, checkpoint: st
     assert "12 rows in " in done.out
 
 
-def test_csv_with_other_columns_and_labels(evaluate: Any, tmp_path: Path, checkpoint: str) -> None:
+def test_csv_with_other_columns_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text('id,body,stars\n1,"I love\nthis.",5\n2,I hate it.,1\n3,"""x""",1\n', encoding="utf-8")
     flags = ["--input", str(path), "--fields", "text=body", "--label", "stars", "--labels-map", "1=NEGATIVE,5=POSITIVE"]
     save = tmp_path / "wrong.jsonl"
-    report = evaluate(*flags, "--json", "--save", str(save), checkpoint).report
+    report = evaluate(*flags, "--json", "--save", str(save), TINY).report
     assert report["rows"] == 3
     assert report["metrics"]["per_label"]["NEGATIVE"]["support"] == 2
-    expected = [r["label"] for r in load(checkpoint)(["I love\nthis.", "I hate it.", '"x"'])]
+    expected = [r["label"] for r in load(TINY)(["I love\nthis.", "I hate it.", '"x"'])]
     pairs = zip(expected, ["POSITIVE", "NEGATIVE", "NEGATIVE"], strict=True)
     assert report["metrics"]["accuracy"] == sum(a == b for a, b in pairs) / 3
     for line in save.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         assert set(row) == {"row", "id", "example", "gold", "predicted", "score"}
         assert row["id"] == ["data.csv:2", "data.csv:4", "data.csv:5"][row["row"]]
-    again = evaluate(*flags[:4], "--fields", "label=stars", *flags[-2:], "--json", checkpoint).report
+    again = evaluate(*flags[:4], "--fields", "label=stars", *flags[-2:], "--json", TINY).report
     assert again["metrics"] == report["metrics"]
 
 
-def test_numbers_are_ids_and_a_note_says_so(evaluate: Any, tmp_path: Path, checkpoint: str) -> None:
+def test_numbers_are_ids_and_a_note_says_so(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "I love this.", "label": 1}, {"text": "no", "label": 0}])
-    report = evaluate("--input", path, "--json", checkpoint).report
+    report = evaluate("--input", path, "--json", TINY).report
     assert list(report["metrics"]["per_label"]) == ["NEGATIVE", "POSITIVE"]
     assert report["notes"] == ["the labels are numbers and were read as the checkpoint's own: 0=NEGATIVE, 1=POSITIVE"]
 
 
-def test_stdin_is_kept_for_the_second_reading_and_for_sweeps(
-    evaluate: Any, reviews: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pipe() -> None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(reviews).read_bytes())))
-
-    whole = evaluate("--input", reviews, "--json", checkpoint).report["metrics"]
-    pipe()
-    flags = ["--input", "-", "--input-format", "jsonl", "--json", checkpoint]
-    assert evaluate(*flags).report["metrics"] == whole
-    pipe()
-    done = evaluate("-m", "padding=longest,max_length", *flags)
+def test_stdin_is_kept_for_the_second_reading_and_for_sweeps(reviews: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(reviews).read_text(encoding="utf-8")
+    whole = evaluate("--input", reviews, "--json", TINY).report["metrics"]
+    flags = ["--input", "-", "--input-format", "jsonl", "--json", TINY]
+    assert evaluate(*flags, stdin=text).report["metrics"] == whole
+    done = evaluate("-m", "padding=longest,max_length", *flags, stdin=text)
     reports = [json.loads(line) for line in done.out.splitlines()]
     assert [report["metrics"] for report in reports] == [whole, whole]
     assert [report["overrides"][0] for report in reports] == ["padding=longest", "padding=max_length"]
 
 
-def test_a_sweep_prints_a_row_for_each_combination_and_saves_each(
-    evaluate: Any, reviews: str, checkpoint: str, tmp_path: Path
-) -> None:
+def test_a_sweep_prints_a_row_for_each_combination_and_saves_each(reviews: str, tmp_path: Path) -> None:
     save = tmp_path / "wrong.jsonl"
-    done = evaluate("-m", "padding=longest,max_length", "--input", reviews, "--save", str(save), checkpoint)
+    done = evaluate("-m", "padding=longest,max_length", "--input", reviews, "--save", str(save), TINY)
     rows = [line for line in done.out.splitlines() if line.strip().startswith("padding=")]
     assert [row.split()[0] for row in rows] == ["padding=longest", "padding=max_length"]
     assert "accuracy" in done.out
@@ -200,14 +176,12 @@ def test_a_sweep_prints_a_row_for_each_combination_and_saves_each(
     assert not save.exists()
 
 
-def test_failed_rows_are_counted_told_and_left_out(
-    evaluate: Any, tmp_path: Path, checkpoint: str, poison: list[str]
-) -> None:
+def test_failed_rows_are_counted_told_and_left_out(tmp_path: Path, poison: list[str]) -> None:
     rows = [{"text": "a", "label": "POSITIVE"}, {"text": "poison", "label": "POSITIVE"}, {"text": "b", "label": 0}]
     path = Path(write(tmp_path / "a.jsonl", rows))
     path.write_text(path.read_text() + '{"text": \n"text alone"\n{"text": "no label"}\n')
     save = tmp_path / "wrong.jsonl"
-    done = evaluate("--input", str(path), "--json", "--save", str(save), *poison, checkpoint, code=1)
+    done = evaluate("--input", str(path), "--json", "--save", str(save), *poison, TINY, code=1)
     assert (done.report["rows"], done.report["evaluated"], done.report["failed"]) == (6, 2, 4)
     assert done.report["metrics"]["accuracy"] == 0.5
     assert done.report["notes"][0] == "4 rows failed and are not in the metrics"
@@ -217,32 +191,32 @@ def test_failed_rows_are_counted_told_and_left_out(
     assert (saved["row"], saved["id"], saved["gold"]) == (2, "a.jsonl:3", "NEGATIVE")
 
 
-def test_all_rows_failed(evaluate: Any, tmp_path: Path, checkpoint: str, poison: list[str]) -> None:
+def test_all_rows_failed(tmp_path: Path, poison: list[str]) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "poison", "label": "POSITIVE"}] * 22)
-    done = evaluate("--input", path, "--json", *poison, checkpoint, code=1)
+    done = evaluate("--input", path, "--json", *poison, TINY, code=1)
     assert (done.report["evaluated"], done.report["failed"], done.report["metrics"]) == (0, 22, {})
     assert done.report["notes"] == ["no row gave a result, so there is nothing to measure"]
     assert "... and 2 more rows failed" in done.err
-    table = evaluate("--input", path, *poison, checkpoint, code=1)
+    table = evaluate("--input", path, *poison, TINY, code=1)
     assert "22 rows, 22 failed" in table.out
     assert "nothing to measure" in table.out
-    assert "nothing to measure" in evaluate("-m", "--input", path, *poison, checkpoint, code=1).out
+    assert "nothing to measure" in evaluate("-m", "--input", path, *poison, TINY, code=1).out
 
 
-def test_cut_rows_are_counted(evaluate: Any, tmp_path: Path, checkpoint: str) -> None:
+def test_cut_rows_are_counted(tmp_path: Path) -> None:
     rows = [{"text": "word " * 100, "label": "POSITIVE"}, {"text": "word", "label": "NEGATIVE"}]
-    done = evaluate("--input", write(tmp_path / "a.jsonl", rows), checkpoint)
+    done = evaluate("--input", write(tmp_path / "a.jsonl", rows), TINY)
     assert "2 rows, 1 truncated in " in done.out
 
 
-def test_unicode_labels(evaluate: Any, tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "model", labels=["très négatif", "とても良い"])
+def test_unicode_labels(tmp_path: Path) -> None:
+    folder = checkpoint(labels=["très négatif", "とても良い"])
     rows = [{"text": "I love this.", "label": "とても良い"}, {"text": "no", "label": "tre\u0300s ne\u0301gatif"}]
     done = evaluate("--input", write(tmp_path / "a.jsonl", rows), f"checkpoint.path={folder}")
     assert "とても良い" in done.out
 
 
-def refused(evaluate: Any, *argv: str) -> str:
+def refused(*argv: object) -> str:
     done = evaluate(*argv, code=2)
     assert done.out == ""
     return str(done.err)
@@ -268,73 +242,33 @@ def refused(evaluate: Any, *argv: str) -> str:
     ],
 )
 def test_files_that_cannot_be_evaluated(
-    evaluate: Any, tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch, content: str, problem: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, problem: str
 ) -> None:
     monkeypatch.setattr("pipeline_kit.compose.build.build", lambda *_: pytest.fail("the model is not loaded for this"))
     (tmp_path / "a.jsonl").write_text(content)
-    assert problem in refused(evaluate, "--input", str(tmp_path / "a.jsonl"), checkpoint)
+    assert problem in refused("--input", str(tmp_path / "a.jsonl"), TINY)
 
 
-def test_a_table_without_the_label_column(evaluate: Any, tmp_path: Path, checkpoint: str) -> None:
+def test_a_table_without_the_label_column(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,labels\na,POSITIVE\n")
-    error = refused(evaluate, "--input", str(tmp_path / "a.csv"), checkpoint)
+    error = refused("--input", str(tmp_path / "a.csv"), TINY)
     assert "a.csv: 'label' is missing; there are: text, labels. Did you mean 'labels'?" in error
     (tmp_path / "b.csv").write_text("text,label\n")
-    assert "no row to evaluate" in refused(evaluate, "--input", str(tmp_path / "b.csv"), checkpoint)
+    assert "no row to evaluate" in refused("--input", str(tmp_path / "b.csv"), TINY)
 
 
-@pytest.mark.parametrize(
-    ("argv", "problem"),
-    [
-        ([], "nothing to evaluate on"),
-        (["--input", "a.txt"], "a line of text has no label; say --input-format jsonl, csv, tsv"),
-        (["--input", "-"], "stdin: say --input-format"),
-        (["--input", "missing.jsonl"], "missing.jsonl"),
-        (["--input", "a.jsonl", "--threshold", "2"], "--threshold 2: pass a score from 0 to 1"),
-        (["--input", "a.jsonl", "--save", "a.csv"], "name the file .jsonl"),
-        (["--input", "a.jsonl", "--label", "x", "--fields", "label=y"], "pass one"),
-        (["--input", "a.jsonl", "--fields", "txt=y"], "Did you mean 'text'?"),
-        (["--input", "a.jsonl", "--labels-map", "a"], "write LABEL=NAME"),
-        (["--input", "a.jsonl", "task=feature-extraction"], "task 'feature-extraction' cannot be evaluated"),
-        (["--input", "a.jsonl", "--lable", "x"], "Did you mean '--label'?"),
-        (["--input", "a.jsonl", "a.jsonl"], "neither a flag nor an override"),
-        (["--input", "a.jsonl", "--resolve"], "--cfg job"),
-    ],
-)
-def test_flags_that_make_no_sense(
-    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], problem: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.jsonl", "a.txt"):
-        write(tmp_path / name, [{"text": "a", "label": "POSITIVE"}])
-    assert problem in refused(evaluate, *argv)
-
-
-def test_without_the_extra_it_says_what_to_install(
-    evaluate: Any, reviews: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extra_it_says_what_to_install(reviews: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr("pipeline_kit.evaluate.run.find_spec", lambda name: None if name == "sklearn" else find(name))
     assert "needs scikit-learn, which is not installed: pip install 'pipeline-kit[evaluate]'" in refused(
-        evaluate, "--input", reviews
+        "--input", reviews
     )
     monkeypatch.undo()
     require_libraries()
 
 
-def test_help_cfg_and_completion(evaluate: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "padding" in evaluate("--cfg", "job").out
-    assert main(["evaluate", "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert "--labels-map" in shown
-    assert "examples:" in shown
-    assert "--labels-map" in completions("pipeline-kit evaluate --la")
-    assert "evaluate" in completions("pipeline-kit ev")
-    assert "padding=longest" in completions("pipeline-kit evaluate padding=l")
-
-
-def test_another_postprocessor_is_named_in_the_error(evaluate: Any, reviews: str, checkpoint: str) -> None:
-    done = evaluate("--input", reviews, checkpoint, "postprocessor=logits", code=1)
+def test_another_postprocessor_is_named_in_the_error(reviews: str) -> None:
+    done = evaluate("--input", reviews, TINY, "postprocessor=logits", code=1)
     assert "judged by their 'label', and this postprocessor returns labels, logits" in done.err
 
 
@@ -369,15 +303,13 @@ def test_memory_holds_no_rows() -> None:
 TEXTS = ["I love this.", "I hate it.", "a film of the year", "not so good"]
 
 
-def task_folder(tmp_path: Path, head: str, **more: Any) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path / 'model', head=head, **more)}"
+def task_folder(head: str, **more: Any) -> str:
+    return f"checkpoint.path={checkpoint(head=head, **more)}"
 
 
-def test_lists_of_labels_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
+def test_lists_of_labels_from_end_to_end(tmp_path: Path) -> None:
     names = ["joy", "anger", "fear"]
-    where = task_folder(
-        tmp_path, "sequence-classification", labels=names, problem_type="multi_label_classification", seed=3
-    )
+    where = task_folder("sequence-classification", labels=names, problem_type="multi_label_classification", seed=3)
     gold = [["joy"], [], ["anger", "fear"], ["fear"]]
     path = write(tmp_path / "a.jsonl", [{"text": t, "label": g} for t, g in zip(TEXTS, gold, strict=True)])
     report = evaluate("--input", path, "--json", "--threshold", "0.4", where).report
@@ -389,10 +321,10 @@ def test_lists_of_labels_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
     assert report["metrics"]["exact_match"] == sum(set(g) == f for g, f in zip(gold, found, strict=True)) / 4
 
 
-def test_regression_and_pairs_of_texts_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
+def test_regression_and_pairs_of_texts_from_end_to_end(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
     gold = [1.0, 2.5, 0.5, 4.0]
-    where = task_folder(tmp_path, "sequence-classification", labels=["LABEL_0"], problem_type="regression")
+    where = task_folder("sequence-classification", labels=["LABEL_0"], problem_type="regression")
     path = write(tmp_path / "a.jsonl", [{"text": t, "label": g} for t, g in zip(TEXTS, gold, strict=True)])
     save = tmp_path / "all.jsonl"
     report = evaluate("--input", path, "--json", "--save", str(save), where).report
@@ -402,7 +334,7 @@ def test_regression_and_pairs_of_texts_from_end_to_end(evaluate: Any, tmp_path: 
 
     pairs = [{"text": t, "text_pair": TEXTS[0], "label": g} for t, g in zip(TEXTS, gold, strict=True)]
     path = write(tmp_path / "b.jsonl", pairs)
-    where = f"checkpoint.path={tiny_checkpoint(tmp_path / 'embed', head='base')}"
+    where = f"checkpoint.path={checkpoint(head='base')}"
     report = evaluate("--input", path, "--json", "task=sentence-embedding", where).report
     vectors = numpy.array([result["embedding"] for result in load("task=sentence-embedding", where)(TEXTS)])
     cosines = vectors @ vectors[0]
@@ -410,18 +342,18 @@ def test_regression_and_pairs_of_texts_from_end_to_end(evaluate: Any, tmp_path: 
     assert report["rows"] == 4
 
 
-def test_a_pair_of_which_one_text_fails_is_one_failed_row(evaluate: Any, tmp_path: Path) -> None:
+def test_a_pair_of_which_one_text_fails_is_one_failed_row(tmp_path: Path) -> None:
     rows = [{"text": "a", "text_pair": pair, "label": number} for number, pair in enumerate(["b", 3, "c", "dog"])]
-    where = f"checkpoint.path={tiny_checkpoint(tmp_path / 'embed', head='base')}"
+    where = f"checkpoint.path={checkpoint(head='base')}"
     path = write(tmp_path / "a.jsonl", rows)
     done = evaluate("--input", path, "--json", "task=sentence-embedding", where, code=1)
     assert (done.report["rows"], done.report["evaluated"], done.report["failed"]) == (4, 3, 1)
     assert "row 1 failed" in done.err
 
 
-def test_entities_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
+def test_entities_from_end_to_end(tmp_path: Path) -> None:
     names = ["O", "B-PER", "I-PER", "B-LOC"]
-    where = task_folder(tmp_path, "token-classification", labels=names)
+    where = task_folder("token-classification", labels=names)
     flags = ["task=ner", where]
     results = load(*flags)(TEXTS)
     gold = [
@@ -435,11 +367,11 @@ def test_entities_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", [{"words": w, "label": ["B-PER", *["O"] * (len(w) - 1)]} for w in words])
     report = evaluate("--input", path, "--json", "postprocessor.aggregation=first", *flags).report
     assert report["metrics"]["per_label"]["PER"]["support"] == 4
-    assert "simple" in refused(evaluate, "--input", path, "postprocessor.aggregation=none", *flags)
+    assert "simple" in refused("--input", path, "postprocessor.aggregation=none", *flags)
 
 
-def test_answers_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
-    where = task_folder(tmp_path, "question-answering")
+def test_answers_from_end_to_end(tmp_path: Path) -> None:
+    where = task_folder("question-answering")
     examples = [{"question": "Where?", "context": context} for context in TEXTS]
     results = load("task=question-answering", where)(examples)
     rows = [
@@ -451,9 +383,9 @@ def test_answers_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
     assert "handle_impossible_answer=true" in report["notes"][0]
 
 
-def test_the_other_tasks_from_end_to_end(evaluate: Any, tmp_path: Path) -> None:
+def test_the_other_tasks_from_end_to_end(tmp_path: Path) -> None:
     def run(task: str, head: str, rows: list[Any], *more: str, **config: Any) -> dict[str, Any]:
-        folder = tiny_checkpoint(tmp_path / task, head=head, **config)
+        folder = checkpoint(head=head, **config)
         path = write(tmp_path / f"{task}.jsonl", rows)
         found = evaluate("--input", path, "--json", f"task={task}", f"checkpoint.path={folder}", *more).report
         assert (found["rows"], found["failed"]) == (len(rows), 0)

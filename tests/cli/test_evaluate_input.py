@@ -8,30 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pipeline_kit.cli.app import main
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
+from harness import checkpoint, cli
 
 pytest.importorskip("sklearn.metrics")
 
 Evaluate = Callable[..., tuple[int, Any, str]]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
-
-
 @pytest.fixture
-def evaluate(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
+def evaluate(tmp_path: Path) -> Evaluate:
     rows = [{"key": f"r{i}", "body": f"text {i}", "label": "POSITIVE" if i % 2 else "NEGATIVE"} for i in range(12)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def call(*argv: str) -> tuple[int, Any, str]:
-        code = main(["evaluate", checkpoint, "--input", str(tmp_path / "in.jsonl"), "--json", "--quiet", *argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, json.loads(printed.out) if printed.out.count("\n") == 1 else printed.out, printed.err
+        words = [f"checkpoint.path={checkpoint()}", "--input", tmp_path / "in.jsonl", "--json", "--quiet"]
+        done = cli("evaluate", *words, *argv)
+        assert "Traceback" not in done.err
+        return done.code, json.loads(done.out) if done.out.count("\n") == 1 else done.out, done.err
 
     return call
 
@@ -67,18 +60,3 @@ def test_the_format_may_be_an_option(evaluate: Evaluate, tmp_path: Path) -> None
 def test_a_sweep_over_the_rows(evaluate: Evaluate) -> None:
     _, out, _ = evaluate("input.fields.text=body", "-m", "input.limit=2,5")
     assert [json.loads(line)["rows"] for line in out.splitlines()] == [2, 5]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["input.fields.text=body", "input.carry=[key]"], "--save keeps each row's id"),
-        (["input.fields.text=body", "input.id=kye"], "Did you mean 'key'?"),
-        (["input.fields.txet=body"], "Did you mean 'text'?"),
-        (["input.fields.text=body", "input.limit=0"], "the input has no row to evaluate"),
-    ],
-)
-def test_what_cannot_work_is_told(evaluate: Evaluate, options: list[str], message: str) -> None:
-    code, _, err = evaluate(*options)
-    assert code == 2
-    assert message in err

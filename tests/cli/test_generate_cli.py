@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from generate_helpers import TEMPLATE, with_files
+from harness import checkpoint, cli
 
 from pipeline_kit import load
 from pipeline_kit.cli.app import main
@@ -29,18 +30,15 @@ def words(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("example", [["--text", "I love this."], ["--json", TALK]])
-def test_stream_prints_the_text(words: list[str], example: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *words, *example]) == 0
-    text = json.loads(capsys.readouterr().out)["text"]
-    assert main(["run", *words, *example, "--stream"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == text + "\n"
-    assert "warning" not in printed.err
+def test_stream_prints_the_text(words: list[str], example: list[str]) -> None:
+    text = json.loads(cli("run", *words, *example).out)["text"]
+    done = cli("run", *words, *example, "--stream")
+    assert (done.code, done.out, "warning" in done.err) == (0, text + "\n", False)
 
 
-def test_stream_says_that_a_text_was_cut(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *words, "--stream", "--text", "what a day " * 60]) == 0
-    assert "warning: the text was too long and was cut" in capsys.readouterr().err
+def test_stream_says_that_a_text_was_cut(words: list[str]) -> None:
+    done = cli("run", *words, "--stream", "--text", "what a day " * 60)
+    assert (done.code, "warning: the text was too long and was cut" in done.err) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -54,24 +52,22 @@ def test_stream_says_that_a_text_was_cut(words: list[str], capsys: pytest.Captur
         (["--text", "a", "model.generation.num_beams=2"], "set model.generation.num_beams=1"),
     ],
 )
-def test_stream_refuses(words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *words, "--stream", *more]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert not printed.out.strip()
+def test_stream_refuses(words: list[str], more: list[str], message: str) -> None:
+    done = cli("run", *words, "--stream", *more)
+    assert (done.code, done.out.strip(), message in done.err) == (2, "", True), done.err
 
 
-def test_stream_needs_a_model_that_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tiny_checkpoint(tmp_path / "x")
-    assert main(["run", "--stream", "--text", "a", f"checkpoint.path={folder}"]) == 2
-    assert "HfModel gives no text in pieces" in capsys.readouterr().err
+def test_stream_needs_a_model_that_writes() -> None:
+    done = cli("run", "--stream", "--text", "a", f"checkpoint.path={checkpoint()}")
+    assert (done.code, "HfModel gives no text in pieces" in done.err) == (2, True)
 
 
-def test_a_bad_row_keeps_its_place(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_row_keeps_its_place(words: list[str], tmp_path: Path) -> None:
     lines = ['{"text": "I love it"}', '{"messages": []}', TALK, '{"words": 1}', '{"text": " "}']
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    assert main(["run", *words, "--input", str(tmp_path / "in.jsonl")]) == 1
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    done = cli("run", *words, "--input", tmp_path / "in.jsonl")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 1
     assert [list(row) for row in rows] == [["text"], ["error"], ["text"], ["error"], ["error"]]
 
 
@@ -89,11 +85,12 @@ def test_languages_are_of_tasks_that_translate(tmp_path: Path, task: str) -> Non
     assert pipe("I love it")["text"]
 
 
-def test_other_tasks_have_no_languages(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *words, "--text", "a", "task.src_lang=en"]) == 2
-    assert "has no languages to choose from" in capsys.readouterr().err
-    assert main(["run", "--text", "a", "task.src_lang=en"]) == 0
-    assert "note: task.src_lang and task.tgt_lang have no effect with task=text-class" in capsys.readouterr().err
+def test_other_tasks_have_no_languages(words: list[str]) -> None:
+    done = cli("run", *words, "--text", "a", "task.src_lang=en")
+    assert (done.code, "has no languages to choose from" in done.err) == (2, True)
+    done = cli("run", "--text", "a", "task.src_lang=en")
+    assert done.code == 0
+    assert "note: task.src_lang and task.tgt_lang have no effect with task=text-class" in done.err
 
 
 def test_nothing_is_written_but_the_result(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -137,31 +137,6 @@ def test_every_file_is_filled_in(kind: Kind) -> None:
     assert project["dependencies"][0].startswith(f"pipeline-kit>={major}.{minor},<")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "message"),
-    [
-        ("tokeniser", "x", "Did you mean 'tokenizer'?"),
-        ("stage", "x", "not a kind of stage"),
-        ("model", "My-Model", "Try 'my_model'"),
-        ("model", "1st", "cannot be a stage's name"),
-        ("model", "a__b", "Try 'a_b'"),
-        ("model", "", "cannot be a stage's name"),
-        ("model", "../x", "Try 'x'"),
-        ("model", "x" * 33, "at most 32"),
-        ("model", "caf\u00e9", "cannot be a stage's name"),
-        ("model", "class", "keyword of Python"),
-        ("model", "hf", "built in already"),
-        ("postprocessor", "all_labels", "built in already"),
-    ],
-)
-def test_what_it_refuses(
-    kind: str, name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert new_plugin(kind, name, tmp_path) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("how", ["file inside", "file", "dangling link"])
 def test_nothing_is_overwritten(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "pipeline-kit-mine"

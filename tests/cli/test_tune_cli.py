@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import checkpoint, cli
 
 from pipeline_kit.bench import machine
 from pipeline_kit.bench.rounds import Timing
 from pipeline_kit.bench.sides import BenchSide, PipelineSide
-from pipeline_kit.cli.app import main
-from pipeline_kit.cli.commands.complete import completions
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 from pipeline_kit.tune import search as measuring
 from pipeline_kit.tune import space
 
+TINY = f"checkpoint.path={checkpoint()}"
 PLUGIN = '''
 from dataclasses import dataclass
 from typing import Literal
@@ -71,11 +70,6 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"checkpoint.path={tiny_checkpoint(tmp_path_factory.mktemp('checkpoint'))}"
-
-
 @pytest.fixture
 def plugin(tmp_path: Path) -> str:
     path = tmp_path / "twin.py"
@@ -113,32 +107,22 @@ def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space.SearchSpace, "threads", lambda self, leader, now: [])
 
 
-def tune(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """Run on one thread unless another number is given; give the report and what stderr said."""
+def tune(*argv: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    """Run on one thread unless another number is passed; return the report and what stderr said."""
     threads = [] if any(word.startswith("device.threads") for word in argv) else ["device.threads=1"]
-    assert main(["tune", "--repeats", "1", *threads, *argv]) == code
-    out, err = capsys.readouterr()
-    [line] = out.splitlines()
-    report: dict[str, Any] = json.loads(line)
-    return report, err
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert main(["tune", *argv]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err
+    done = cli("tune", "--repeats", "1", *threads, *argv)
+    assert done.code == code, done.err
+    [line] = done.out.splitlines()
+    return json.loads(line), done.err
 
 
 def by_engine(report: dict[str, Any]) -> dict[str, Any]:
     return {trial["engine"]: trial for trial in reversed(report["trials"])}
 
 
-def test_a_real_search_from_start_to_preset(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, plugin: str
-) -> None:
-    argv = ["--input", texts, "--plugin", plugin, "--minutes", "2", "--min-agreement", "0.9", checkpoint]
-    report, err = tune(capsys, *argv)
+def test_a_real_search_from_start_to_preset(texts: str, plugin: str) -> None:
+    argv = ["--input", texts, "--plugin", plugin, "--minutes", "2", "--min-agreement", "0.9", TINY]
+    report, err = tune(*argv)
     trials = by_engine(report)
     assert report["texts"] == {"source": "given", "rows": 24, "different": 24, "left_out": 0}
     assert report["reference"] == "model=hf in float32, your config"
@@ -164,9 +148,7 @@ def test_a_real_search_from_start_to_preset(
         assert "not saved; --save FILE.yaml" in err
 
 
-def test_the_winner_is_saved_and_run_can_use_it(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, plugin: str, tmp_path: Path, given_times: Any
-) -> None:
+def test_the_winner_is_saved_and_run_can_use_it(texts: str, plugin: str, tmp_path: Path, given_times: Any) -> None:
     given_times(
         lambda config: (
             {"hf": 1.0, "twin": 0.5 if config.batching.max_tokens == 512 else 0.6}[config.model.name]
@@ -174,9 +156,9 @@ def test_the_winner_is_saved_and_run_can_use_it(
         )
     )
     save = tmp_path / "tuned.yaml"
-    argv = ["--input", texts, "--plugin", plugin, checkpoint, "padding=max_length", "padding.max_length=24"]
+    argv = ["--input", texts, "--plugin", plugin, TINY, "padding=max_length", "padding.max_length=24"]
     argv += ["model.attn_implementation=eager", "device.threads=2"]
-    report, err = tune(capsys, *argv, "--save", str(save))
+    report, err = tune(*argv, "--save", str(save))
     chosen = report["trials"][report["winner"]]
     assert chosen["overrides"][0] == "model=twin"
     assert {"batching.max_tokens=512", "device.threads=1"} <= set(chosen["overrides"])
@@ -189,11 +171,10 @@ def test_the_winner_is_saved_and_run_can_use_it(
     wanted = compose(chosen_words(argv, chosen), registry=load_registry([plugin]))
     saved = compose(registry=load_registry([plugin]), config_dir=[tmp_path], config_name="tuned")
     assert saved.data == wanted.data
-    assert main(["run", "--config", str(save), "--plugin", plugin, "--text", "text number 4"]) == 0
-    tuned_answer = json.loads(capsys.readouterr().out)
-    assert main(["run", "--text", "text number 4", checkpoint]) == 0
-    assert tuned_answer["label"] == json.loads(capsys.readouterr().out)["label"]
-    assert "is there already" in refused(capsys, "--save", str(save))
+    tuned = cli("run", "--config", save, "--plugin", plugin, "--text", "text number 4")
+    plain = cli("run", "--text", "text number 4", TINY)
+    assert json.loads(tuned.out)["label"] == json.loads(plain.out)["label"]
+    assert "is there already" in cli("tune", "--save", save).err
     assert save.read_text() == text
 
 
@@ -204,45 +185,23 @@ def chosen_words(argv: Sequence[str], chosen: dict[str, Any]) -> list[str]:
 
 
 def test_nothing_faster_means_keep_what_you_have(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, tmp_path: Path, given_times: Any, no_engines: None
+    texts: str, tmp_path: Path, given_times: Any, no_engines: None
 ) -> None:
     given_times(lambda config: 1.0)
     save = tmp_path / "tuned.yaml"
-    report, err = tune(capsys, "--input", texts, checkpoint, "--save", str(save))
+    report, err = tune("--input", texts, TINY, "--save", str(save))
     assert (report["winner"], report["preset"]) == (None, None)
     assert f"keep what you have: nothing that was tried and is close enough to float32 is 3% faster; {save}" in err
     assert not save.exists()
 
 
-def test_the_table_is_for_people(
-    capsys: pytest.CaptureFixture[str],
-    checkpoint: str,
-    texts: str,
-    plugin: str,
-    monkeypatch: pytest.MonkeyPatch,
-    given_times: Any,
-) -> None:
+def test_the_table_is_for_people(texts: str, plugin: str, monkeypatch: pytest.MonkeyPatch, given_times: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     given_times(lambda config: 1.0 if config.model.name == "hf" else 0.5)
-    assert (
-        main(
-            [
-                "tune",
-                "--input",
-                texts,
-                "--plugin",
-                plugin,
-                "--format",
-                "table",
-                "--repeats",
-                "1",
-                checkpoint,
-                "device.threads=1",
-            ]
-        )
-        == 0
+    done = cli(
+        "tune", "--input", texts, "--plugin", plugin, "--format", "table", "--repeats", "1", TINY, "device.threads=1"
     )
-    out, err = capsys.readouterr()
+    out = done.out
     table = out[: out.index("ratio:")]
     squeezed = " ".join(out.split())
     assert max(map(len, table.splitlines())) <= 80
@@ -251,12 +210,10 @@ def test_the_table_is_for_people(
     assert "take this" in table
     assert "24 given texts, 24 different; answers are compared with model=hf in float32, your config" in out
     assert "is under" in squeezed
-    assert "override model: twin" in err
+    assert "override model: twin" in done.err
 
 
-def test_every_task_can_be_tuned(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, given_times: Any, no_engines: None
-) -> None:
+def test_every_task_can_be_tuned(tmp_path: Path, given_times: Any, no_engines: None) -> None:
     given_times(lambda config: 1.0 if config.batching.max_tokens != 512 else 0.5)
     for task, head in (
         ("token-classification", "token-classification"),
@@ -265,8 +222,8 @@ def test_every_task_can_be_tuned(
         ("fill-mask", "masked-lm"),
         ("multiple-choice", "multiple-choice"),
     ):
-        folder = tiny_checkpoint(tmp_path / task, head=head)
-        report, _ = tune(capsys, "--rows", "4", "--quiet", f"task={task}", f"checkpoint.path={folder}")
+        folder = checkpoint(head=head)
+        report, _ = tune("--rows", "4", "--quiet", f"task={task}", f"checkpoint.path={folder}")
         chosen = report["trials"][report["winner"]]
         assert chosen["overrides"][-1] == "batching.max_tokens=512"
         assert chosen["agreement"] == 1
@@ -275,20 +232,16 @@ def test_every_task_can_be_tuned(
         assert any("only 4 different texts" in note for note in report["notes"])
 
 
-def test_without_a_network_for_hf_the_users_config_is_the_reference(
-    capsys: pytest.CaptureFixture[str], texts: str, given_times: Any
-) -> None:
+def test_without_a_network_for_hf_the_users_config_is_the_reference(texts: str, given_times: Any) -> None:
     given_times(lambda config: 1.0)
     words = ["checkpoint=tiny_static", "model=static", "tokenizer=tokenizers_json"]
-    report, _ = tune(capsys, "--input", texts, *words, "--quiet")
+    report, _ = tune("--input", texts, *words, "--quiet")
     assert report["reference"] == "your config"
     assert by_engine(report)["model=hf"]["problem"] is not None
     assert "answers are compared with those of your config" in "".join(report["notes"])
 
 
-def test_ctrl_c_shows_what_is_known_and_saves_nothing(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, tmp_path: Path, given_times: Any
-) -> None:
+def test_ctrl_c_shows_what_is_known_and_saves_nothing(texts: str, tmp_path: Path, given_times: Any) -> None:
     def seconds(config: Any) -> float:
         if config.model.options.quantization == "int8_per_token":
             raise KeyboardInterrupt
@@ -296,8 +249,8 @@ def test_ctrl_c_shows_what_is_known_and_saves_nothing(
 
     given_times(seconds)
     save = tmp_path / "tuned.yaml"
-    argv = ["--input", texts, checkpoint, "--min-agreement", "0", "--save", str(save)]
-    report, err = tune(capsys, *argv, code=130)
+    argv = ["--input", texts, TINY, "--min-agreement", "0", "--save", str(save)]
+    report, err = tune(*argv, code=130)
     assert report["interrupted"]
     assert by_engine(report)["model=hf model.quantization=int8_per_token"]["problem"] == "interrupted"
     assert report["trials"][report["winner"]]["ratio"]["median"] == 2
@@ -305,51 +258,9 @@ def test_ctrl_c_shows_what_is_known_and_saves_nothing(
     assert not save.exists()
 
 
-def test_the_report_may_go_to_a_file(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, texts: str, tmp_path: Path, given_times: Any, no_engines: None
-) -> None:
+def test_the_report_may_go_to_a_file(texts: str, tmp_path: Path, given_times: Any, no_engines: None) -> None:
     given_times(lambda config: 1.0)
     path = tmp_path / "report.jsonl"
-    assert main(["tune", "--input", texts, "--output", str(path), "--repeats", "1", "--quiet", checkpoint]) == 0
-    assert capsys.readouterr().out == ""
+    done = cli("tune", "--input", texts, "--output", path, "--repeats", "1", "--quiet", TINY)
+    assert (done.code, done.out) == (0, "")
     assert json.loads(path.read_text())["winner"] is None
-
-
-@pytest.mark.parametrize(
-    ("argv", "text"),
-    [
-        (("--minutes", "0"), "--minutes 0: pass more than 0"),
-        (("--minutes", "nan"), "--minutes nan"),
-        (("--repeats", "0"), "--repeats 0: pass 1 to 100"),
-        (("--min-agreement", "99"), "--min-agreement 99: pass a share, 0 to 1"),
-        (("--min-agreement", "nan"), "--min-agreement nan"),
-        (("--tolerance", "-1"), "--tolerance -1: pass 0 or more"),
-        (("--tolerance", "nan"), "--tolerance nan"),
-        (("--force",), "there is no --save"),
-        (("--save", "tuned.yml"), "a config is a .yaml file"),
-        (("--save", "nowhere/tuned.yaml"), ""),
-        (("-m", "padding=longest,none"), "tune takes one"),
-        (("--sample", "shrt"), "Did you mean 'short'?"),
-        (("--tolerence", "1"), "Did you mean '--tolerance'?"),
-        (("task=sumarization",), "Did you mean 'summarization'?"),
-    ],
-)
-def test_wrong_flags_are_refused_before_anything_is_loaded(
-    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], text: str
-) -> None:
-    if text:
-        assert text in refused(capsys, *argv)
-    else:
-        assert main(["tune", *argv]) == 1
-        assert "there is no folder 'nowhere'" in capsys.readouterr().err
-
-
-def test_help_and_completion_know_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tune", "--help"]) == 0
-    assert "--min-agreement SHARE" in capsys.readouterr().out
-    assert completions("pipeline-kit tu") == ["tune"]
-    assert completions("pipeline-kit tune --min") == ["--min-agreement", "--minutes"]
-    assert completions("pipeline-kit tune --sample s") == ["short"]
-    assert "model=hf" in completions("pipeline-kit tune model=")
-    assert main(["tune", "--cfg", "job", "device.threads=3"]) == 0
-    assert "threads: 3" in capsys.readouterr().out

@@ -8,14 +8,7 @@ from pipeline_kit.cli.app import Parser, parse
 from pipeline_kit.cli.stdio import print_out
 from pipeline_kit.errors import PipelineKitError
 
-_VALUES = {
-    "--format": ("jsonl", "table"),
-    "--input-format": ("text", "jsonl", "csv", "tsv"),
-    "--cfg": ("job",),
-    "-c": ("job",),
-    "--sample": ("short", "mixed", "long"),
-    "--vs": ("transformers", "transformers:8"),
-}
+_OFTEN = {"--vs": ("transformers", "transformers:8")}  # values of a flag that takes others too
 _COMPOSING = ("run", "explain", "bench", "evaluate", "tune", "cfg", "validate")
 
 
@@ -50,12 +43,12 @@ def completions(line: str) -> list[str]:
     load_command(command).configure(parser)
     parser.add_argument("--debug", action="store_true")
     if rest and parser.flags.get(rest[-1]):
-        return [value for value in _VALUES.get(rest[-1], ()) if value.startswith(word)]
+        choices = parser._option_string_actions[rest[-1]].choices
+        known = _OFTEN.get(rest[-1], ()) if choices is None else choices
+        return [value for value in known if value.startswith(word)]
     if word.startswith("-"):
         return sorted(flag for flag in parser.flags if flag.startswith(word) and flag.startswith("--"))
-    if command in _COMPOSING:
-        return _overrides(parser, rest, word)
-    return _names(command, word)
+    return _overrides(parser, rest, word) if command in _COMPOSING else _names(command, word)
 
 
 def _overrides(parser: Parser, rest: list[str], word: str) -> list[str]:

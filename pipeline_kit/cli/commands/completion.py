@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from pipeline_kit.cli.stdio import print_out
-from pipeline_kit.errors import UsageError, did_you_mean, for_message
 
 EPILOG = """\
 set up:
@@ -58,13 +57,10 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``completion``."""
-    parser.add_argument("shell", metavar="|".join(SCRIPTS), help="the shell to complete in")
+    parser.add_argument("shell", metavar="SHELL", choices=SCRIPTS, help="bash, zsh or fish")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Print the script."""
-    if args.shell not in SCRIPTS:
-        hint = did_you_mean(args.shell, SCRIPTS)
-        raise UsageError(f"'{for_message(args.shell, 40)}': the shells are {', '.join(SCRIPTS)}.{hint}")
     print_out(SCRIPTS[args.shell])
     return 0

@@ -43,16 +43,11 @@ def execute(args: argparse.Namespace) -> int:
     ]
     prepare_stdout()
     for finding in findings:
-        print_out(
-            json_line(vars(finding) | {"text": hidden(finding.text)})
-            if args.json
-            else for_message(_line(finding), 1000)
-        )
+        if args.json:
+            print_out(json_line(vars(finding) | {"text": hidden(finding.text)}))
+        else:
+            print_out(for_message(f"{finding.level:<4}  {finding.topic:<14}  {finding.text}", 1000))
     return 1 if any(finding.level == "fail" for finding in findings) else 0
-
-
-def _line(finding: Finding) -> str:
-    return f"{finding.level:<4}  {finding.topic:<14}  {finding.text}"
 
 
 SENTENCE = "I love this."

@@ -66,7 +66,9 @@ def execute(args: argparse.Namespace) -> int:
         raise UsageError(f"--threshold {args.threshold:g}: pass a score from 0 to 1")
     require_libraries()
     labels_map = parse_labels_map(args.labels_map)
-    save = _save_path(args.save)
+    save = None if args.save is None else Path(args.save).expanduser()
+    if save is not None and save.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise UsageError(f"--save {for_message(args.save)}: rows are written as JSON lines; name the file .jsonl")
     if not args.input:
         raise UsageError(f"nothing to evaluate on: pass a file with labels, such as\n  {_EXAMPLE}")
     inputs = Inputs.of(args)
@@ -83,7 +85,9 @@ def execute(args: argparse.Namespace) -> int:
                 prepare_stdout()
                 print_out(json_line(reports[-1]), flush=True)
             elif selection.multirun and not args.quiet:
-                _tell(reports[-1])  # a table comes at the end, and a sweep may not get there
+                # A table comes at the end, and a sweep may not get there.
+                figures = ", ".join(f"{name} {value}" for name, value in headline(reports[-1]).items())
+                say(f"{' '.join(reports[-1]['overrides']) or 'no overrides'}: {figures}")
     if not args.json:
         prepare_stdout()
         print_sweep(reports) if selection.multirun else print_evaluation(reports[0])
@@ -197,17 +201,6 @@ def _saver(path: Path | None) -> Iterator[Callable[[Labelled, Verdict], None]]:
             file.write(json_line({**saved, "predicted": verdict.predicted, "score": verdict.score}) + "\n")
 
         yield write
-
-
-def _save_path(name: str | None) -> Path | None:
-    if name is not None and Path(name).suffix.lower() not in (".jsonl", ".ndjson"):
-        raise UsageError(f"--save {for_message(name)}: rows are written as JSON lines; name the file .jsonl")
-    return None if name is None else Path(name).expanduser()
-
-
-def _tell(report: dict[str, Any]) -> None:
-    figures = ", ".join(f"{name} {value}" for name, value in headline(report).items())
-    say(f"{' '.join(report['overrides']) or 'no overrides'}: {figures}")
 
 
 _EXAMPLE = "pipeline-kit evaluate --input labelled.csv --fields text=review --label sentiment"

@@ -121,7 +121,11 @@ def _trace(side: NamedConfig, examples: list[Example], args: argparse.Namespace)
 
 def _show(traces: list[Trace], chosen: list[NamedConfig], args: argparse.Namespace) -> None:
     if args.format == "json":
-        _print_json(traces, args.full)
+        from pipeline_kit.explain.trace import to_json
+
+        prepare_stdout()
+        found = [to_json(trace, most=None if args.full else _MOST_NUMBERS) for trace in traces]
+        print_out(json_line(found[0] if len(found) == 1 else {"first": found[0], "other": found[1]}))
         return
     from pipeline_kit.explain.terminal import draw_comparison, sections
     from pipeline_kit.explain.terminal_parts import as_text, print_sections
@@ -138,11 +142,3 @@ def _show(traces: list[Trace], chosen: list[NamedConfig], args: argparse.Namespa
         return
     prepare_stdout()
     print_out(as_text(shown))
-
-
-def _print_json(traces: list[Trace], full: bool) -> None:
-    from pipeline_kit.explain.trace import to_json
-
-    prepare_stdout()
-    found = [to_json(trace, most=None if full else _MOST_NUMBERS) for trace in traces]
-    print_out(json_line(found[0] if len(found) == 1 else {"first": found[0], "other": found[1]}))

@@ -12,7 +12,6 @@ from pipeline_kit.cli.stdio import prepare_stdout, print_out, say
 from pipeline_kit.cli.tables import columns
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.contract.registry import Registry
-from pipeline_kit.errors import UsageError, did_you_mean, for_message
 
 TASK = ("task",)
 
@@ -27,16 +26,13 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``ls``."""
-    parser.add_argument("group", metavar="KIND", nargs="?", help=f"one of {', '.join(GROUPS)}")
+    parser.add_argument("group", metavar="KIND", nargs="?", choices=GROUPS, help=f"one of {', '.join(GROUPS)}")
     parser.add_argument("--json", action="store_true", help="as JSON")
     add_source_flags(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Print the list."""
-    if args.group is not None and args.group not in GROUPS:
-        hint = did_you_mean(args.group, GROUPS)
-        raise UsageError(f"'{for_message(args.group, 80)}' is not a kind.{hint}\n  kinds: {', '.join(GROUPS)}")
     registry = load_registry(args.plugin, everything=True)
     groups = GROUPS if args.group is None else (args.group,)
     print_groups(registry, args.config_dir, groups, args.json)

@@ -14,7 +14,7 @@ from string import Template
 import pipeline_kit
 from pipeline_kit.cli.stdio import print_out
 from pipeline_kit.contract.registry import KINDS, Kind
-from pipeline_kit.errors import OutputError, UsageError, did_you_mean, for_message
+from pipeline_kit.errors import OutputError, UsageError, for_message
 
 EPILOG = """\
 examples:
@@ -28,7 +28,7 @@ _LONGEST = 32  # so that no line of the files gets too long
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("kind", metavar="KIND", help=f"which stage: {', '.join(KINDS)}")
+    parser.add_argument("kind", metavar="KIND", choices=KINDS, help=f"which stage: {', '.join(KINDS)}")
     parser.add_argument("name", metavar="NAME", help="what it is called in a config: a-z, 0-9 and _")
     parser.add_argument("--output", metavar="DIR", default=".", help="the folder to write pipeline-kit-NAME into")
 
@@ -39,8 +39,7 @@ def execute(args: argparse.Namespace) -> int:
     :raises UsageError: for a kind or name that cannot be, or a folder that holds something.
     :raises OutputError: if a file cannot be written.
     """
-    kind = _kind(args.kind)
-    name = _name(args.name, kind)
+    kind, name = args.kind, _name(args.name, args.kind)
     folder = Path(os.path.expanduser(args.output)) / distribution(name)
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already; choose another NAME or --output, or remove it")
@@ -55,14 +54,6 @@ def execute(args: argparse.Namespace) -> int:
         f'  pipeline-kit run --text "I love this." {kind}={name}'
     )
     return 0
-
-
-def _kind(text: str) -> Kind:
-    for kind in KINDS:
-        if text == kind:
-            return kind
-    hint = did_you_mean(text, KINDS)
-    raise UsageError(f"'{for_message(text, 80)}' is not a kind of stage: {', '.join(KINDS)}.{hint}")
 
 
 def _name(text: str, kind: Kind) -> str:
@@ -120,7 +111,9 @@ def files(kind: Kind, name: str) -> dict[str, str]:
         f"{source}/conf/{kind}/{words['preset']}.yaml": f"{kind}/preset.yaml",
         f"tests/test_{name}.py": f"{kind}/test.py",
     }
-    return {f"{source}/py.typed": "", **{path: Template(_text(made[path])).substitute(words) for path in made}}
+    templates = resources.files("pipeline_kit.cli.commands") / "templates"
+    texts = {path: (templates / f"{template}.tmpl").read_text(encoding="utf-8") for path, template in made.items()}
+    return {f"{source}/py.typed": "", **{path: Template(text).substitute(words) for path, text in texts.items()}}
 
 
 def write(folder: Path, contents: dict[str, str]) -> None:
@@ -136,10 +129,6 @@ def write(folder: Path, contents: dict[str, str]) -> None:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             why = getattr(error, "strerror", None) or error
             raise OutputError(f"{for_message(str(target))}: cannot be written: {why}") from error
-
-
-def _text(template: str) -> str:
-    return (resources.files("pipeline_kit.cli.commands") / "templates" / f"{template}.tmpl").read_text(encoding="utf-8")
 
 
 def _versions(version: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_kit.cli.commands.run_job import JobFlags, folder_path, run_folder
+from pipeline_kit.cli.commands.run_job import folder_path, run_folder
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.outputs import (
     Sink,
@@ -151,8 +151,9 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     for path, (overrides, config) in zip(paths, jobs, strict=True):
         if selection.multirun and not args.quiet:
             say(f"{path}: {' '.join(without_secrets(overrides)) or 'no overrides'}")
-        flags = JobFlags(selection.plugins, args.restart, args.retry, telling)
-        failed += run_folder(config, inputs, path, flags)
+        failed += run_folder(
+            config, inputs, path, telling, plugins=selection.plugins, restart=args.restart, retry=args.retry
+        )
     return 1 if failed else 0
 
 

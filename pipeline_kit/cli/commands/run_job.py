@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
@@ -37,33 +36,30 @@ def folder_path(name: str | None) -> Path | None:
     return path if new or name.endswith("/") or path.is_dir() else None
 
 
-@dataclass(frozen=True)
-class JobFlags:
-    """What the command line says of a job, besides its config and input.
-
-    :param plugins: files and modules of plugins, for the processes that share the job.
-    """
-
-    plugins: Sequence[str]
-    restart: bool
-    retry: bool
-    telling: Telling
-
-
-def run_folder(config: PipelineConfig, inputs: Inputs, path: Path, flags: JobFlags) -> int:
+def run_folder(
+    config: PipelineConfig,
+    inputs: Inputs,
+    path: Path,
+    telling: Telling,
+    *,
+    plugins: Sequence[str],
+    restart: bool,
+    retry: bool,
+) -> int:
     """Run one job to its end, or the rows of it that failed; 1 if rows failed, or some were never run.
 
+    :param plugins: files and modules of plugins, for the processes that share the job.
     :raises PipelineKitError: as :func:`pipeline_kit.job.run.run_to_end`.
     """
     from pipeline_kit.job.run import run_to_end
     from pipeline_kit.job.runner import Job
 
-    told = _told_again if flags.retry else _told
+    told = _told_again if retry else _told
     with open_source(config, inputs) as source:
-        job = Job(config, source, path, build_pipeline, flags.restart, flags.retry, flags.plugins)
-        count = (lambda: None) if flags.retry else source.count
-        summary = until_stopped(path, count, flags.telling, lambda watcher: run_to_end(job, watcher))
-    if flags.telling != "quiet":
+        job = Job(config, source, path, build_pipeline, restart, retry, plugins)
+        count = (lambda: None) if retry else source.count
+        summary = until_stopped(path, count, telling, lambda watcher: run_to_end(job, watcher))
+    if telling != "quiet":
         say(told(summary, path))
     return 1 if summary.dead or not summary.complete else 0
 

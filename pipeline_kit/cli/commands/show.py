@@ -141,7 +141,8 @@ def _yaml(spec: StageSpec) -> str:
 def _text(shown: Mapping[str, Any]) -> str:
     title = shown["kind"] + (f"/{shown['name']}" if "name" in shown else "")
     parts = [title + (f": {shown['summary']}" if shown.get("summary") else "")]
-    facts = [(f"{key}:", _listed(shown[key])) for key in ("class", "from", "presets") if shown.get(key)]
+    listed = {**shown, "presets": ", ".join(shown.get("presets", ()))}
+    facts = [(f"{key}:", listed[key]) for key in ("class", "from", "presets") if listed.get(key)]
     if facts:
         parts[0] += "\n" + columns(facts, indent="  ")
     if "options" in shown:
@@ -153,10 +154,6 @@ def _text(shown: Mapping[str, Any]) -> str:
     if "run" in shown:
         parts.append(f"run\n  {shown['run']}")
     return "\n\n".join(parts)
-
-
-def _listed(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _value(value: Any) -> str:
