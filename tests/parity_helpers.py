@@ -12,8 +12,13 @@ from typing import Any, ClassVar
 import transformers
 from harness import TASKS, checkpoint, pipeline_of, with_files
 
-from pipeline_kit import Pipeline
+from pipeline_kit import Pipeline, builtin
+from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
+from pipeline_kit.contract.options import parse_options
+from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.contract.types import Side
+from pipeline_kit.errors import Fault
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 
@@ -105,6 +110,9 @@ class Parity:
     def check(self, example: Any, result: Mapping[str, Any]) -> None:
         """Check what holds for every result of `example`."""
 
+    def check_more(self, case: Case, pipe: Pipeline, wanted: Sequence[Any]) -> None:
+        """Check what only this task has."""
+
 
 def ways(pipe: Pipeline) -> Iterator[Pipeline]:
     """Yield the pipeline with every padding policy on every side that is safe, each with one of three batchings.
@@ -131,6 +139,20 @@ def check_any_order(
         chance.shuffle(order)
         for place, result in zip(order, way([examples[place] for place in order]), strict=True):
             assert close(result, wanted[place]), (way.padding, way.batching, examples[place], result, wanted[place])
+
+
+def with_options(task: str, pipe: Pipeline, folder: Path, **options: Any) -> Pipeline:
+    """Return `pipe` with other options of the task's postprocessor; its tokenizer and its model stay."""
+    head, name = TASKS[task]
+    registry = Registry()
+    builtin.register(registry)
+    stage = registry.get("postprocessor", name)
+    found = resolve_checkpoint(CheckpointConfig(path=str(folder)))
+    context = StageContext(found, pipe.device, head, task=task, tokenizer=pipe.tokenizer, model=pipe.model)
+    faults: list[Fault] = []
+    config = parse_options(stage.config, options, "postprocessor", faults)
+    assert faults == []
+    return replace(pipe, postprocessor=stage.load()(config, context))
 
 
 def near(found: Mapping[Any, float], wanted: Mapping[Any, float]) -> bool:

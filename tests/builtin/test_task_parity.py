@@ -11,18 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from generate_helpers import NEW, TEXTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parity_helpers import RIGHT, Case, check_any_order
+from parity_helpers import RIGHT, Case, check_any_order, with_options
 from parity_tasks import CASES, PREFIXED
 
 from pipeline_kit import Pipeline
 from pipeline_kit.runtime.batching import BatchingPolicy
 
 BY_TASK = {case.parity.task: case.parity for case in CASES}
-WRITTEN = [case for case in CASES if case.parity.task == "text-generation"]
-WITH_OPTIONS = [case for case in CASES if case.parity.task not in ("multiple-choice", "text-generation")]
 FEW = [case for task in BY_TASK for case in [case for case in CASES if case.parity.task == task][::5][:3]]
 
 
@@ -40,7 +37,7 @@ class Built:
         return self.case.parity.close(self.case.parity.read(result), wanted)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=CASES, ids=str)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     case: Case = request.param
     parity, folder = case.parity, case.folder(tmp_path_factory.mktemp("parity"))
@@ -49,7 +46,6 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Built(case, folder, parity.pipe(case, folder, **parity.ours), reference, wanted)
 
 
-@pytest.mark.parametrize("built", CASES, ids=str, indirect=True)
 def test_any_batch_order_and_padding(built: Built) -> None:
     case, pipe = built.case, built.pipe
     assert pipe.model.supported_sides == case.sides
@@ -58,40 +54,18 @@ def test_any_batch_order_and_padding(built: Built) -> None:
     check_any_order(pipe, case.parity.texts(case), built.wanted, built.close)
 
 
-@pytest.mark.parametrize("built", FEW, ids=str, indirect=True)
-def test_as_it_comes_and_one_at_a_time(built: Built) -> None:
-    examples = built.case.parity.texts(built.case)
-    for results in (built.pipe(list(examples)), [built.pipe(example) for example in examples]):
+def test_as_it_comes_one_at_a_time_and_with_other_options(built: Built) -> None:
+    """The first two for a few checkpoints of each task: they are ways to batch, too."""
+    parity, examples = built.case.parity, built.case.parity.texts(built.case)
+    for results in (built.pipe(list(examples)), map(built.pipe, examples)) if built.case in FEW else ():
         for example, result, wanted in zip(examples, results, built.wanted, strict=True):
             assert built.close(result, wanted), example
-            built.case.parity.check(example, result)
-
-
-@pytest.mark.parametrize("built", WITH_OPTIONS, ids=str, indirect=True)
-def test_options(built: Built) -> None:
-    parity = built.case.parity
-    for ours, theirs, examples in parity.variants(built.case, built.reference):
-        results = parity.pipe(built.case, built.folder, **ours)(list(examples))
-        for example, result in zip(examples, results, strict=True):
+            parity.check(example, result)
+    for ours, theirs, some in parity.variants(built.case, built.reference):
+        results = with_options(parity.task, built.pipe, built.folder, **ours)(list(some))
+        for example, result in zip(some, results, strict=True):
             assert built.close(result, parity.expected(built.reference, example, **theirs)), (ours, example)
-
-
-@pytest.mark.parametrize(
-    "built", [case for case in WRITTEN if "num_beams" not in case.generation], ids=str, indirect=True
-)
-def test_pieces(built: Built) -> None:
-    """A text in pieces is the same text."""
-    assert ["".join(built.pipe.stream_text(text)) for text in TEXTS] == built.wanted
-
-
-@pytest.mark.parametrize("built", WRITTEN, ids=str, indirect=True)
-def test_a_long_prompt_keeps_its_end(built: Built) -> None:
-    limit = built.pipe.tokenizer.max_length
-    if limit not in (None, 64):  # else no positions to run out of
-        assert limit == 64 - NEW
-        result = built.pipe(TEXTS[4])
-        assert result["truncated"] > 0
-        assert result["text"] == built.pipe("of all the days " * 9 + TEXTS[4])["text"]
+    parity.check_more(built.case, built.pipe, built.wanted)
 
 
 WORDS = ["love", "hate", "this", "movie", "not", "bad", "Paris", "</s>", "[PAD]", "<|endoftext|>", "[SEP]", "zq", "漢"]

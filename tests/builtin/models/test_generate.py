@@ -143,16 +143,17 @@ def test_a_token_without_probability_is_never_drawn() -> None:
 def test_stop_strings(llama: Path, beams: int) -> None:
     """The text is the one without them, cut before the first, alone and in a batch, at once and in pieces."""
     options = {"num_beams": beams, "max_new_tokens": 20}
-    free = [writer(llama, generation=options)(text)["text"] for text in TEXTS]
+    some = list(TEXTS[:4])
+    free = texts(writer(llama, generation=options)(some))
     stops = [free[0][4:7], free[2][9:12], "never there"]
     pipe = writer(llama, generation={**options, "stop_strings": stops})
     expected = [text[: min([text.find(stop) for stop in stops if stop in text], default=None)] for text in free]
     if beams == 1:
-        assert texts(pipe(list(TEXTS))) == expected
-        assert ["".join(pipe.stream_text(text)) for text in TEXTS] == expected
-    shuffled_agree(pipe, TEXTS, [pipe(text)["text"] for text in TEXTS])
+        assert texts(pipe(some)) == expected
+        assert ["".join(pipe.stream_text(text)) for text in some] == expected
+    shuffled_agree(pipe, some, [pipe(text)["text"] for text in some])
     assert expected[0] != free[0]
-    assert all(stop not in text for text in texts(pipe(list(TEXTS))) for stop in stops)
+    assert all(stop not in text for text in texts(pipe(some)) for stop in stops)
 
 
 def test_stop_strings_end_the_writing(llama: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from generate_helpers import NEW, TEXTS, shuffled_agree, writer
+from generate_helpers import NEW, TEXTS, shuffled_agree, texts, writer
 from harness import checkpoint, with_files
 
 from pipeline_kit.errors import ConfigError
@@ -36,8 +36,9 @@ def test_the_languages_frame_both_sides(folder: Path, languages: tuple[str, str]
 
 
 def test_languages_matter(folder: Path) -> None:
-    pairs = [(source, target) for source in CODES for target in CODES]
-    found = [tuple(writer(folder, "translation", languages=pair)(text)["text"] for text in TEXTS) for pair in pairs]
+    english, french, german = CODES
+    pairs = [(english, french), (german, french), (english, german), (german, german)]
+    found = [tuple(texts(writer(folder, "translation", languages=pair)(TEXTS[:3]))) for pair in pairs]
     assert len(set(found)) == len(pairs)
 
 

@@ -101,7 +101,7 @@ def check_encodings(stage: Stage, text: str, pair: str | None) -> None:
         assert found.truncated >= 0 <= found.truncated_chars
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(list(KINDS)), st.text(max_size=200), st.none() | st.text(max_size=200))
 def test_any_text_gives_sound_encodings_or_a_row_error(kind: str, text: str, pair: str | None) -> None:
     try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +15,7 @@ from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import ExampleError
 
 TEXT = st.lists(st.sampled_from([*WORDS, "Zürich", "xqzw", "😀", "."]), max_size=70).map(" ".join)
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 def content(found: Encoding, text: int) -> list[tuple[int, tuple[int, int]]]:
@@ -96,15 +94,6 @@ def test_windows_are_as_few_as_the_overlap_allows(count: int, room: int, overlap
         return
     found = windows(SpanLayout(count + specials, (specials,), (count,)), room + specials, overlap)
     assert len(found) == 1 + -(-(count - room) // (room - overlap))
-
-
-@pytest.mark.parametrize("options", [{"overflow": "window", "overlap": 4}, {"overflow": "truncate"}, {"max_chars": 90}])
-def test_pairs_with_a_text_in_common_are_encoded_as_each_alone(options: dict[str, Any]) -> None:
-    stage = from_json(kept("bert"), ENCODING_FIELDS, max_length=24, **options)
-    text = "the teacher made that awful movie about one small city, Zürich 漢字 e\u0301 " * 4
-    pairs = [{"text": question, "text_pair": text} for question in ("Who?", "What is it?", "When was that, teacher?")]
-    alone = [replace(e, example=place) for place, pair in enumerate(pairs) for e in stage.encode([pair])]
-    assert stage.encode(pairs) == alone
 
 
 def test_of_two_equally_long_texts_the_second_is_split() -> None:

@@ -20,7 +20,7 @@ from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError
 
 PIECES = [*WORDS, "Zürich", "xqz", "😀", "[SEP]", "</s>", "...", "\n", "don't"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=90).map(" ".join)
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

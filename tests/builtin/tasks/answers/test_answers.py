@@ -77,7 +77,7 @@ class SpanModel(Model):
         return ModelOutput(made, frozenset(made))
 
 
-class OfAnswers(PostprocessorConformance):
+class TestAnswers(PostprocessorConformance):
     stage = "answers"
     examples: ClassVar[Sequence[Example]] = (
         asked("Who?", "Sarah lives in London."),
@@ -99,11 +99,7 @@ class OfAnswers(PostprocessorConformance):
         return model.forward(batch)
 
 
-class TestAnswers(OfAnswers):
-    pass
-
-
-class TestSeveralAnswersOrNone(OfAnswers):
+class TestSeveralAnswersOrNone(TestAnswers):
     options: ClassVar = {"top_k": 5, "handle_impossible_answer": True, "max_answer_len": 3}
 
 
@@ -302,7 +298,7 @@ A_CONTEXT = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     A_CONTEXT, st.integers(8, 20), st.integers(1, 6), st.integers(1, 40), st.integers(0, 99), st.sampled_from([1, 30])
 )
@@ -326,7 +322,7 @@ def test_answers_are_those_of_a_table_of_all_spans(
     assert len({a["answer"] for a in answers}) == len(answers)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.lists(A_CONTEXT, min_size=1, max_size=6), st.integers(1, 9), st.permutations(range(6)))
 def test_an_answer_does_not_depend_on_its_batch_nor_on_how_many_are_listed(
     contexts: list[str], top_k: int, order: list[int]
@@ -345,7 +341,7 @@ def test_an_answer_does_not_depend_on_its_batch_nor_on_how_many_are_listed(
         assert best[place]["answer"] in near
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(A_CONTEXT)
 def test_a_context_that_fits_has_the_answer_it_has_without_windows(context: str) -> None:
     made = stage(top_k=3)
@@ -353,7 +349,7 @@ def test_a_context_that_fits_has_the_answer_it_has_without_windows(context: str)
     assert fitting(asked("who", context)) == whole(asked("who", context))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(st.text(alphabet="ab \n\u3000\xa0\u0301é漢🙂", max_size=12))
 def test_slices_are_trimmed_and_told_apart_as_strings_are(text: str) -> None:
     context = Context(text)
@@ -444,20 +440,6 @@ def test_the_error_of_a_long_question_names_it_and_says_what_to_do(options: Sequ
     assert failed.message.startswith("the field 'question' has")
     assert "the field 'context'" in failed.message
     assert "tokenizer.max_length" in failed.message
-
-
-def test_many_questions_over_one_context_have_the_answers_they_have_alone() -> None:
-    folder = checkpoint("roberta", head="question-answering", max_positions=48)
-    pipe = pk.load("task=question-answering", f"checkpoint.path={folder}", "device=cpu", "postprocessor.top_k=3")
-    context = "My friend made that beautiful movie about one small city, 漢字 e\u0301 🙂 last year. " * 3
-    examples = [asked(question, context) for question in ("Who?", "What is it?", "When was that?", "Who?")]
-    for result, example in zip(pipe(examples), examples, strict=True):
-        alone = pipe(example)
-        assert [a["answer"] for a in result["answers"]] == [a["answer"] for a in alone["answers"]]
-        assert [a["score"] for a in result["answers"]] == pytest.approx(
-            [a["score"] for a in alone["answers"]], abs=1e-5
-        )
-        assert result["windows"] == alone["windows"] > 1
 
 
 def test_a_very_long_context_is_read_to_its_end() -> None:

@@ -86,7 +86,7 @@ def test_reduce_takes_one_logit_a_row() -> None:
         stage().reduce(ModelOutput({"logits": torch.zeros(2, 3)}), batch)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(logits=st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=8), chance=st.randoms(use_true_random=False))
 def test_scores_are_a_distribution_that_goes_with_the_choices(logits: list[float], chance: Any) -> None:
     names = [f"choice {i}" for i in range(len(logits))]

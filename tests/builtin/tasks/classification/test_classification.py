@@ -203,7 +203,7 @@ def test_a_model_without_logits_is_a_stage_error() -> None:
 logits = st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(logits, min_size=1, max_size=8), st.sampled_from(["softmax", "sigmoid"]), st.randoms())
 def test_scores_are_probabilities_and_rows_do_not_depend_on_their_order(
     rows: list[list[float]], function: str, random: Any
@@ -223,7 +223,7 @@ def test_scores_are_probabilities_and_rows_do_not_depend_on_their_order(
         assert {item["label"]: item["score"] for item in result["labels"]} == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(logits, st.lists(st.integers(1, 500), min_size=1, max_size=5), st.sampled_from(["mean", "max"]))
 def test_windows_that_are_alike_merge_into_one_of_them(row: list[float], counts: list[int], merge: str) -> None:
     [single] = classify([[row]], function="none", top_k=None)
@@ -231,7 +231,7 @@ def test_windows_that_are_alike_merge_into_one_of_them(row: list[float], counts:
     assert merged == single
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(logits, min_size=2, max_size=4), st.sampled_from(["mean", "max"]))
 def test_a_merged_score_lies_between_those_of_its_windows(rows: list[list[float]], merge: str) -> None:
     [result] = classify([rows], function="softmax", top_k=None, merge=merge)

@@ -88,7 +88,7 @@ def test_a_token_of_the_text_is_not_taken_for_one_of_the_pair_at_the_same_place(
     assert result == {"tokens": ["b", "c", "d", "a", "a"], "vectors": [[1.0], [2.0], [4.0], [5.0], [11.0]]}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(alphabet="ab .é漢", max_size=40), st.integers(5, 12), st.integers(0, 2))
 def test_windows_give_the_tokens_of_the_whole_text(text: str, max_length: int, overlap: int) -> None:
     [whole] = words(max_length=None).encode([text])

@@ -215,7 +215,7 @@ def test_a_missing_or_wrong_pooling_config_is_refused(tmp_path: Path) -> None:
 vectors = st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(vectors, min_size=1, max_size=5), st.sampled_from(MODES))
 def test_a_vector_depends_on_its_row_alone_and_not_on_the_padding_side(
     rows: list[list[list[float]]], mode: Mode
@@ -226,7 +226,7 @@ def test_a_vector_depends_on_its_row_alone_and_not_on_the_padding_side(
         torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(vectors, st.integers(1, 5), st.sampled_from(MODES))
 def test_windows_that_are_alike_merge_into_one_of_them(row: list[list[float]], count: int, mode: Mode) -> None:
     [single] = embed([[row]], pooling=mode, normalize=False)
@@ -234,7 +234,7 @@ def test_windows_that_are_alike_merge_into_one_of_them(row: list[list[float]], c
     np.testing.assert_allclose(merged, single, rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(vectors, st.sampled_from(MODES), st.integers(1, 3))
 def test_fewer_dimensions_are_the_first_ones_at_length_one(row: list[list[float]], mode: Mode, count: int) -> None:
     [raw] = embed([[row]], pooling=mode, normalize=False)

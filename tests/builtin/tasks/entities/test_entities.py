@@ -209,7 +209,7 @@ def a_sentence(draw: st.DrawFn) -> tuple[str, list[Span], list[int], list[list[f
     return text, spans, words, rows, labels
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(sentence=a_sentence(), how=st.sampled_from(STRATEGIES))
 def test_random_scores_as_transformers_has_them(reference: Any, sentence: Any, how: str) -> None:
     text, spans, words, rows, labels = sentence
@@ -446,7 +446,7 @@ def test_windows_that_a_tokenizer_cut_differently_do_not_overlap() -> None:
 WINDOW_TEXT = st.lists(st.sampled_from(["a", "bc", "d.", "é", "漢", "😀", "x,y"]), max_size=25).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     text=WINDOW_TEXT,
     size=st.integers(4, 12),
@@ -494,8 +494,7 @@ def test_windows_of_a_checkpoint_are_put_together() -> None:
         pipe({"text": "a", "words": ["a"]})
 
 
-class TaskConformance(PostprocessorConformance):
-    __test__ = False
+class TestEntities(PostprocessorConformance):
     stage = "entities"
     head = "token-classification"
 
@@ -504,22 +503,15 @@ class TaskConformance(PostprocessorConformance):
         return tiny_stage_context(device=device, head=self.head, labels=labels)
 
 
-class TestEntities(TaskConformance):
-    __test__ = True
-
-
-class TestEntitiesByToken(TaskConformance):
-    __test__ = True
+class TestEntitiesByToken(TestEntities):
     options: ClassVar = {"aggregation": "none", "ignore_labels": []}
 
 
-class TestEntitiesByMeanOfWords(TaskConformance):
-    __test__ = True
+class TestEntitiesByMeanOfWords(TestEntities):
     options: ClassVar = {"aggregation": "average", "ignore_labels": ["O", "LOC"]}
 
 
-class TestEntitiesByBestOfWords(TaskConformance):
-    __test__ = True
+class TestEntitiesByBestOfWords(TestEntities):
     options: ClassVar = {"aggregation": "max"}
 
     def example(self, text: str) -> Example:

@@ -126,7 +126,7 @@ def test_targets_that_are_the_same_token_are_listed_once() -> None:
 # Ties.
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=0, max_size=5), count=st.integers(1, 9)
 )
@@ -179,7 +179,7 @@ def test_a_mask_is_found_in_what_its_token_stands_for() -> None:
     assert place_of("is [mask].", "<mask>", 3, 9) == MaskSpan(2, 3, 9, False)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     before=st.text(alphabet="ab .\n漢é\u0301😀ש", max_size=12),
     after=st.text(alphabet="ab .\n漢é\u0301😀ש", max_size=12),
@@ -380,7 +380,7 @@ def filler(request: pytest.FixtureRequest) -> tuple[Pipeline, str]:
     return load(request.param, top_k=1000), "[MASK]" if request.param == "bert" else "<mask>"
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(sources=st.lists(A_TEXT, min_size=1, max_size=4))
 def test_scores_are_a_distribution_in_order(filler: tuple[Pipeline, str], sources: Sequence[str]) -> None:
     pipe, mask = filler

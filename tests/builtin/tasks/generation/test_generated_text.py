@@ -24,7 +24,7 @@ from pipeline_kit.testing.checkpoints import tiny_tokenizer
 NEW = 6
 
 
-class Written(PostprocessorConformance):
+class TestGeneratedText(PostprocessorConformance):
     """Its model writes ids that depend on all of a row's tokens, as many as the row has up to `NEW`."""
 
     stage = "generated_text"
@@ -36,15 +36,11 @@ class Written(PostprocessorConformance):
         return ModelOutput({"sequences": (sums + steps) % 90 + 3, "sequence_lengths": lengths, "more": sums.float()})
 
 
-class TestGeneratedText(Written):
-    pass
-
-
-class TestGeneratedTextWithPrefix(Written):
+class TestGeneratedTextWithPrefix(TestGeneratedText):
     options: ClassVar = {"prefix": "say it: "}
 
 
-class TestCarriedOn(Written):
+class TestCarriedOn(TestGeneratedText):
     head = "causal-lm"
     options: ClassVar = {"full_text": True}
 
@@ -135,7 +131,7 @@ STYLES = ("gpt2", "t5", "bert", "xlm-roberta")
 BACKENDS = {name: tiny_tokenizer(name) for name in STYLES}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from(STYLES),
     prompt=st.lists(st.integers(0, 340), max_size=5),
@@ -163,7 +159,7 @@ def test_characters_come_whole(text: str) -> None:
     assert len(found) > 2
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(
     text=st.text("abc", max_size=20),
     cuts=st.lists(st.integers(0, 20), max_size=6),
