@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import checkpoint
 
 import pipeline_kit
 from pipeline_kit import Pipeline
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
-
-__all__ = ["EAGER", "TASKS", "close", "task_pipeline"]
 
 EAGER = ("model.linear=eager", "model.attn_implementation=eager")
 """The engine whose every operation is the raw network's own."""
@@ -64,15 +62,20 @@ TASKS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], list[Any]]] = {
 _MASKS = {"albert": "[MASK]", "bert": "[MASK]", "distilbert": "[MASK]", "electra": "[MASK]", "roberta": "<mask>"}
 
 
-def task_pipeline(task: str, architecture: str, folder: Path, *overrides: str) -> tuple[Pipeline, list[Any]]:
-    """Build the pipeline of `task` on a checkpoint in `folder`, which is made; gives examples too."""
-    head, options, own, examples = TASKS[task]
-    tiny_checkpoint(folder, architecture, head=head, **options)
-    pipe = pipeline_kit.load(f"task={task}", f"checkpoint.path={folder}", *own, *overrides)
+def task_checkpoint(task: str, architecture: str) -> Path:
+    """Return the checkpoint of `task`."""
+    head, options, _, _ = TASKS[task]
+    return checkpoint(architecture, head=head, **options)
+
+
+def task_pipeline(task: str, architecture: str, *overrides: str) -> tuple[Pipeline, list[Any]]:
+    """Build the pipeline of `task` on its checkpoint; return examples too."""
+    own, examples = TASKS[task][2:]
+    pipe = pipeline_kit.load(f"task={task}", f"checkpoint.path={task_checkpoint(task, architecture)}", *own, *overrides)
     mask = _MASKS.get(architecture, "")
     return pipe, [e.replace("{mask}", mask) if isinstance(e, str) else e for e in examples]
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-6, *, where: Callable[[Any], Any] = lambda x: x) -> None:
-    """Hold numbers to each other, absolutely or as a part of the larger one."""
+    """Compare numbers, absolutely or as a part of the larger one."""
     np.testing.assert_allclose(where(np.asarray(found)), where(np.asarray(expected)), rtol=tolerance, atol=tolerance)

@@ -172,9 +172,7 @@ def entities() -> Trace:
     """Token classification in two windows, the second padded."""
     windows = [sequence("Sarah lives in Zürich"), sequence("in Zürich now", window=1)]
     draw = np.random.default_rng(3)
-    made = batch(
-        [(0, i, s) for i, s in enumerate(windows)], {"logits": draw.normal(size=(2, 6, 2)) * 3}, ["logits"], heads=1
-    )
+    made = batch([(0, i, s) for i, s in enumerate(windows)], {"logits": draw.normal(size=(2, 6, 2)) * 3}, ["logits"])
     result = {"entities": [{"label": "PER", "score": 0.98, "text": "Sarah", "start": 0, "end": 5}]}
     row = RowTrace("Sarah lives in Zürich now", tuple(windows), ((0, 0), (0, 1)), result)
     return trace("token-classification", [row], [made])
@@ -214,6 +212,23 @@ def failure() -> Trace:
     return trace("text-classification", [RowTrace("", (), (), None, told)], [])
 
 
+def odd() -> Trace:
+    """Panels with cells of any kind, too many of them, a wide one, and a result of all kinds of values."""
+    wide = ("window", "token", "from", "to", "start logit", "p(start)", "end logit", "p(end)")
+    panels = (
+        Panel("no table", formula="1 + 1 = 2"),
+        Panel("t[red]", ("n", "v"), (("a", 2.0), ("b", -1.0), ("c", float("nan")), (None, None), ("e", True)), bar="v"),
+        Panel("no such bar", ("a",), ((1,),), bar="z"),
+        Panel("no columns", rows=(("just", "cells"),)),
+        Panel("wide", wide, ((3, "a long token " * 3, 189, 191, -0.2182, 0.0344, 3.9124, 0.1861),), bar="p(end)"),
+        Panel("long", ("a",), [(i,) for i in range(300)]),
+    )
+    records = [{"label": "a", "score": 0.5}] * 60
+    result = {"label": None, "labels": records, "embedding": [0.5] * 100, "scores": [0.1, 0.2], "deep": {"a": 1}}
+    row = RowTrace("", (sequence(""),), ((-1, -1),), result, None, {"postprocessor": panels})
+    return trace("text-classification", [row], [])
+
+
 def all_traces() -> dict[str, Trace]:
     return {
         "classification": classification(),
@@ -222,8 +237,13 @@ def all_traces() -> dict[str, Trace]:
         "embedding": embedding(),
         "generation": generation(),
         "failure": failure(),
+        "odd": odd(),
         "hostile": classification(HOSTILE),
-        "one token": trace(
-            "text-classification", [RowTrace("", (sequence(""),), ((-1, -1),), {"label": None, "score": 0.5})], []
-        ),
     }
+
+
+def golden_cases() -> list[tuple[Trace, ...]]:
+    """What the golden renderings show; packed attention depends on the version of zlib."""
+    one = classification("I love Zürich", "same", heads=0)
+    two = classification("I love Bern", "same", heads=0, width=12, side="left", shift=2.0)
+    return [(classification(heads=0),), (entities(),), (pair(),), (embedding(),), (generation(),), (odd(),), (one, two)]

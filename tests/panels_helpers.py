@@ -11,33 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from harness import pipeline_of
 
-from pipeline_kit import Pipeline, builtin
-from pipeline_kit.compose.build import build
-from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
+from pipeline_kit import Pipeline
 from pipeline_kit.contract.stages import Panel, Seen
 from pipeline_kit.contract.types import Encoding, Example, Result, RowOutput, Side
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy, split_rows
-
-__all__ = [
-    "LONG",
-    "TEXTS",
-    "WINDOWS",
-    "Told",
-    "ask",
-    "assemble",
-    "check_readable",
-    "close",
-    "column",
-    "last_number",
-    "network",
-    "padded",
-    "reference",
-    "shown",
-    "token_weights",
-]
 
 TOLERANCE = 1e-6
 WIDTH = 78
@@ -101,24 +81,12 @@ class _Notes:
 def assemble(
     folder: Path,
     task: str,
-    head: str,
     postprocessor: Mapping[str, Any],
     tokenizer: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
-    **more: Any,
 ) -> Pipeline:
-    """Build a pipeline on the CPU, without Hydra."""
-    registry = Registry()
-    builtin.register(registry)
-    data = {
-        "task": {"name": task, "head": head, **more},
-        "checkpoint": {"path": str(folder)},
-        "tokenizer": {"name": "hf", **(tokenizer or {})},
-        "model": {"name": "hf", "linear": "eager", **(model or {})},
-        "postprocessor": postprocessor,
-        "device": {"name": "cpu", "threads": 1},
-    }
-    return build(parse_config(data, registry, []))
+    """Build a pipeline whose every operation is the raw network's own."""
+    return pipeline_of(task, folder, tokenizer=tokenizer, model={"linear": "eager", **(model or {})}, **postprocessor)
 
 
 def padded(pipe: Pipeline, side: Side) -> Pipeline:

@@ -32,8 +32,6 @@ from pipeline_kit.explain.values import (
     batch_values,
     describe_value,
     layer_of,
-    options_of,
-    output_values,
     stage_source,
     to_numpy,
 )
@@ -76,7 +74,13 @@ def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attent
     batches = tuple(account.batch(number, found, attentions) for number, found in enumerate(seen.batches))
     traced = tuple(account.row(place, example, outcomes[place]) for place, example in enumerate(rows))
     if batches and not any(batch.layers for batch in batches):
-        notes.append(_silent(pipeline))
+        model = pipeline.description.get("model")
+        compiled = isinstance(model, Mapping) and model.get("compile") is True
+        notes.append(
+            "a compiled network does not report its layers; model.compile=false shows them"
+            if compiled
+            else f"the model ({type(pipeline.model).__name__}) does not report its layers"
+        )
     return Trace(
         task=str(pipeline.description.get("task", "")),
         config=pipeline.description,
@@ -145,8 +149,8 @@ class _Account:
         result, failure = (None, outcome) if isinstance(outcome, RowFailure) else (outcome, None)
         if not encodings:
             return RowTrace(example, (), (), result, failure)
-        shown = show_encodings(self.pipeline.tokenizer, self._parts[place], encodings)
-        self.notes += [shown.note] if shown.note else []
+        sequences, note = show_encodings(self.pipeline.tokenizer, self._parts[place], encodings)
+        self.notes += [note] if note else []
         panels = {"tokenizer": or_note(self.notes, "the tokenizer's panels", lambda: self._spelling(place), ())}
         if result is not None:
             panels["postprocessor"] = or_note(
@@ -154,7 +158,7 @@ class _Account:
             )
         places = tuple(self._places.get((place, number), (-1, -1)) for number in range(len(encodings)))
         kept = {kind: found for kind, found in panels.items() if found}
-        return RowTrace(example, shown.sequences, places, result, failure, kept)
+        return RowTrace(example, sequences, places, result, failure, kept)
 
     def _spelling(self, place: int) -> tuple[Panel, ...]:
         """Ask the tokenizer about each part, which is what it was given."""
@@ -185,13 +189,6 @@ def _arrays(output: ModelOutput) -> dict[str, Any]:
     return {name: to_numpy(tensor) for name, tensor in output.tensors.items()}
 
 
-def _silent(pipeline: Pipeline) -> str:
-    model = pipeline.description.get("model")
-    if isinstance(model, Mapping) and model.get("compile") is True:
-        return "a compiled network does not report its layers; model.compile=false shows them"
-    return f"the model ({type(pipeline.model).__name__}) does not report its layers"
-
-
 def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the label names of the pipeline's checkpoint; none where it has no folder."""
     told = description.get("checkpoint")
@@ -217,8 +214,11 @@ def stage_traces(
     reduced: tuple[Value, ...] = ()
     if seen.batches:
         first = seen.batches[0]
-        batch, output = batch_values(first.batch), output_values(first.output)
-        reduced = output_values(first.reduced or first.output)
+        batch = batch_values(first.batch)
+        output, reduced = (
+            tuple(describe_value(name, tensor) for name, tensor in given.tensors.items())
+            for given in (first.output, first.reduced or first.output)
+        )
     texts, ids = describe_value("texts", parts), _encodings(encodings)
     return (
         _stage(pipeline, "tokenizer", pipeline.tokenizer, stats, (texts,), ids),
@@ -242,7 +242,9 @@ def _stage(
     name = node.get("name") if isinstance(node, Mapping) else None
     if name is None:
         name = getattr(stage, "name", None) or type(stage).__name__
-    options = options_of(pipeline.description, kind)
+    options = pipeline.description.get("options")
+    options = options.get(kind) if isinstance(options, Mapping) else None
+    options = options if isinstance(options, Mapping) else {}
     return StageTrace(kind, str(name), stage_source(stage), options, given, gave, stats.seconds.get(kind, 0.0))
 
 

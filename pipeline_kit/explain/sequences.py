@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from pipeline_kit.contract.fields import text_and_pair
@@ -26,23 +26,15 @@ class FullEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What is known of one example's encodings.
-
-    :param note: what a reader should know, empty for nothing.
-    """
-
-    sequences: tuple[SequenceTrace, ...]
-    note: str = ""
-
-
-def show_encodings(tokenizer: Tokenizer, parts: Sequence[Example], encodings: Sequence[Encoding]) -> Shown:
+def show_encodings(
+    tokenizer: Tokenizer, parts: Sequence[Example], encodings: Sequence[Encoding]
+) -> tuple[tuple[SequenceTrace, ...], str]:
     """Describe the encodings that ran.
 
     :param parts: what was encoded for the example, in the order of ``Encoding.part``.
     :param encodings: those that ran. Where they lack fields the tokenizer is asked to encode `parts` once more with
         all of them; its answer is used only if its ids are those that ran.
+    :returns: the sequences, and a note of what a reader should know, empty for nothing.
     """
     note = ""
     filled: Sequence[Encoding] = encodings
@@ -59,9 +51,12 @@ def show_encodings(tokenizer: Tokenizer, parts: Sequence[Example], encodings: Se
         note = f"{name} does not tell where its tokens stand in the text; their texts are what it decodes each id to"
     sequences = []
     for ran, full in zip(encodings, filled, strict=True):
-        tokens = tuple(_token(tokenizer, full, place, _source(parts, ran)) for place in range(len(ran.input_ids)))
-        sequences.append(_sequence(_source(parts, ran), ran, tokens))
-    return Shown(_with_cuts(sequences), note)
+        source = _source(parts, ran)
+        tokens = tuple(_token(tokenizer, full, place, source) for place in range(len(ran.input_ids)))
+        span = None if ran.span is None else (int(ran.span[0]), int(ran.span[1]))
+        counts = ran.truncated, ran.truncated_chars
+        sequences.append(SequenceTrace(ran.part, ran.window, source, tokens, *counts, span=span))
+    return _with_cuts(sequences), note
 
 
 def _encode_again(tokenizer: FullEncoder, parts: Sequence[Example]) -> list[Encoding] | str:
@@ -83,11 +78,6 @@ def _source(parts: Sequence[Example], encoding: Encoding) -> tuple[str, ...]:
     except ExampleError:  # a tokenizer of another kind may take other fields
         return (for_message(example, 1000),)
     return (text,) if pair is None else (text, pair)
-
-
-def _sequence(source: tuple[str, ...], ran: Encoding, tokens: tuple[Token, ...]) -> SequenceTrace:
-    span = None if ran.span is None else (int(ran.span[0]), int(ran.span[1]))
-    return SequenceTrace(ran.part, ran.window, source, tokens, ran.truncated, ran.truncated_chars, span=span)
 
 
 def _with_cuts(sequences: Sequence[SequenceTrace]) -> tuple[SequenceTrace, ...]:
@@ -145,9 +135,9 @@ def _cut(source: tuple[str, ...], tokens: Sequence[Token]) -> str | None:
             continue
         before, after = text[: min(start for start, _ in places)], text[max(end for _, end in places) :]
         # Truncation cuts at one end; at the other there may be characters that are no token's.
-        found += [part for part in sorted((before, after), key=len)[-1:] if _visible(part)]
+        found += [
+            part
+            for part in sorted((before, after), key=len)[-1:]
+            if not _INVISIBLE.issuperset(map(unicodedata.category, part))
+        ]
     return "\n".join(found) or None
-
-
-def _visible(text: str) -> bool:
-    return any(unicodedata.category(character) not in _INVISIBLE for character in text)

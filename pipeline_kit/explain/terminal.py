@@ -1,268 +1,308 @@
-"""A trace for a terminal: the walk from text to result, readable at 80 columns."""
+"""A document for a terminal: the walk from text to result, readable at 80 columns."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from pipeline_kit.contract.stages import Panel
 from pipeline_kit.errors import for_message
-from pipeline_kit.explain.differences import apart, padding_of, result_differences, token_pairs
-from pipeline_kit.explain.terminal_batches import draw_grid, draw_model, draw_outputs, same_arrays
-from pipeline_kit.explain.terminal_parts import (
-    WIDTH,
-    Section,
-    as_text,
-    draw_example,
-    draw_panel,
-    draw_sequence,
-    escaped,
-    format_number,
-    indented,
-    line,
-    table,
-    token_name,
-)
-from pipeline_kit.explain.trace import RowTrace, SequenceTrace, StageTrace, Token, Trace, Value
+from pipeline_kit.explain import blocks as b
+from pipeline_kit.explain.blocks import FULL, SHORT, Document, Limits, Section
+from pipeline_kit.explain.compare import DIFFERS
+from pipeline_kit.explain.document import document
+from pipeline_kit.explain.formats import aligned, numbers, shape_of
+from pipeline_kit.explain.trace import Trace
 
-_SEQUENCES, _PANELS = 4, 8
-"""Of one example that are shown, unless all of it is asked for."""
+WIDTH = 80
+"""Columns of plain text, which is as wide everywhere."""
+
+_BAR, _LEAST_BAR = 20, 5
+_LEAST_TEXT = 12
+_CELL = 200
+_LABELS = 6  # that have a column each; of more of them only the best is shown
+_STEPS = (0.1, 0.4, 0.7)  # from which part of the largest score on a token has one, two and three signs
+_STYLES = {"": "", "head": "bold underline", "note": "", "warn": "yellow", "fail": "red"}
 
 
-def to_text(trace: Trace, *, width: int = WIDTH, full: bool = False, times: bool = True) -> str:
-    """Return the walk as plain text, see :func:`sections`."""
-    return as_text(sections(trace, full=full, times=times), width)
+def to_text(
+    *traces: Trace, names: Sequence[str] = (), full: bool = False, times: bool = True, width: int = WIDTH
+) -> str:
+    """Return the walk as plain text, without colour and without blanks at the ends of lines."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
+    print_document(console, *traces, names=names, full=full, times=times)
+    return "\n".join(part.rstrip() for part in stream.getvalue().split("\n"))
 
 
-def sections(trace: Trace, *, full: bool = False, times: bool = True) -> list[Section]:
-    """Return the parts of the walk in their order.
+def print_document(
+    console: Console, *traces: Trace, names: Sequence[str] = (), full: bool = False, times: bool = True
+) -> None:
+    """Print the walk; of two traces the way through their stages, and where they part.
 
+    :param names: what the pipelines are called.
     :param full: show all tokens and rows; else long ones lose their middle, with a count.
     :param times: show how long the stages took; without them the same run prints the same.
     """
-    found = [Section("pipeline", draw_flow(trace, times))]
-    for number in range(len(trace.rows)):
-        found.append(Section(f"text and tokens of row {number}", _row(trace, number, full)))
-    batches = range(len(trace.batches))
-    if batches:
-        found.append(Section("batch", [part for number in batches for part in draw_grid(trace, number, full)]))
-        found.append(Section("model", [part for number in batches for part in draw_model(trace, number, full)]))
-    found.append(Section("postprocessor", _postprocessor(trace, full)))
-    attributions = _attributions(trace)
-    if attributions:
-        found.append(Section("attribution", attributions))
-    found.append(Section("result", _results(trace.rows, full)))
-    if trace.notes:
-        found.append(Section("notes", [escaped(note, 1000) for note in trace.notes]))
-    return [section for section in found if section.parts]
+    shown = document(*traces, names=names, limits=FULL if full else SHORT)
+    draw = _Drawing(shown.limits, times)
+    for heading, group in groupby(_sections(shown), key=_heading):
+        given: list[b.Block] = []
+        for section in group:
+            if heading in ("postprocessor", "attribution", "result") and len(shown.titles) > 1:
+                given.append(b.Text(f"row {section.row}", kind="head"))
+            given += section.blocks
+        console.print(Rule(escaped(heading, style="bold"), align="left", style="dim"))
+        for part in draw.parts(given):
+            console.print(part)
 
 
-def draw_flow(trace: Trace, times: bool = True) -> list[RenderableType]:
-    """Draw the way through the stages: which they are, what they take and give, how long they took."""
-    flow = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    names = ("", "stage", "takes", "gives", "time") if times else ("", "stage", "takes", "gives")
-    for name in names:
-        flow.add_column(name, overflow="fold", justify="right" if name == "time" else "left", no_wrap=name == "time")
-    for stage in trace.stages:
-        cells = [Text(stage.kind, style="bold"), escaped(stage.name, 60), *_passes(stage)]
-        flow.add_row(*cells, *([f"{stage.seconds * 1000:,.1f} ms"] if times else []))
-    checkpoint, device = (trace.config.get(name) for name in ("checkpoint", "device"))
-    words = [trace.task or "pipeline"]
-    words += [f"with {checkpoint['name']}"] if isinstance(checkpoint, dict) else []
-    words += [f"on {device['name']} in {device['dtype']}"] if isinstance(device, dict) else []
-    return [escaped(" ".join(words), 400), flow]
+def _sections(shown: Document) -> Iterator[Section]:
+    """Return what there is room for; the config is what the command ``show`` prints."""
+    if len(shown.sides) == 1:
+        yield from shown.sides[0].sections
+        return
+    for side in shown.sides:
+        yield replace(side.sections[0], heading=f"{side.mark}: {side.name}")
+    yield from (section for section in shown.differences if section.row is not None)
+    yield from (section for side in shown.sides for section in side.sections if section.heading == "notes")
 
 
-def _passes(stage: StageTrace) -> tuple[Text, Text]:
-    given, gave = stage.inputs, stage.outputs
-    if stage.kind == "tokenizer":
-        gave = gave[:1]
-    if stage.kind == "postprocessor":
-        given = tuple(value for value in given if value.name not in ("examples", "encodings")) or given[:1]
-    return _described(given), _described(gave)
+def _heading(section: Section) -> str:
+    return f"{section.heading} of row {section.row}" if section.heading == "text and tokens" else section.heading
 
 
-def _described(values: Sequence[Value]) -> Text:
-    """Return the first value with its type and shape, of the others the names."""
-    if not values:
-        return Text("nothing")
-    first, rest = values[0], [for_message(value.name, 24) for value in values[1:] if value.shape]
-    shape = f" [{', '.join(map(str, first.shape))}]" if first.shape else ""
-    kind = f"{first.dtype or first.type}{shape}"
-    if first.type.startswith("list of "):
-        kind = f"{first.shape[0]} {first.type.removeprefix('list of ')}"
-    return Text(", ".join([f"{for_message(first.name, 24)}: {kind}", *rest]))
+def escaped(text: object, limit: int = 2000, style: str = "") -> Text:
+    """Return a text without markup, control characters escaped, so that none of a user's reaches the terminal."""
+    return Text(for_message(text if isinstance(text, str) else str(text), limit), style=style)
 
 
-def _row(trace: Trace, number: int, full: bool) -> list[RenderableType]:
-    row = trace.rows[number]
-    found = draw_example(row.example, full)
-    shown = row.sequences if full else row.sequences[:_SEQUENCES]
-    for sequence in shown:
-        found += draw_sequence(token_name(number, sequence, row), sequence, full)
-    if len(shown) < len(row.sequences):
-        found.append(line(f"… {len(row.sequences) - len(shown)} more sequences", "dim"))
-    panels = row.panels.get("tokenizer", ())
-    for panel in panels if full else panels[:_PANELS]:
-        found += draw_panel(panel, full)
-    if len(panels) > _PANELS and not full:
-        found.append(line(f"… {len(panels) - _PANELS} more panels", "dim"))
-    return found
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 2))
 
 
-def _postprocessor(trace: Trace, full: bool) -> list[RenderableType]:
-    found: list[RenderableType] = []
-    for number, row in enumerate(trace.rows):
-        panels = row.panels.get("postprocessor", ())
-        if panels and len(trace.rows) > 1:
-            found.append(line(f"row {number}", "bold underline"))
-        for panel in panels:
-            found += draw_panel(panel, full)
-    if not any(row.panels.get("postprocessor") for row in trace.rows):
-        for batch in trace.batches:
-            if not same_arrays(batch.outputs, batch.reduced):
-                for name, values in batch.reduced.items():
-                    found += draw_outputs(trace, batch, name, values, full)
-    return found
+@dataclass(frozen=True)
+class _Bar:
+    """A bar that takes a share of its column, whose width depends on what stands beside it."""
+
+    share: float
+    style: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        del console, options
+        return Measurement(_LEAST_BAR, _BAR)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console
+        yield Text("█" * round(min(_BAR, options.max_width) * self.share), style=self.style)
 
 
-def _attributions(trace: Trace) -> list[RenderableType]:
-    if not any(row.attributions for row in trace.rows):
-        return []
-    drawn = import_module("pipeline_kit.explain.terminal_batches").draw_attribution(trace)
-    return list(drawn) if isinstance(drawn, list | tuple) else [drawn]
+def _size(value: object) -> float:
+    """Return how far a number is from zero; 0 for what is not a number that could be drawn."""
+    drawn = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return abs(float(value)) if drawn else 0.0  # type: ignore[arg-type]
 
 
-def _results(rows: Sequence[RowTrace], full: bool) -> list[RenderableType]:
-    found: list[RenderableType] = []
-    for number, row in enumerate(rows):
-        if row.failure is not None:
-            failure = row.failure
-            told = f"row {number} failed in the stage {failure.stage}: {failure.error}: {failure.message}"
-            found.append(Text(for_message(told, 1000), style="red"))
+@dataclass(frozen=True)
+class _Drawing:
+    limits: Limits
+    times: bool
+
+    def parts(self, given: Sequence[b.Block]) -> list[RenderableType]:
+        """Draw blocks in their order; those of one tensor, or of attention, become one table."""
+        together: dict[Any, list[Any]] = {}
+        for place, block in enumerate(given):
+            key = block.name if isinstance(block, b.Values) else type(block)
+            joined = isinstance(block, b.Values | b.Attention)
+            together.setdefault(key if joined else place, []).append(block)
+        return [part for group in together.values() for part in getattr(self, type(group[0]).__name__.lower())(*group)]
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], what: str = "rows") -> RenderableType:
+        """Draw a table; columns of numbers stand to the right, a long one loses its middle.
+
+        Cells may be :class:`~rich.text.Text`, strings or numbers.
+        """
+        drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        head, tail = self.limits.rows
+        gone = len(rows) - head - tail if len(rows) > head + tail + 4 else 0
+        shown = [[*map(_cell, row)] for row in ((*rows[:head], *rows[-tail:]) if gone else rows)]
+        for place, name in enumerate(columns):
+            cells = [row[place] for row in rows if row[place] is not None]
+            numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+            widest = max((cell.cell_len for row in shown if isinstance(cell := row[place], Text)), default=0)
+            # A number is never broken; a heading above it may be.
+            least = widest if numeric else min(widest, _LEAST_TEXT)
+            side: Literal["left", "right"] = "right" if numeric else "left"
+            drawn.add_column(escaped(name, 80), justify=side, overflow="fold", min_width=least)
+        for at, row in enumerate(shown):
+            if gone and at == head:
+                # In the first column of text, where it does not make the table wider.
+                place = next((i for i, cell in enumerate(rows[0]) if not isinstance(cell, int | float)), 0)
+                drawn.add_row(*(f"… {gone:,} more {what}" if i == place else "" for i in range(len(row))), style="dim")
+            drawn.add_row(*row)
+        return _indented(drawn)
+
+    def panel(self, panel: Panel) -> Iterator[RenderableType]:
+        """Draw what a stage shows: its heading, formula, table with bars, and note."""
+        if panel.title:
+            yield escaped(panel.title, _CELL, "bold")
+        if panel.formula:
+            yield from (_indented(escaped(part, 1000)) for part in panel.formula.split("\n"))
+        if panel.columns and panel.rows:
+            rows: list[Sequence[Any]] = list(panel.rows)
+            columns = list(panel.columns)
+            if panel.bar in columns:
+                place = columns.index(panel.bar)
+                largest = max(_size(row[place]) for row in rows) or 1.0
+                rows = [[*row, _bar(row[place], largest)] for row in rows]
+                columns.append("")
+            yield self.table(columns, rows)
+        if panel.note:
+            yield _indented(escaped(panel.note, 1000, "dim"))
+
+    def text(self, block: b.Text) -> Iterator[RenderableType]:
+        """Draw a text behind its label."""
+        limit = 1000 if block.kind else self.limits.characters
+        shown = escaped(block.text, limit, _STYLES[block.kind])
+        if len(block.text) > limit:
+            shown.append(f" ({len(block.text):,} characters)", style="dim")
+        yield Text.assemble((f"{for_message(block.label, 80)}: ", "bold"), shown) if block.label else shown
+
+    def flow(self, block: b.Flow) -> Iterator[RenderableType]:
+        """Draw the way through the stages: which they are, what they take and return, how long they took."""
+        yield escaped(block.words, 400)
+        rows = [
+            [escaped(stage.kind, 60, "bold"), stage.name, *passes, f"{stage.seconds * 1000:,.1f} ms"]
+            for stage, passes in zip(block.stages, block.passes, strict=True)
+        ]
+        columns = ("", "stage", "takes", "gives", "time")
+        yield self.table(columns, rows) if self.times else self.table(columns[:-1], [row[:-1] for row in rows])
+
+    def tokentable(self, block: b.TokenTable) -> Iterator[RenderableType]:
+        """Draw the tokens of one sequence, and what is in no sequence."""
+        yield escaped(block.title, _CELL, "bold")
+        at, kinds = block.columns.index("token"), block.column("kind")
+        rows = [
+            [escaped(cell, 60, "magenta" if kind else "cyan") if i == at else cell for i, cell in enumerate(row)]
+            for row, kind in zip(block.rows, kinds, strict=True)
+        ]
+        yield self.table(block.columns, rows, "tokens")
+        if block.cut:
+            yield from map(_indented, self.text(b.Text(block.lost or "", f"cut off: {block.cut}")))
+
+    def grid(self, block: b.Grid) -> Iterator[RenderableType]:
+        """Draw a batch's ids, mask and segment ids as they went to the model; padding is dim and in brackets."""
+        yield Text(block.title, style="bold")
+        width, most = block.ids.shape[1], self.limits.columns
+        kept = list(range(width)) if width <= most + 4 else [*range(most - 4), *range(width - 4, width)]
+        rows: list[list[Any]] = []
+        for row, (name, _, _) in enumerate(block.sequences):
+            rows.append([name, "ids", _ids(block.ids[row], block.mask[row], kept)])
+            rows.append(["", "mask", _flags(block.mask[row], kept)])
+            if block.types is not None:
+                rows.append(["", "types", _flags(block.types[row], kept)])
+        yield self.table(("sequence", "", f"{width} tokens"), rows)
+
+    def norms(self, block: b.Norms) -> Iterator[RenderableType]:
+        """Draw nothing: the table of layers sums them up."""
+        del block
+        return iter(())
+
+    def attention(self, *given: b.Attention) -> Iterator[RenderableType]:
+        """Draw for each layer what the first token of each sequence attends to most, all heads together."""
+        rows: list[list[Any]] = []
+        for name in dict.fromkeys(name for block in given for name in block.maps):
+            for block in given:
+                weights, columns = block.maps[name], block.columns
+                first = 0 if columns is None or weights.shape[1] <= columns.max() else int(columns[0])
+                mean = weights.mean(axis=0)[first]
+                mean = mean if columns is None or len(mean) <= columns.max() else mean[columns]
+                best = np.argsort(-mean, kind="stable")[:3] if len(mean) == len(block.tokens) else ()
+                most = ", ".join(f"{for_message(block.tokens[i], 20)} {mean[i]:.2f}" for i in best)
+                rows.append([name, block.sequence, shape_of(weights.shape), most])
+        yield Text("attention, mean of all heads", style="bold")
+        yield self.table(("attention", "sequence", "shape", "the first token attends most to"), rows)
+
+    def values(self, *given: b.Values) -> Iterator[RenderableType]:
+        """Draw a tensor, sequence by sequence; with label names where it has one number for each of them."""
+        first = given[0]
+        shapes = {shape_of(block.values.shape) for block in given}
+        origin = "" if first.origin == "model" else f", {first.origin}"
+        shape = shapes.pop() if len(shapes) == 1 else "of each sequence"
+        yield escaped(f"{first.name} {shape} {first.values.dtype}{origin}", _CELL, "bold")
+        if first.labels and first.tokens and first.values.ndim == 2:
+            for block in given:
+                scores = list(zip(block.tokens, block.values, strict=True))
+                yield self._scores(f"token of {block.sequence}", scores, block.labels)
+        elif first.labels and first.values.ndim == 1:
+            yield self._scores("sequence", [(block.sequence, block.values) for block in given], first.labels)
         else:
-            text = json.dumps(row.result, ensure_ascii=False, default=str)
-            found += [line(f"row {number}", "bold"), indented(escaped(text, 1_000_000 if full else 600))]
-    return found
+            yield self.table(
+                ("sequence", "first numbers"), [[block.sequence, numbers(block.values, 8)] for block in given]
+            )
+
+    def _scores(self, first: str, named: Sequence[tuple[str, Any]], labels: Sequence[str]) -> RenderableType:
+        if len(labels) <= _LABELS:
+            return self.table((first, *labels), [[name, *map(float, scores)] for name, scores in named])
+        best = [(name, int(scores.argmax()), scores) for name, scores in named]
+        rows = [[name, labels[place], float(scores[place])] for name, place, scores in best]
+        return self.table((first, f"best of {len(labels)} labels", "its number"), rows)
+
+    def shaded(self, block: b.Shaded) -> Iterator[RenderableType]:
+        """Draw the tokens in their order, each with signs for how strong its score is."""
+        yield escaped(block.title, _CELL, "bold")
+        largest = max(map(_size, block.scores), default=0.0) or 1.0
+        text = Text()
+        for token, score in zip(block.tokens, block.scores, strict=True):
+            strength = sum(_size(score) / largest >= step for step in _STEPS)
+            sign, colour = ("⁻", "red") if score < 0 else ("⁺", "green")
+            style = f"{colour}{' bold' if strength == len(_STEPS) else ''}" if strength else "dim"
+            text.append(" " if text else "").append(escaped(token, 24).plain + sign * strength, style)
+        yield Padding(text, (0, 2))
+
+    def result(self, block: b.Result) -> Iterator[RenderableType]:
+        """Draw the result as JSON."""
+        yield _indented(escaped(json.dumps(block.value, ensure_ascii=False, default=str), self.limits.json))
 
 
-_NUMBERS = 12
-"""Numbers of a tensor's row that are set side by side."""
-
-
-def draw_comparison(
-    first: Trace, second: Trace, names: tuple[str, str], *, full: bool = False, times: bool = True
-) -> list[Section]:
-    """Return the parts of the comparison in their order.
-
-    :param names: what the two pipelines are called.
-    """
-    found = [
-        Section(f"{mark}: {for_message(name, 200)}", draw_flow(trace, times))
-        for mark, name, trace in zip("AB", names, (first, second), strict=True)
-    ]
-    for place, (left, right) in enumerate(zip(first.rows, second.rows, strict=True)):
-        parts = draw_example(left.example, full)
-        for index in range(max(len(left.sequences), len(right.sequences))):
-            parts += _sequence(first, second, place, index, full)
-        parts += _result(left, right, full)
-        found.append(Section(f"row {place}", parts))
-    sides = zip("AB", (first, second), strict=True)
-    notes = [escaped(f"{mark}: {note}", 1000) for mark, trace in sides for note in trace.notes]
-    return [*found, Section("notes", notes)] if notes else found
-
-
-def _sequence(first: Trace, second: Trace, row: int, index: int, full: bool) -> list[RenderableType]:
-    left, right = (_at(trace.rows[row], index) for trace in (first, second))
-    pairs = token_pairs(left, right)
-    different = sum(not pair.same for pair in pairs)
-    counts = " and ".join(str(len(side.tokens)) if side is not None else "no" for side in (left, right))
-    head = f"sequence {index}: {counts} tokens, " + (f"{different} lines differ" if different else "all the same")
-    found: list[RenderableType] = [line(head, "bold")]
-    rows = [[_mark(not pair.same), *_cells(pair.first), *_cells(pair.second)] for pair in pairs]
-    if full or different:
-        found.append(indented(table(("", "id A", "token A", "id B", "token B"), rows, full, what="lines")))
-    padded = [padding_of(trace, row, index) for trace in (first, second)]
-    cut = [side.truncated if side is not None else None for side in (left, right)]
-    facts = [[_mark(padded[0] != padded[1]), "batch", *padded]]
-    if any(cut):
-        facts.append([_mark(cut[0] != cut[1]), "tokens cut off", *map(format_number, cut)])
-    found.append(indented(table(("", "", "A", "B"), facts, True)))
-    return found + _outputs(first, second, row, index)
-
-
-def _at(row: RowTrace, index: int) -> SequenceTrace | None:
-    return row.sequences[index] if index < len(row.sequences) else None
-
-
-def _mark(differs: bool) -> Text:
-    return Text("≠", style="bold yellow") if differs else Text(" ")
-
-
-def _cells(token: Token | None) -> tuple[Any, Any]:
-    if token is None:
-        return None, Text("")
-    return token.id, Text(for_message(token.text, 40), style="magenta" if token.special else "cyan")
-
-
-def _outputs(first: Trace, second: Trace, row: int, index: int) -> list[RenderableType]:
-    """Set what the model returned for a sequence side by side, one number for each label or one table cell."""
-    left, right = (_given(trace, row, index) for trace in (first, second))
-    found: list[RenderableType] = []
-    for name in dict.fromkeys([*left, *right]):
-        here, there = left.get(name), right.get(name)
-        if here is None or there is None or here.shape != there.shape:
-            shapes = [None if side is None else str(list(side.shape)) for side in (here, there)]
-            found.append(indented(table(("", name, "A", "B"), [[_mark(True), "shape", *shapes]], True)))
-            continue
-        found.append(indented(table(("", name, "A", "B", "B - A"), _numbers(first, second, here, there), True)))
-    return found
-
-
-def _given(trace: Trace, row: int, index: int) -> Mapping[str, np.ndarray[Any, Any]]:
-    """Return the model's tensors of one sequence, padding taken off."""
-    places = trace.rows[row].places
-    batch_number, place = places[index] if index < len(places) else (-1, -1)
-    if batch_number < 0:
-        return {}
-    batch = trace.batches[batch_number]
-    kept = batch.attention_mask[place] == 1
-    return {name: v[place][kept] if name in batch.per_token else v[place] for name, v in batch.outputs.items()}
-
-
-def _numbers(first: Trace, second: Trace, here: np.ndarray[Any, Any], there: np.ndarray[Any, Any]) -> list[list[Any]]:
-    labels = first.labels if here.shape == (len(first.labels),) else ()
-    others = second.labels if labels and len(second.labels) == len(labels) else labels
-    flat, beside = here.reshape(-1), there.reshape(-1)
-    if flat.size > _NUMBERS:
-        most = float(np.abs(flat.astype(np.float64) - beside.astype(np.float64)).max())
-        return [[_mark(apart(most, 0.0)), f"{flat.size:,} numbers", None, None, f"at most {format_number(most)}"]]
-    rows = []
-    for place, (one, other) in enumerate(zip(flat.tolist(), beside.tolist(), strict=True)):
-        name = str(place)
-        if labels:
-            name = labels[place] if labels[place] == others[place] else f"{labels[place]} | {others[place]}"
-        rows.append([_mark(apart(one, other)), for_message(name, 60), one, other, other - one])
-    return rows
-
-
-def _result(left: RowTrace, right: RowTrace, full: bool) -> list[RenderableType]:
-    limit = 1_000_000 if full else 200
-    rows = [
-        [_mark(apart(one, other)), for_message(key, 40), escaped(_shown(one), limit), escaped(_shown(other), limit)]
-        for key, one, other in result_differences(left, right)
-    ]
-    return [line("result", "bold"), indented(table(("", "key", "A", "B"), rows, full))]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
+def _cell(value: Any) -> RenderableType:
+    if isinstance(value, Text | _Bar):
         return value
-    return format_number(value) if value is None or isinstance(value, float) else str(value)
+    return escaped(aligned(value), _CELL, "bold yellow" if value == DIFFERS else "")
+
+
+def _bar(value: Any, largest: float) -> _Bar:
+    size = _size(value)
+    return _Bar(size / largest, "red" if size and value < 0 else "green")
+
+
+def _ids(ids: Any, mask: Any, kept: Sequence[int]) -> Text:
+    shown, last = Text(), -1
+    for place in kept:
+        if place:
+            shown.append(" " if place == last + 1 else f" … {place - last - 1} more … ")
+        shown.append(f"{ids[place]}" if mask[place] else f"[{ids[place]}]", style="" if mask[place] else "dim")
+        last = place
+    return shown
+
+
+def _flags(values: Any, kept: Sequence[int]) -> Text:
+    shown, last = "", -1
+    for place in kept:
+        shown += ("" if place == last + 1 else " … ") + str(values[place])
+        last = place
+    return Text(shown)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline_kit.contract.stages import Model
-from pipeline_kit.contract.types import Encoding, ModelOutput, TokenBatch
+from pipeline_kit.contract.types import Encoding, TokenBatch
 from pipeline_kit.errors import for_message
+from pipeline_kit.explain.formats import aligned, numbers
 from pipeline_kit.explain.trace import Layer, Value
 
 _SHOWN = 6
@@ -24,7 +25,7 @@ def describe_value(name: str, value: Any) -> Value:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         dtype = str(value.dtype).removeprefix("torch.")
         kind = "array" if isinstance(value, np.ndarray) else "tensor"
-        return Value(name, f"{dtype} {kind}", tuple(value.shape), dtype, _numbers(value))
+        return Value(name, f"{dtype} {kind}", tuple(value.shape), dtype, numbers(value, _SHOWN))
     if isinstance(value, Encoding):
         return Value(name, "Encoding", (len(value.input_ids),), "", f"{len(value.input_ids)} ids")
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -42,18 +43,6 @@ def batch_values(batch: TokenBatch) -> tuple[Value, ...]:
         found.append(describe_value("token_type_ids", batch.token_type_ids))
     found.append(Value("padding", "str", (), "", f"on the {batch.side}" if batch.padded else "none"))
     return tuple(found)
-
-
-def output_values(output: ModelOutput) -> tuple[Value, ...]:
-    """Describe the tensors a model returned."""
-    return tuple(describe_value(name, tensor) for name, tensor in output.tensors.items())
-
-
-def options_of(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Return the options of a stage, as far as the pipeline's description has them."""
-    options = config.get("options")
-    found = options.get(kind) if isinstance(options, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def stage_source(stage: object) -> str:
@@ -80,20 +69,12 @@ def _word(value: Any) -> str:
     if isinstance(value, Encoding):
         return f"{len(value.input_ids)} ids"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return aligned(value)
     if isinstance(value, Mapping):
         return for_message("{" + ", ".join(f"{key}: {_word(item)}" for key, item in value.items()) + "}", 120)
     if isinstance(value, list | tuple):
         return f"list of {len(value)}" if len(value) > 3 else for_message("[" + ", ".join(map(_word, value)) + "]", 120)
     return for_message(f"'{value}'" if isinstance(value, str) else str(value), 80)
-
-
-def _numbers(value: Any) -> str:
-    array = value if isinstance(value, np.ndarray) else to_numpy(value.reshape(-1)[:_SHOWN])
-    flat = array.reshape(-1)[:_SHOWN].tolist()
-    shown = " ".join(f"{item:.4f}" if isinstance(item, float) else str(item) for item in flat)
-    size = int(np.prod(value.shape)) if len(value.shape) else 1
-    return shown + (" …" if size > len(flat) else "")
 
 
 def to_numpy(tensor: Any) -> np.ndarray[Any, Any]:

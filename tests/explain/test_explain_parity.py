@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from explain_helpers import EAGER, TASKS, close, task_pipeline
+from explain_helpers import EAGER, TASKS, close, task_checkpoint, task_pipeline
 
 from pipeline_kit import Example, Trace
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
@@ -33,8 +32,9 @@ CASES = [
 ]
 
 
-def raw_network(task: str, folder: Path) -> Any:
+def raw_network(task: str, architecture: str) -> Any:
     """Load the checkpoint with transformers alone."""
+    folder = task_checkpoint(task, architecture)
     loader = getattr(transformers, HEAD_KINDS[TASKS[task][0]].auto)
     network = loader.from_pretrained(folder, attn_implementation="eager").eval()
     return network.get_encoder() if TASKS[task][0] == "base" and network.config.is_encoder_decoder else network
@@ -89,8 +89,8 @@ def check_outputs(task: str, trace: Trace, network: Any) -> None:
 
 
 @pytest.mark.parametrize(("task", "architecture"), CASES)
-def test_the_trace_is_what_the_network_computes(task: str, architecture: str, tmp_path: Path) -> None:
-    pipe, examples = task_pipeline(task, architecture, tmp_path, *EAGER)
+def test_the_trace_is_what_the_network_computes(task: str, architecture: str) -> None:
+    pipe, examples = task_pipeline(task, architecture, *EAGER)
     if architecture == "bart" and task == "text-classification":  # a raw BART refuses a pair beside a text
         examples = ["I love this film.", "Good."]
     trace = pipe.explain(examples, attentions=True)
@@ -98,7 +98,7 @@ def test_the_trace_is_what_the_network_computes(task: str, architecture: str, tm
     assert pipe.explain(examples[0]).rows[0].result == pipe(examples[0])
     assert trace.batches
     assert not [note for note in trace.notes if "failed" in note], trace.notes
-    network = raw_network(task, tmp_path)
+    network = raw_network(task, architecture)
     check_layers(task, trace, network)
     assert trace.batches[0].input_ids.shape == trace.batches[0].layers[0].norms.shape
     if task not in DECODERS:
@@ -106,10 +106,10 @@ def test_the_trace_is_what_the_network_computes(task: str, architecture: str, tm
 
 
 @pytest.mark.parametrize(("task", "architecture"), [("text-generation", "gpt2"), ("summarization", "t5")])
-def test_what_was_written_is_what_transformers_writes(task: str, architecture: str, tmp_path: Path) -> None:
-    pipe, examples = task_pipeline(task, architecture, tmp_path, *EAGER)
+def test_what_was_written_is_what_transformers_writes(task: str, architecture: str) -> None:
+    pipe, examples = task_pipeline(task, architecture, *EAGER)
     batch = pipe.explain(examples[0]).batches[0]
-    network = raw_network(task, tmp_path)
+    network = raw_network(task, architecture)
     given = raw_inputs(task, batch, network)
     written = network.generate(**given, max_new_tokens=4)
     written = written[0, given["input_ids"].shape[1] if architecture == "gpt2" else 1 :].tolist()
@@ -117,8 +117,8 @@ def test_what_was_written_is_what_transformers_writes(task: str, architecture: s
     assert batch.outputs["sequences"][0][:length].tolist() == written[:length]
 
 
-def test_an_encoder_decoder_names_both_and_a_decoder_has_its_first_pass(tmp_path: Path) -> None:
-    pipe, examples = task_pipeline("summarization", "t5", tmp_path, *EAGER)
+def test_an_encoder_decoder_names_both_and_a_decoder_has_its_first_pass() -> None:
+    pipe, examples = task_pipeline("summarization", "t5", *EAGER)
     batch = pipe.explain(examples, attentions=True).batches[0]
     shapes = {layer.name: layer.shape for layer in batch.layers}
     rows, width = batch.input_ids.shape
@@ -128,8 +128,8 @@ def test_an_encoder_decoder_names_both_and_a_decoder_has_its_first_pass(tmp_path
     assert batch.attentions["cross layer 1"].shape == (rows, 4, 1, width)
 
 
-def test_rows_that_run_apart_are_put_back_in_their_places(tmp_path: Path) -> None:
-    pipe, _ = task_pipeline("text-classification", "bart", tmp_path, *EAGER)
+def test_rows_that_run_apart_are_put_back_in_their_places() -> None:
+    pipe, _ = task_pipeline("text-classification", "bart", *EAGER)
     examples: list[Example] = [
         {"text": "Good", "text_pair": "film"},
         "I love this film.",
@@ -150,11 +150,11 @@ def test_rows_that_run_apart_are_put_back_in_their_places(tmp_path: Path) -> Non
     assert any("differ by" in note for note in trace.notes)
 
 
-def test_of_beams_the_first_of_each_row_is_shown(tmp_path: Path) -> None:
-    pipe, examples = task_pipeline("text-generation", "gpt2", tmp_path, *EAGER, "model.generation.num_beams=3")
+def test_of_beams_the_first_of_each_row_is_shown() -> None:
+    pipe, examples = task_pipeline("text-generation", "gpt2", *EAGER, "model.generation.num_beams=3")
     trace = pipe.explain(examples, attentions=True)
     assert [row.result for row in trace.rows] == pipe(examples)
-    check_layers("text-generation", trace, raw_network("text-generation", tmp_path))
+    check_layers("text-generation", trace, raw_network("text-generation", "gpt2"))
     assert any("differ by" in note for note in trace.notes)
 
 
@@ -172,13 +172,13 @@ def test_of_beams_the_first_of_each_row_is_shown(tmp_path: Path) -> None:
         ("fnet", ()),
     ],
 )
-def test_other_engines_and_architectures(architecture: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
-    pipe, examples = task_pipeline("feature-extraction", architecture, tmp_path, *overrides)
+def test_other_engines_and_architectures(architecture: str, overrides: tuple[str, ...]) -> None:
+    pipe, examples = task_pipeline("feature-extraction", architecture, *overrides)
     before = pipe(examples)
     trace = pipe.explain(examples, attentions=True)
     assert [row.result for row in trace.rows] == before
     assert pipe(examples) == before, "the engine is as it was before"
-    network = raw_network("feature-extraction", tmp_path)
+    network = raw_network("feature-extraction", architecture)
     for batch in trace.batches:
         assert batch.layers
         with torch.inference_mode():
@@ -193,9 +193,9 @@ def test_other_engines_and_architectures(architecture: str, overrides: tuple[str
             close(weights.sum(-1).transpose(0, 2, 1)[kept], 1.0, 1e-4)
 
 
-def test_int8_shows_its_own_layers(tmp_path: Path) -> None:
-    pipe, examples = task_pipeline("text-classification", "bert", tmp_path, "model.quantization=int8_per_token")
-    plain, _ = task_pipeline("text-classification", "bert", tmp_path, *EAGER)
+def test_int8_shows_its_own_layers() -> None:
+    pipe, examples = task_pipeline("text-classification", "bert", "model.quantization=int8_per_token")
+    plain, _ = task_pipeline("text-classification", "bert", *EAGER)
     trace, exact = pipe.explain(examples, attentions=True), plain.explain(examples)
     assert [row.result for row in trace.rows] == pipe(examples)
     rounded, right = trace.batches[0].layers[-1].norms, exact.batches[0].layers[-1].norms

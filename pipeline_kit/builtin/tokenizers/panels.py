@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import PreTokenizedString
 
+from pipeline_kit.builtin.tasks.common.panels import ROWS, cell, fold, notes
 from pipeline_kit.builtin.tokenizers.chat import Rendered
 from pipeline_kit.builtin.tokenizers.encode import Encoder, encode_fully
 from pipeline_kit.contract.fields import text_and_pair
@@ -16,7 +17,6 @@ from pipeline_kit.contract.stages import Cell, Panel
 from pipeline_kit.contract.types import Encoding, Example
 from pipeline_kit.errors import for_message
 
-ROWS = 50
 _SEEN = 20_000  # characters of a text that are looked at
 _SHOWN = 500  # characters of a text in a cell
 
@@ -103,11 +103,11 @@ def _merged(split: PreTokenizedString, text: str, added: Sequence[Span]) -> list
 def _normalized(backend: Any, texts: Sequence[str], normalized: Sequence[str]) -> Panel:
     rows: list[Sequence[Cell]] = []
     for name, text, after in zip(("text", "text_pair"), texts, normalized, strict=False):
-        rows.append((name, _short(text), _short(after), len(text), len(after), after != text[:_SEEN]))
+        rows.append((name, cell(text, _SHOWN), cell(after, _SHOWN), len(text), len(after), after != text[:_SEEN]))
     columns = ("field", "as given", "normalised", "characters", "after", "changed")
     rule = "none, the text stays as it is" if backend.normalizer is None else for_message(str(backend.normalizer), 300)
     note = f"looked at up to {_SEEN} characters" if any(len(text) > _SEEN for text in texts) else ""
-    return Panel("normalised text", columns, rows, formula=_folded(f"normalizer: {rule}"), note=note)
+    return Panel("normalised text", columns, rows, formula=fold(f"normalizer: {rule}".split(" ")), note=note)
 
 
 def _pre_tokens(pieces: Sequence[_Piece], encodings: Sequence[Encoding], sequence: int, texts: int, cut: bool) -> Panel:
@@ -116,7 +116,9 @@ def _pre_tokens(pieces: Sequence[_Piece], encodings: Sequence[Encoding], sequenc
     rows: list[Sequence[Cell]] = []
     for i, piece in enumerate(pieces):
         kept = " ".join(tokens.get(i, ()))
-        rows.append((i, _short(piece.text), piece.start, piece.end, "added" if piece.added else "", _short(kept)))
+        rows.append(
+            (i, cell(piece.text, _SHOWN), piece.start, piece.end, "added" if piece.added else "", cell(kept, _SHOWN))
+        )
     first = min(tokens, default=0)
     begin = max(0, min(first, len(rows) - ROWS))  # a text that is cut at its beginning has what counts behind
     shown = rows[begin : begin + ROWS]
@@ -129,7 +131,7 @@ def _pre_tokens(pieces: Sequence[_Piece], encodings: Sequence[Encoding], sequenc
     ]
     title = "pre-tokens" if texts == 1 else f"pre-tokens of {('text', 'text_pair')[sequence]}"
     columns = ("number", "pre-token", "start", "end", "kind", "tokens")
-    return Panel(title, columns, shown, note="; ".join(part for part in said if part))
+    return Panel(title, columns, shown, note=notes(*said))
 
 
 def _by_word(encodings: Sequence[Encoding], sequence: int) -> dict[int, list[str]]:
@@ -170,19 +172,4 @@ def _special(encoder: Encoder, encodings: Sequence[Encoding], written: bool, lan
     else:
         note = "" if rows else "this tokenizer adds none"
     several = f"each of the {len(encodings)} windows has them" if len(encodings) > 1 and rows else ""
-    note = "; ".join(part for part in (note, several) if part)
-    return Panel("special tokens that were added", columns if rows else (), rows[:ROWS], note=note)
-
-
-def _short(text: str) -> str:
-    return str(text) if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
-
-
-def _folded(text: str, width: int = 78) -> str:
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and len(line) + 1 + len(word) > width:
-            lines.append(line)
-            line = "   "
-        line = f"{line} {word}" if line else word
-    return "\n".join([*lines, line])
+    return Panel("special tokens that were added", columns if rows else (), rows[:ROWS], note=notes(note, several))

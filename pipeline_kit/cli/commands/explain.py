@@ -127,18 +127,13 @@ def _show(traces: list[Trace], chosen: list[NamedConfig], args: argparse.Namespa
         found = [to_json(trace, most=None if args.full else _MOST_NUMBERS) for trace in traces]
         print_out(json_line(found[0] if len(found) == 1 else {"first": found[0], "other": found[1]}))
         return
-    from pipeline_kit.explain.terminal import draw_comparison, sections
-    from pipeline_kit.explain.terminal_parts import as_text, print_sections
+    from pipeline_kit.explain.terminal import print_document, to_text
 
-    options = {"full": args.full, "times": not args.no_times}
-    if len(traces) == 1:
-        shown = sections(traces[0], **options)
-    else:
-        shown = draw_comparison(traces[0], traces[1], (chosen[0].name, chosen[1].name), **options)
+    options: dict[str, Any] = {"names": [side.name for side in chosen], "full": args.full, "times": not args.no_times}
     if is_terminal(stdout()):
         from rich.console import Console
 
-        print_sections(shown, Console(file=stdout(), highlight=False))
+        print_document(Console(file=stdout(), highlight=False), *traces, **options)
         return
     prepare_stdout()
-    print_out(as_text(shown))
+    print_out(to_text(*traces, **options))

@@ -44,7 +44,7 @@ function chipFacts(chip) {
   const row = table.tBodies[0].rows[[...list.children].indexOf(chip.parentNode)];
   return [...table.tHead.rows[0].cells]
     .map((head, i) => [words(head), words(row.cells[i])])
-    .filter(([key, value]) => value !== "none" && !(key === "differs" && value === "no"));
+    .filter(([, value]) => value !== "");
 }
 function cellFacts(cell) {
   const table = cell.closest("table");

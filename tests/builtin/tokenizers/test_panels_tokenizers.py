@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from generate_helpers import TEMPLATE, with_files, writer
+from harness import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panels_helpers import LONG, WINDOWS, assemble, check_readable, column
@@ -32,15 +33,14 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("panels")
-    return {name: tiny_checkpoint(root / name, name, head="base", max_positions=500) for name in NAMES}
+def folders() -> Mapping[str, Path]:
+    return {name: checkpoint(name, head="base", max_positions=500) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def pipes(folders: Mapping[str, Path]) -> Mapping[str, Pipeline]:
     post = {"name": "features"}
-    return {name: assemble(folder, "feature-extraction", "base", post) for name, folder in folders.items()}
+    return {name: assemble(folder, "feature-extraction", post) for name, folder in folders.items()}
 
 
 def told(pipe: Pipeline, example: Example) -> Mapping[str, Any]:
@@ -154,7 +154,7 @@ def test_a_long_text(folders: Mapping[str, Path], overflow: str) -> None:
         tokenizer = {**WINDOWS, "name": name, "overflow": overflow}
         if overflow == "truncate":
             del tokenizer["overlap"]
-        pipe = assemble(folders["bert"], "feature-extraction", "base", {"name": "features"}, tokenizer)
+        pipe = assemble(folders["bert"], "feature-extraction", {"name": "features"}, tokenizer)
         panels = told(pipe, LONG)
         panel = panels["pre-tokens"]
         tokens = [token for token in column(panel, "tokens") if token]
@@ -168,7 +168,7 @@ def test_a_long_text(folders: Mapping[str, Path], overflow: str) -> None:
 
 
 def test_a_text_cut_at_its_beginning_shows_its_end(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "left", "gpt2", head="causal-lm")
+    folder = checkpoint("gpt2", head="causal-lm")
     pipe = writer(folder)
     panel = told(pipe, LONG + "so good")["pre-tokens"]
     assert panel.rows[-1][-1] == "Ġgood"
@@ -205,6 +205,6 @@ def test_the_language_of_a_text_is_named(tmp_path: Path) -> None:
 
 def test_without_special_tokens(folders: Mapping[str, Path]) -> None:
     tokenizer = {"add_special_tokens": False}
-    pipe = assemble(folders["bert"], "feature-extraction", "base", {"name": "features"}, tokenizer)
+    pipe = assemble(folders["bert"], "feature-extraction", {"name": "features"}, tokenizer)
     panel = told(pipe, "I love it")["special tokens that were added"]
     assert (panel.rows, panel.note) == ([], "tokenizer.add_special_tokens is false")

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline_kit.builtin.tasks.answers.spans import (
-    Answer,
-    Context,
-    Ints,
-    ScoredSpans,
-    UnitPlace,
-    UnitScores,
-    best_texts,
-    edges,
-    merged,
-    place_of,
-    probabilities,
-    score_spans,
-    word_index,
-)
+from pipeline_kit.builtin.tasks.answers.spans import Answer, Context, WindowSteps, ranked_answers
 from pipeline_kit.builtin.tasks.common.panels import (
     cell,
     counted,
@@ -37,86 +22,39 @@ from pipeline_kit.builtin.tasks.common.panels import (
 )
 from pipeline_kit.builtin.tasks.options import AnswersConfig
 from pipeline_kit.contract.stages import Cell, Panel
-from pipeline_kit.contract.types import Encoding
 
 Array = np.ndarray[Any, Any]
 
-_LISTED = 10  # answers that are shown where the result lists fewer
+LISTED = 10
+"""Answers that are shown where the result lists fewer."""
+
 _NONE = "(no answer)"
 
 
-@dataclass(frozen=True)
-class _Window:
-    """One window with all that led to its answers.
-
-    :param logits: for start and end, ``[T, 2]``.
-    :param unit: the unit of each token of the context, ``[C]``; `begins` and `ends` are those of units.
-    """
-
-    encoding: Encoding
-    place: UnitPlace
-    logits: Array
-    scores: UnitScores
-    unit: Ints
-    begins: Ints
-    ends: Ints
-    spans: ScoredSpans
-    answers: Mapping[str, Answer]
-
-
-def answer_panels(
-    config: AnswersConfig, text: str, encodings: Sequence[Encoding], logits: Sequence[Array]
-) -> list[Panel]:
+def answer_panels(config: AnswersConfig, text: str, windows: Sequence[WindowSteps]) -> list[Panel]:
     """Show the way from logits to answers.
 
     :param text: the context.
-    :param logits: of each window, for start and end, ``[T, 2]``.
+    :param windows: with `LISTED` answers each, or as many as the result has.
     """
-    context = Context(text)
-    windows = _windows(config, context, encodings, logits)
-    answers = merged([window.answers for window in windows])
-    empty = min(window.scores.null for window in windows)
-    if config.handle_impossible_answer:
-        answers[""] = Answer(empty, 0, 0)
-    ranked = sorted(answers.items(), key=lambda item: (-item[1].score, item[1].start, item[1].end))
+    ranked = ranked_answers(windows, config.handle_impossible_answer)
     if not ranked:
         return []
-    best, found = ranked[0]
     # Where the empty answer wins, the arithmetic of the best text is told all the same: it is what lost.
     texts = [item for item in ranked if item[0]]
     panels = []
     if texts:
         shown, answer = texts[0]
-        at = _home(windows, shown, answer)
-        panels += [_tokens(text, windows, at, answer), _spans(config, context, windows[at], shown, answer)]
+        at = next(i for i, window in enumerate(windows) if window.answers.get(shown) == answer)
+        panels += [_tokens(text, windows, at, answer), _spans(config, Context(text), windows[at], shown)]
     else:
-        panels.append(_tokens(text, windows, 0, found))
+        panels.append(_tokens(text, windows, 0, ranked[0][1]))
     if len(windows) > 1:
         panels.append(_by_window(windows))
-    return [*panels, _answers(config, windows, ranked[: max(config.top_k, _LISTED)], empty, best)]
+    return [*panels, _answers(config, windows, ranked[: max(config.top_k, LISTED)])]
 
 
-def _windows(
-    config: AnswersConfig, context: Context, encodings: Sequence[Encoding], logits: Sequence[Array]
-) -> list[_Window]:
-    places = [place_of(encoding) for encoding in encodings]
-    scores = [probabilities(rows, place) for rows, place in zip(logits, places, strict=True)]
-    found = []
-    for at, encoding in enumerate(encodings):
-        unit = word_index(encoding, places[at], config.align_to_words)
-        begins, ends = edges(encodings, places, at, unit, config.align_to_words)
-        spans = score_spans(scores[at], unit, config.max_answer_len)
-        texts = best_texts(context, begins, ends, spans, max(config.top_k, _LISTED))
-        found.append(_Window(encoding, places[at], logits[at], scores[at], unit, begins, ends, spans, texts))
-    return found
-
-
-def _home(windows: Sequence[_Window], text: str, answer: Answer) -> int:
-    """Find the window that an answer has its score from."""
-    return next(i for i, window in enumerate(windows) if window.answers.get(text) == answer)
-
-
-def _piece(text: str, window: _Window, token: int) -> tuple[str, int, int]:
+def _piece(text: str, window: WindowSteps, token: int) -> tuple[str, int, int]:
     """Return a token of the context, counted from the context's first, with its place in characters."""
     offsets = window.encoding.offsets
     assert offsets is not None, "`requires` names it"
@@ -124,7 +62,7 @@ def _piece(text: str, window: _Window, token: int) -> tuple[str, int, int]:
     return cell(text[begin:end]), begin, end
 
 
-def _tokens(text: str, windows: Sequence[_Window], at: int, answer: Answer) -> Panel:
+def _tokens(text: str, windows: Sequence[WindowSteps], at: int, answer: Answer) -> Panel:
     """Show the tokens at which an answer may start or end, the likeliest first."""
     rows: list[tuple[float, Sequence[Cell]]] = []
     for i, window in enumerate(windows):
@@ -154,7 +92,7 @@ def _tokens(text: str, windows: Sequence[_Window], at: int, answer: Answer) -> P
     return Panel("start and end: logits to probabilities", *table, "p(start)", _edges(text, window, answer), note)
 
 
-def _null_scores(window: _Window) -> tuple[float, float]:
+def _null_scores(window: WindowSteps) -> tuple[float, float]:
     """Return the probabilities of the token that stands for no answer, for start and end."""
     found = []
     for side in (0, 1):
@@ -164,14 +102,14 @@ def _null_scores(window: _Window) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _allowed(window: _Window, side: int) -> Array:
+def _allowed(window: WindowSteps, side: int) -> Array:
     """Return the logits that share a softmax: those of the context, then that of no answer."""
     place = window.place
     inside = window.logits[place.begin : place.end, side]
     return inside if place.null is None else np.append(inside, window.logits[place.null, side])
 
 
-def _edges(text: str, window: _Window, answer: Answer) -> str:
+def _edges(text: str, window: WindowSteps, answer: Answer) -> str:
     """Write the softmax at the likeliest first and last token of an answer."""
     if not len(window.unit):
         return ""
@@ -184,7 +122,7 @@ def _edges(text: str, window: _Window, answer: Answer) -> str:
     return "\n".join([lines[0], *lines[1].split("\n")[1:]])
 
 
-def _corner(window: _Window, answer: Answer) -> tuple[int, int]:
+def _corner(window: WindowSteps, answer: Answer) -> tuple[int, int]:
     """Find the likeliest start and end among the tokens of an answer's first and last unit."""
     first = int(np.searchsorted(window.begins, answer.start, side="right")) - 1
     last = int(np.searchsorted(window.ends, answer.end, side="left"))
@@ -193,7 +131,7 @@ def _corner(window: _Window, answer: Answer) -> tuple[int, int]:
     return int(starts[window.scores.start[starts].argmax()]), int(ends[window.scores.end[ends].argmax()])
 
 
-def _spans(config: AnswersConfig, context: Context, window: _Window, text: str, answer: Answer) -> Panel:
+def _spans(config: AnswersConfig, context: Context, window: WindowSteps, text: str) -> Panel:
     """Show every span of tokens that has the best text; their products add up to its score."""
     longest = min(config.max_answer_len, len(window.unit))
     found: list[tuple[float, int, int]] = []
@@ -222,7 +160,7 @@ def _spans(config: AnswersConfig, context: Context, window: _Window, text: str, 
     return Panel(f"spans of '{named(text, 40)}'", columns, shown, "product", formula, note)
 
 
-def _members(context: Context, window: _Window, text: str) -> list[tuple[int, int]]:
+def _members(context: Context, window: WindowSteps, text: str) -> list[tuple[int, int]]:
     """Return the pairs of units whose slice of the context is `text`."""
     starts, ends = context.trimmed(window.begins[window.spans.first], window.ends[window.spans.last])
     near = np.flatnonzero(ends - starts == len(text)).tolist()
@@ -230,7 +168,7 @@ def _members(context: Context, window: _Window, text: str) -> list[tuple[int, in
     return [(int(window.spans.first[i]), int(window.spans.last[i])) for i in alike]
 
 
-def _by_window(windows: Sequence[_Window]) -> Panel:
+def _by_window(windows: Sequence[WindowSteps]) -> Panel:
     """Show the best answer of each window."""
     rows: list[Sequence[Cell]] = []
     for i, window in enumerate(windows):
@@ -243,9 +181,7 @@ def _by_window(windows: Sequence[_Window]) -> Panel:
     return Panel("windows put together", columns, shown, "score", note=note)
 
 
-def _answers(
-    config: AnswersConfig, windows: Sequence[_Window], ranked: Sequence[tuple[str, Answer]], empty: float, best: str
-) -> Panel:
+def _answers(config: AnswersConfig, windows: Sequence[WindowSteps], ranked: Sequence[tuple[str, Answer]]) -> Panel:
     """Show the answers that compete, best first."""
     rows: list[Sequence[Cell]] = [
         (cell(text) or _NONE, answer.start, answer.end, min(answer.score, 1.0), rank < config.top_k)
@@ -256,11 +192,13 @@ def _answers(
     formula = ""
     if windows[at].place.null is not None:
         start, end = _null_scores(windows[at])
-        formula = f"p(no answer) = {panel_number(start)} * {panel_number(end)} = {panel_number(empty)}"
+        formula = (
+            f"p(no answer) = {panel_number(start)} * {panel_number(end)} = {panel_number(windows[at].scores.null)}"
+        )
     note = notes(
         "the empty answer competes" if config.handle_impossible_answer else "the empty answer does not compete",
         f"its probability is the least of {len(windows)} windows" if len(windows) > 1 else "",
-        "the text has no answer" if not best else "",
+        "the text has no answer" if not ranked[0][0] else "",
         left,
     )
     columns = ("answer", "start", "end", "score", "in the result")

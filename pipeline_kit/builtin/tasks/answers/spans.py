@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pipeline_kit.builtin.tasks.options import AnswersConfig
 from pipeline_kit.contract.types import Encoding
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -286,3 +287,57 @@ def _words(encoding: Encoding, place: UnitPlace) -> Sequence[int | None]:
 def _offsets(encoding: Encoding, place: UnitPlace) -> Sequence[tuple[int, int]]:
     assert encoding.offsets is not None, "`requires` names it"
     return encoding.offsets[place.begin : place.end]
+
+
+@dataclass(frozen=True)
+class WindowSteps:
+    """One window with all that leads to its answers.
+
+    :param logits: for start and end, ``[T, 2]``.
+    :param unit: the unit of each token of the context, ``[C]``; `begins` and `ends` are those of units.
+    """
+
+    encoding: Encoding
+    place: UnitPlace
+    logits: np.ndarray[Any, Any]
+    scores: UnitScores
+    unit: Ints
+    begins: Ints
+    ends: Ints
+    spans: ScoredSpans
+    answers: Mapping[str, Answer]
+
+
+def window_steps(
+    config: AnswersConfig,
+    context: Context,
+    encodings: Sequence[Encoding],
+    logits: Sequence[np.ndarray[Any, Any]],
+    top_k: int,
+) -> list[WindowSteps]:
+    """Score each window of a context by itself.
+
+    :param logits: of each window, for start and end, ``[T, 2]``.
+    :param top_k: how many answers of each window.
+    """
+    places = [place_of(encoding) for encoding in encodings]
+    found = []
+    for at, (encoding, place, rows) in enumerate(zip(encodings, places, logits, strict=True)):
+        scores = probabilities(rows, place)
+        unit = word_index(encoding, place, config.align_to_words)
+        begins, ends = edges(encodings, places, at, unit, config.align_to_words)
+        spans = score_spans(scores, unit, config.max_answer_len)
+        texts = best_texts(context, begins, ends, spans, top_k)
+        found.append(WindowSteps(encoding, place, rows, scores, unit, begins, ends, spans, texts))
+    return found
+
+
+def ranked_answers(windows: Sequence[WindowSteps], empty: bool) -> list[tuple[str, Answer]]:
+    """Return the answers of all windows, best first, the earlier of equal ones first.
+
+    :param empty: whether the empty answer is one of them.
+    """
+    answers = merged(window.answers for window in windows)
+    if empty:
+        answers[""] = Answer(min(window.scores.null for window in windows), 0, 0)
+    return sorted(answers.items(), key=lambda item: (-item[1].score, item[1].start, item[1].end))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 
-from pipeline_kit.builtin.tasks.answers.panels import answer_panels
+from pipeline_kit.builtin.tasks.answers.panels import LISTED, answer_panels
 from pipeline_kit.builtin.tasks.answers.spans import (
     Answer,
     Context,
-    best_texts,
-    edges,
-    merged,
+    WindowSteps,
     null_token,
-    place_of,
-    probabilities,
-    score_spans,
-    word_index,
+    ranked_answers,
+    window_steps,
 )
 from pipeline_kit.builtin.tasks.common.merge import floats
 from pipeline_kit.builtin.tasks.options import AnswersConfig
@@ -89,35 +85,22 @@ class Answers(Postprocessor):
         if not examples:
             return []
         return [
-            self._result(self._found(_context(example), windows, [row[NAME] for row in rows]))
+            self._result(ranked_answers(self._steps(example, windows, rows), self._config.handle_impossible_answer))
             for example, windows, rows in zip(examples, encodings, outputs, strict=True)
         ]
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show start and end probabilities, spans, and the answers they make."""
-        return answer_panels(self._config, _context(seen.example), seen.encodings, [row[NAME] for row in seen.outputs])
+        windows = self._steps(seen.example, seen.encodings, seen.outputs, LISTED)
+        return answer_panels(self._config, _context(seen.example), windows)
 
-    def _found(
-        self, text: str, windows: Sequence[Encoding], logits: Sequence[np.ndarray[Any, Any]]
-    ) -> list[tuple[str, Answer]]:
-        """Return the answers of one context, best first, the earlier of equal ones first, at most ``top_k``."""
-        config, context = self._config, Context(text)
-        places = [place_of(window) for window in windows]
-        scores = [
-            probabilities(_checked(rows, window), place)
-            for rows, window, place in zip(logits, windows, places, strict=True)
-        ]
-        found: list[Mapping[str, Answer]] = []
-        for at, (window, place, scored) in enumerate(zip(windows, places, scores, strict=True)):
-            unit = word_index(window, place, config.align_to_words)
-            begins, ends = edges(windows, places, at, unit, config.align_to_words)
-            spans = score_spans(scored, unit, config.max_answer_len)
-            found.append(best_texts(context, begins, ends, spans, config.top_k))
-        answers = merged(found)
-        if config.handle_impossible_answer:
-            answers[""] = Answer(min(scored.null for scored in scores), 0, 0)
-        ranked = sorted(answers.items(), key=lambda item: (-item[1].score, item[1].start, item[1].end))
-        return ranked[: config.top_k]
+    def _steps(
+        self, example: Example, windows: Sequence[Encoding], rows: Sequence[RowOutput], least: int = 1
+    ) -> list[WindowSteps]:
+        """Score the windows of one context, with ``top_k`` answers each, at the least `least`."""
+        logits = [_checked(row[NAME], window) for row, window in zip(rows, windows, strict=True)]
+        top_k = max(self._config.top_k, least)
+        return window_steps(self._config, Context(_context(example)), windows, logits, top_k)
 
     def _result(self, answers: Sequence[tuple[str, Answer]]) -> Result:
         if not answers:
@@ -125,7 +108,7 @@ class Answers(Postprocessor):
         listed = [
             # Rounding may take a sum just over 1.
             {"answer": text, "score": min(answer.score, 1.0), "start": answer.start, "end": answer.end}
-            for text, answer in answers
+            for text, answer in answers[: self._config.top_k]
         ]
         return listed[0] if self._config.top_k == 1 else {**listed[0], "answers": listed}
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
-
-import numpy as np
+from itertools import repeat
+from typing import ClassVar, final
 
 from pipeline_kit.builtin.tasks.common.choices import choice_panels
-from pipeline_kit.builtin.tasks.common.merge import floats, merge_parts
+from pipeline_kit.builtin.tasks.common.merge import floats, rank_parts
 from pipeline_kit.builtin.tasks.options import ChoiceConfig
 from pipeline_kit.contract.fields import read_fields, text_of, texts_of
 from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext, Truncation
@@ -58,19 +57,16 @@ class Choice(Postprocessor):
         """
         if not examples:
             return []
-        merged = merge_parts(encodings, outputs, "logits")
-        return [_chosen(_fields(example)[1], rows[:, 0]) for example, rows in zip(examples, merged, strict=True)]
+        found = []
+        for example, ranked in zip(examples, rank_parts(encodings, outputs, "logits", repeat("softmax")), strict=True):
+            best, scores = ranked.order[0], ranked.scores.tolist()
+            found.append({"choice": _fields(example)[1][best], "score": scores[best], "scores": scores})
+        return found
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each choice's logit, and the softmax over them."""
-        return choice_panels(_fields(seen.example)[1], seen.encodings, seen.outputs, seen.result)
-
-
-def _chosen(choices: Sequence[str], logits: np.ndarray[Any, np.dtype[np.float32]]) -> Result:
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    scores = powers / powers.sum()
-    best = int(logits.argmax())
-    return {"choice": choices[best], "score": float(scores[best]), "scores": scores.tolist()}
+        [ranked] = rank_parts([seen.encodings], [seen.outputs], "logits", ["softmax"])
+        return choice_panels(_fields(seen.example)[1], seen, ranked)
 
 
 def _fields(example: Example) -> tuple[str, list[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from pipeline_kit.builtin.tasks.common.merge import merge_parts
+from pipeline_kit.builtin.tasks.common.merge import RankedParts
 from pipeline_kit.builtin.tasks.common.panels import (
     Function,
     Item,
@@ -24,25 +24,21 @@ from pipeline_kit.builtin.tasks.common.panels import (
     softmax_lines,
 )
 from pipeline_kit.contract.stages import Cell, Panel, Seen
-from pipeline_kit.contract.types import Encoding, Result, RowOutput
+from pipeline_kit.contract.types import Encoding, RowOutput
 
-Array = np.ndarray[Any, Any]
 PartMerge = Literal["mean", "max"]
 
 
-def choice_panels(
-    choices: Sequence[str], encodings: Sequence[Encoding], outputs: Sequence[RowOutput], result: Result
-) -> list[Panel]:
+def choice_panels(choices: Sequence[str], seen: Seen, ranked: RankedParts) -> list[Panel]:
     """Show the logit of each choice and the softmax over them."""
-    logits = merge_parts([encodings], [outputs], "logits")[0][:, 0]
-    values = [float(row["logits"][0]) for row in outputs]
+    values = [float(row["logits"][0]) for row in seen.outputs]
     names = [cell(choice) for choice in choices]
     title = "choices: logits to scores (softmax)"
     note = "the choice with the highest score is the result"
     return [
-        *merge_panels(_items(names, encodings, values, logits), "mean", "logit", heading="choice"),
+        *merge_panels(_items(names, seen.encodings, values, ranked), "mean", "logit", heading="choice"),
         activation_panel(
-            title, names, logits, np.array(result["scores"]), "softmax", heading="choice", noun="choices", note=note
+            title, names, ranked.values, ranked.scores, "softmax", heading="choice", noun="choices", note=note
         ),
     ]
 
@@ -53,34 +49,31 @@ def ranking_panels(
     label: tuple[int, str],
     merge: PartMerge,
     seen: Seen,
+    ranked: RankedParts,
 ) -> list[Panel]:
     """Show each document's logit, how it became a score, and the order.
 
     :param label: the place and the name of the label that ranks.
     """
-    encodings, raw, outputs, result = seen.encodings, seen.raw, seen.outputs, seen.result
-    values = merge_parts([encodings], [outputs], "value", merge)[0][:, 0]
-    order = np.argsort(-values, kind="stable").tolist()
+    values, order = ranked.values, ranked.order
     what = "log p" if function == "softmax" else "logit"
     names = [f"{i}: {named(document, 60)}" for i, document in enumerate(documents)]
-    parts = by_part(encodings)
-    listed = {item["index"] for item in result["ranking"]}
-    scores = _scores(values, function)
+    listed = {item["index"] for item in seen.result["ranking"]}
     rows: list[Sequence[Cell]] = [
-        (rank, i, cell(documents[i]), float(values[i]), float(scores[i]), i in listed)
+        (rank, i, cell(documents[i]), float(values[i]), float(ranked.scores[i]), i in listed)
         for rank, i in enumerate(order, 1)
     ]
     shown, left = first_rows(rows, "document")
     best = order[0]
-    given = [float(row["value"][0]) for row in outputs]
+    given = [float(row["value"][0]) for row in seen.outputs]
     if function == "softmax":
-        formula = _log_lines(best, parts[best], label, given, raw, float(values[best]))
+        formula = _log_lines(best, by_part(seen.encodings)[best], label, given, seen.raw, float(values[best]))
     elif function == "sigmoid":
         formula = sigmoid_lines(f"document {best}", float(values[best]))
     else:
         formula = f"score(document {best}) = logit = {panel_number(values[best])}"
     return [
-        *merge_panels(_items(names, encodings, given, values), merge, what, heading="document"),
+        *merge_panels(_items(names, seen.encodings, given, ranked), merge, what, heading="document"),
         Panel(
             f"documents, best first ({function})",
             ("rank", "index", "document", what, "score", "in the result"),
@@ -116,30 +109,24 @@ def zero_shot_panels(
     sentences: Sequence[str],
     places: tuple[int, int | None],
     names: Sequence[str],
-    apart: bool,
     merge: PartMerge,
-    encodings: Sequence[Encoding],
-    values: Sequence[float],
-    raw: Sequence[RowOutput],
+    seen: Seen,
+    ranked: RankedParts,
 ) -> list[Panel]:
     """Show the entailment logits, the windows put together, and the scores of the candidates.
 
     :param labels: the candidates; `sentences` has the hypothesis of each.
-    :param places: of entailment and of contradiction in `names`, the checkpoint's labels.
-    :param apart: whether each candidate is scored by itself.
-    :param values: what is merged over windows: of each encoding the entailment logit, or its lead.
+    :param places: of entailment and, if each candidate is scored by itself, of contradiction in `names`, the
+        checkpoint's labels.
     """
-    merged = merge_parts(
-        [encodings], [[{"value": np.array([value], dtype=np.float32)} for value in values]], "value", merge
-    )[0][:, 0]
-    order = np.argsort(-merged, kind="stable").tolist()
     shown = [cell(label) for label in labels]
-    what = "lead" if apart else "logit"
-    items = _items(shown, encodings, values, merged)
+    logits = [row["logits"] for row in seen.raw]
+    entailed, opposite = places
+    values = [float(row[entailed] if opposite is None else row[entailed] - row[opposite]) for row in logits]
     return [
-        _hypotheses(labels, sentences, places, names, apart, encodings, raw, order),
-        *merge_panels(items, merge, what),
-        _lead_panel(shown, merged) if apart else _softmax_panel(shown, merged),
+        _hypotheses(shown, [cell(sentence) for sentence in sentences], places, names, seen, ranked.order),
+        *merge_panels(_items(shown, seen.encodings, values, ranked), merge, "logit" if opposite is None else "lead"),
+        _softmax_panel(shown, ranked) if opposite is None else _lead_panel(shown, ranked),
     ]
 
 
@@ -148,61 +135,51 @@ def _hypotheses(
     sentences: Sequence[str],
     places: tuple[int, int | None],
     names: Sequence[str],
-    apart: bool,
-    encodings: Sequence[Encoding],
-    raw: Sequence[RowOutput],
+    seen: Seen,
     order: Sequence[int],
 ) -> Panel:
     """Show each pair's logits for entailment and, where it counts, contradiction."""
     entailed, opposite = places
-    parts = by_part(encodings)
+    parts = by_part(seen.encodings)
     columns = ["label", "hypothesis", "window", names[entailed]]
-    if apart and opposite is not None:
+    if opposite is not None:
         columns += [names[opposite], "lead"]
     rows: list[Sequence[Cell]] = []
     for i in order:
         for at in parts[i]:
-            logits = raw[at]["logits"]
-            row: list[Cell] = [cell(labels[i]), cell(sentences[i]), encodings[at].window, float(logits[entailed])]
-            if apart and opposite is not None:
+            logits = seen.raw[at]["logits"]
+            row: list[Cell] = [labels[i], sentences[i], seen.encodings[at].window, float(logits[entailed])]
+            if opposite is not None:
                 row += [float(logits[opposite]), float(logits[entailed] - logits[opposite])]
             rows.append(row)
     shown, left = first_rows(rows, "row")
     note = f"the checkpoint's label for entailment is {named(names[entailed])}"
     formula = ""
-    if apart and opposite is not None:
+    if opposite is not None:
         note += f", for contradiction {named(names[opposite])}"
-        logits = raw[parts[order[0]][0]]["logits"]
+        logits = seen.raw[parts[order[0]][0]]["logits"]
         lead = panel_number(float(logits[entailed] - logits[opposite]))
         formula = f"lead({named(labels[order[0]])}) = {minus(logits[entailed], logits[opposite])} = {lead}"
     return Panel("does the text entail the hypothesis?", tuple(columns), shown, columns[3], formula, notes(note, left))
 
 
-def _softmax_panel(names: Sequence[str], values: Array) -> Panel:
-    powers = np.exp(values.astype(np.float64) - float(values.max()))
+def _softmax_panel(names: Sequence[str], ranked: RankedParts) -> Panel:
     title = "entailment logits to scores (softmax over the candidates)"
-    return activation_panel(title, names, values, powers / powers.sum(), "softmax", noun="candidates")
+    return activation_panel(title, names, ranked.values, ranked.scores, "softmax", noun="candidates")
 
 
-def _lead_panel(names: Sequence[str], values: Array) -> Panel:
-    order = np.argsort(-values, kind="stable").tolist()
-    scores = _scores(values, "sigmoid")
-    rows, left = first_rows([(names[i], float(values[i]), float(scores[i])) for i in order], "label")
+def _lead_panel(names: Sequence[str], ranked: RankedParts) -> Panel:
+    values, order = ranked.values, ranked.order
+    rows, left = first_rows([(names[i], float(values[i]), float(ranked.scores[i])) for i in order], "label")
     formula = "p = exp(entailment) / (exp(entailment) + exp(contradiction))\n  = 1 / (1 + exp(-lead))\n"
     formula += sigmoid_lines(names[order[0]], float(values[order[0]])).partition("\n")[2]
     note = "each candidate is scored by itself: entailment against contradiction"
     return Panel("leads to scores (sigmoid)", ("label", "lead", "score"), rows, "score", formula, notes(note, left))
 
 
-def _items(names: Sequence[str], encodings: Sequence[Encoding], values: Sequence[float], merged: Array) -> list[Item]:
+def _items(
+    names: Sequence[str], encodings: Sequence[Encoding], values: Sequence[float], ranked: RankedParts
+) -> list[Item]:
     """Return each part with its values in all its windows, the one with the highest merged value first."""
     parts = by_part(encodings)
-    order = np.argsort(-merged, kind="stable").tolist()
-    return [Item(names[i], [encodings[at] for at in parts[i]], [values[at] for at in parts[i]]) for i in order]
-
-
-def _scores(values: Array, function: Function) -> Array:
-    wide = values.astype(np.float64)
-    if function == "sigmoid":
-        return np.asarray(np.exp(-np.logaddexp(0.0, -wide)))
-    return np.exp(wide) if function == "softmax" else wide
+    return [Item(names[i], [encodings[at] for at in parts[i]], [values[at] for at in parts[i]]) for i in ranked.order]

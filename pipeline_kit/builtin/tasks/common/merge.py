@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
@@ -128,3 +129,45 @@ def merge_parts(
         ends.append(len(values))
     rows = merge_windows(windows, values, name, how)
     return np.split(rows, ends[:-1])
+
+
+@dataclass(frozen=True)
+class RankedParts:
+    """The parts of an example, scored.
+
+    :param values: of each part, its windows merged, ``[parts]``, float32.
+    :param scores: what they are as scores, float64.
+    :param order: the parts, best first; of equal ones the first given.
+    """
+
+    values: Floats
+    scores: np.ndarray[Any, np.dtype[np.float64]]
+    order: list[int]
+
+
+def rank_parts(
+    encodings: Sequence[Sequence[Encoding]],
+    outputs: Sequence[Sequence[RowOutput]],
+    name: str,
+    functions: Iterable[Literal["softmax", "sigmoid", "exp", "none"]],
+    how: Literal["mean", "max"] = "mean",
+) -> list[RankedParts]:
+    """Merge the windows of each part of each example, and score the parts.
+
+    They are ranked by value: scores near 1 are equal in float32 long before the values are.
+
+    :param functions: for each example how values become scores; ``softmax`` is one over its parts.
+    """
+    found = []
+    for rows, function in zip(merge_parts(encodings, outputs, name, how), functions, strict=False):
+        values = rows[:, 0]
+        scores = values.astype(np.float64)
+        if function == "softmax":
+            powers = np.exp(scores - scores.max())
+            scores = powers / powers.sum()
+        elif function == "sigmoid":
+            scores = np.exp(-np.logaddexp(0.0, -scores))
+        elif function == "exp":
+            scores = np.exp(scores)
+        found.append(RankedParts(values, scores, np.argsort(-values, kind="stable").tolist()))
+    return found

@@ -20,7 +20,6 @@ WIDTH = 78
 """Columns that a line of a formula takes at most."""
 
 _TERMS = 12
-_CELL = 120
 
 
 def panel_number(value: float) -> str:
@@ -38,9 +37,9 @@ def named(name: str, limit: int = 22) -> str:
     return for_message(name, limit)
 
 
-def cell(text: str) -> str:
-    """Return `text` for a table; the end of a long one is left out."""
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+def cell(text: str, most: int = 120) -> str:
+    """Return `text` for a table; what is beyond `most` characters is left out."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def counted(count: int, noun: str) -> str:
@@ -59,8 +58,13 @@ def wrap_terms(begin: str, terms: Sequence[str], joiner: str, ends: Sequence[str
         pieces.append(f"… ({len(terms) - _TERMS} more)")
     words = [*[piece + joiner for piece in pieces[:-1]], pieces[-1] + brackets[1:]]
     words[0] = begin + brackets[:1] + words[0]
+    return fold([*words, *ends])
+
+
+def fold(words: Sequence[str]) -> str:
+    """Write words in lines of at most `WIDTH` columns."""
     lines, line = [], ""
-    for word in [*words, *ends]:
+    for word in words:
         if line and len(line) + 1 + len(word) > WIDTH:
             lines.append(line)
             line = "   "

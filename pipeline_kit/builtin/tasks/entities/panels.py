@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,8 @@ from pipeline_kit.builtin.tasks.common.panels import (
     softmax_lines,
 )
 from pipeline_kit.builtin.tasks.entities.labels import LabelTable
-from pipeline_kit.builtin.tasks.entities.words import (
-    LABELS,
-    SCORES,
-    Aggregation,
-    Pieces,
-    Tokens,
-    given_words,
-    group,
-    merge_tokens,
-    pieces_of_tokens,
-    pieces_of_words,
-    words_of_text,
-)
-from pipeline_kit.contract.stages import Cell, Panel
+from pipeline_kit.builtin.tasks.entities.words import LABELS, SCORES, Aggregation, Pieces, Tokens
+from pipeline_kit.contract.stages import Cell, Panel, Seen
 from pipeline_kit.contract.types import Encoding, RowOutput
 
 Array = np.ndarray[Any, Any]
@@ -50,51 +37,37 @@ _SAYS = {
 
 def entity_panels(
     text: str,
-    words: Sequence[str] | None,
     how: Aggregation,
     labels: Sequence[str],
     table: LabelTable,
     encodings: Sequence[Encoding],
-    raw: Sequence[RowOutput],
-    outputs: Sequence[RowOutput],
+    tokens: Tokens,
+    pieces: Pieces,
+    entities: Sequence[tuple[int, int, Mapping[str, Any]]],
 ) -> list[Panel]:
     """Show the way from logits to entities.
 
-    :param words: the words that the user passed, None where the text is to be split.
     :param labels: the checkpoint's whole label names.
+    :param tokens: with the values of :func:`with_places`.
+    :param entities: those of the result, each with its first token and the one behind its last.
     """
-    tokens = merge_tokens(
-        encodings, [_row(i, given, row) for i, (given, row) in enumerate(zip(raw, outputs, strict=True))]
-    )
     if not len(tokens.starts):
         return [Panel("no tokens", note="the text has no token but special ones, so there is no entity")]
     panels = [_tokens(text, labels, table, tokens)]
     if len(encodings) > 1:
         panels.append(_merged(tokens, encodings))
-    # As places among the tokens, so that what was joined can be told.
-    count = len(tokens.starts)
-    counted_tokens = replace(tokens, starts=np.arange(count), ends=np.arange(1, count + 1))
-    if how == "simple":
-        pieces, inside = pieces_of_tokens(counted_tokens, table), tokens.inside
-        return [*panels, _entities(text, tokens, table, pieces, group(_counted(pieces), table, inside), "token")]
-    if how == "none":
-        pieces = pieces_of_words(counted_tokens, ~tokens.inside, "none")
-        return [*panels, _entities(text, tokens, table, pieces, _counted(pieces), "")]
-    begins = words_of_text(tokens, text) if words is None else given_words(tokens, text, words)
-    pieces = pieces_of_words(counted_tokens, begins, how)
-    panels.append(_words(text, tokens, table, pieces, how))
-    return [*panels, _entities(text, tokens, table, pieces, group(_counted(pieces), table), "word")]
+    if how not in ("simple", "none"):
+        panels.append(_words(text, tokens, table, pieces, how))
+    noun = {"simple": "token", "none": ""}.get(how, "word")
+    return [*panels, _entities(tokens, pieces, entities, noun)]
 
 
-def _row(window: int, given: RowOutput, row: RowOutput) -> RowOutput:
-    count = len(given[_LOGITS])
-    return {**row, _LOGITS: given[_LOGITS], _WINDOW: np.full(count, window), _PLACE: np.arange(count)}
-
-
-def _counted(pieces: Pieces) -> Pieces:
-    """Return `pieces` with their places among themselves for their places in the text."""
-    count = len(pieces.labels)
-    return Pieces(np.arange(count), np.arange(1, count + 1), pieces.labels, pieces.scores)
+def with_places(seen: Seen) -> list[RowOutput]:
+    """Return what `reduce` left of each window, with the logits and the places of its tokens."""
+    return [
+        {**row, _LOGITS: raw[_LOGITS], _WINDOW: np.full(len(raw[_LOGITS]), i), _PLACE: np.arange(len(raw[_LOGITS]))}
+        for i, (raw, row) in enumerate(zip(seen.raw, seen.outputs, strict=True))
+    ]
 
 
 def _best(tokens: Tokens) -> tuple[Array, Array]:
@@ -172,34 +145,28 @@ def _word_line(text: str, tokens: Tokens, table: LabelTable, pieces: Pieces, i: 
     return f"score({name}) = that of its {which} token = {panel_number(pieces.scores[i])}"
 
 
-def _entities(text: str, tokens: Tokens, table: LabelTable, pieces: Pieces, runs: Pieces, noun: str) -> Panel:
+def _entities(
+    tokens: Tokens, pieces: Pieces, entities: Sequence[tuple[int, int, Mapping[str, Any]]], noun: str
+) -> Panel:
     """Show the entities that are left, with the pieces that each was joined of.
 
-    :param pieces: places among the tokens; `runs` has places among the pieces.
     :param noun: what a piece is; empty if none were joined.
     """
-    found: list[tuple[Sequence[Cell], range]] = []
-    for begin, end, label, score in zip(runs.starts, runs.ends, runs.labels, runs.scores, strict=True):
-        start, stop = int(tokens.starts[pieces.starts[begin]]), int(tokens.ends[pieces.ends[end - 1] - 1])
-        slim = text[start:stop].strip()
-        if slim and not table.ignored[label]:
-            start += len(text[start:stop]) - len(text[start:stop].lstrip())
-            row: Sequence[Cell] = (
-                cell(slim),
-                start,
-                start + len(slim),
-                table.names[label],
-                int(end - begin),
-                float(score),
-            )
-            found.append((row, range(int(begin), int(end))))
-    rows, left = first_rows([row for row, _ in found], "row")
     columns = ("entity", "start", "end", "label", f"{noun or 'token'}s", "score")
-    if not found:
-        return Panel("entities", columns, (), note="every label is ignored, so nothing is left")
-    best, members = max(found, key=lambda item: (len(item[1]) > 1, pieces.scores[item[1][0]]))
-    scores = [float(pieces.scores[i]) for i in members]
-    formula = mean_line(f"{best[3]} ({named(str(best[0]), 16)})", scores)
+    if not entities:
+        return Panel("entities", columns, note="every label is ignored, so nothing is left")
+    members = [slice(*np.searchsorted(pieces.starts, (begin, end)).tolist()) for begin, end, _ in entities]
+    scores = [pieces.scores[own].tolist() for own in members]
+    rows, left = first_rows(
+        [
+            (cell(found["text"]), found["start"], found["end"], found["label"], len(own), float(found["score"]))
+            for (_, _, found), own in zip(entities, scores, strict=True)
+        ],
+        "row",
+    )
+    best = max(range(len(scores)), key=lambda i: (len(scores[i]) > 1, scores[i][0]))
+    found = entities[best][2]
+    formula = mean_line(f"{found['label']} ({named(cell(found['text']), 16)})", scores[best])
     note = f"neighbouring {noun}s of one tag are joined; the score is their mean" if noun else "no token is joined"
     if noun == "token" and not np.array_equal(pieces.scores, _best(tokens)[1]):
         note += "; an entity never begins within a character, whose tokens all take what its first one has"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 
 from pipeline_kit.builtin.tasks.common.merge import check_labels, floats
 from pipeline_kit.builtin.tasks.entities.labels import label_table
-from pipeline_kit.builtin.tasks.entities.panels import entity_panels
+from pipeline_kit.builtin.tasks.entities.panels import entity_panels, with_places
 from pipeline_kit.builtin.tasks.entities.words import (
     LABELS,
     SCORES,
     Pieces,
+    Tokens,
     given_words,
     group,
     merge_tokens,
@@ -97,41 +98,48 @@ class Entities(Postprocessor):
     ) -> list[dict[str, Any]]:
         if not all([np.isfinite(row[SCORES]).all() for row in rows]):
             raise ExampleError("the model's 'logits' for this example are not all finite numbers")
-        tokens = merge_tokens(windows, rows)
-        if not len(tokens.starts):
-            return []
-        if self._how == "simple":
-            return self._listed(text, group(pieces_of_tokens(tokens, self._labels), self._labels, tokens.inside))
-        if self._how == "none":
-            return self._listed(text, pieces_of_words(tokens, ~tokens.inside, "none"))
-        begins = words_of_text(tokens, text) if words is None else given_words(tokens, text, words)
-        return self._listed(text, group(pieces_of_words(tokens, begins, self._how), self._labels))
+        tokens, _, found = self._steps(text, words, windows, rows)
+        return [entity for _, entity in self._listed(text, tokens, found)]
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each token's label, and how tokens became entities."""
         text, words = _source(seen.example)
-        return entity_panels(text, words, self._how, self._names, self._labels, seen.encodings, seen.raw, seen.outputs)
+        tokens, pieces, found = self._steps(text, words, seen.encodings, with_places(seen))
+        entities = [
+            (int(found.starts[i]), int(found.ends[i]), entity) for i, entity in self._listed(text, tokens, found)
+        ]
+        return entity_panels(text, self._how, self._names, self._labels, seen.encodings, tokens, pieces, entities)
 
-    def _listed(self, text: str, pieces: Pieces) -> list[dict[str, Any]]:
-        """Return the pieces that are not ignored, without white space around them; one of white space alone is none."""
+    def _steps(
+        self, text: str, words: Sequence[str] | None, windows: Sequence[Encoding], rows: Sequence[RowOutput]
+    ) -> tuple[Tokens, Pieces, Pieces]:
+        """Return the tokens of all windows, what is joined (tokens or words), and the entities of any label."""
+        tokens = merge_tokens(windows, rows)
+        if not len(tokens.starts):
+            none = Pieces(*[np.zeros(0, dtype=np.int64)] * 4)
+            return tokens, none, none
+        if self._how == "simple":
+            pieces = pieces_of_tokens(tokens, self._labels)
+            return tokens, pieces, group(pieces, self._labels, tokens.inside)
+        if self._how == "none":
+            pieces = pieces_of_words(tokens, ~tokens.inside, "none")
+            return tokens, pieces, pieces
+        begins = words_of_text(tokens, text) if words is None else given_words(tokens, text, words)
+        pieces = pieces_of_words(tokens, begins, self._how)
+        return tokens, pieces, group(pieces, self._labels)
+
+    def _listed(self, text: str, tokens: Tokens, pieces: Pieces) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the pieces that are not ignored, without white space around them; one of white space alone is none."""
         kept = np.flatnonzero(~self._labels.ignored[pieces.labels])
-        columns = [column[kept].tolist() for column in (pieces.starts, pieces.ends, pieces.labels, pieces.scores)]
-        found: list[dict[str, Any]] = []
-        for start, end, label, score in zip(*columns, strict=True):
+        starts, ends = tokens.starts[pieces.starts[kept]], tokens.ends[pieces.ends[kept] - 1]
+        columns = [column.tolist() for column in (kept, starts, ends, pieces.labels[kept], pieces.scores[kept])]
+        for place, start, end, label, score in zip(*columns, strict=True):
             part = text[start:end]
             slim = part.strip()
             if slim:
                 start += len(part) - len(part.lstrip())
-                found.append(
-                    {
-                        "label": self._labels.names[label],
-                        "score": score,
-                        "text": slim,
-                        "start": start,
-                        "end": start + len(slim),
-                    }
-                )
-        return found
+                place_in_text = {"text": slim, "start": start, "end": start + len(slim)}
+                yield place, {"label": self._labels.names[label], "score": score, **place_in_text}
 
 
 def _source(example: Example) -> tuple[str, list[str] | None]:

@@ -23,10 +23,10 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Pieces:
-    """``P`` runs of the text in order, each with a label: tokens, words or entities.
+    """``P`` runs of tokens in order, each with a label: tokens, words or entities.
 
-    :param starts: where each begins, ``[P]``.
-    :param ends: where each ends, ``[P]``.
+    :param starts: the first token of each, ``[P]``.
+    :param ends: the one behind its last, ``[P]``.
     :param labels: the number of its label, ``[P]``.
     :param scores: its score, ``[P]``.
     """
@@ -50,7 +50,8 @@ def pieces_of_tokens(tokens: Tokens, table: LabelTable) -> Pieces:
         takes = np.isin(owner, owner[torn])
         labels = np.where(takes, labels[firsts][owner], labels)
         scores = np.where(takes, scores[firsts][owner], scores)
-    return Pieces(tokens.starts, tokens.ends, labels, scores)
+    places = np.arange(len(labels))
+    return Pieces(places, places + 1, labels, scores)
 
 
 def pieces_of_words(tokens: Tokens, begins: Bools, how: Aggregation) -> Pieces:
@@ -60,10 +61,10 @@ def pieces_of_words(tokens: Tokens, begins: Bools, how: Aggregation) -> Pieces:
     :param how: ``first`` (and ``none``), ``max`` or ``average``.
     """
     at = np.flatnonzero(begins)
-    lasts = np.append(at[1:], len(begins)) - 1
+    ends = np.append(at[1:], len(begins))
     scores = tokens.values[SCORES]
     if how == "average":
-        means = np.add.reduceat(scores, at, axis=0, dtype=np.float64) / (lasts - at + 1)[:, None]
+        means = np.add.reduceat(scores, at, axis=0, dtype=np.float64) / (ends - at)[:, None]
         labels = means.argmax(axis=1)
         chosen = means[np.arange(len(at)), labels]
     else:
@@ -73,7 +74,7 @@ def pieces_of_words(tokens: Tokens, begins: Bools, how: Aggregation) -> Pieces:
             hits = np.flatnonzero(scores == np.maximum.reduceat(scores, at)[owner])
             best = hits[np.searchsorted(owner[hits], np.arange(len(at)))]  # the first of equal ones
         labels, chosen = tokens.values[LABELS][best], scores[best]
-    return Pieces(tokens.starts[at], tokens.ends[lasts], labels, chosen)
+    return Pieces(at, ends, labels, chosen)
 
 
 def group(pieces: Pieces, table: LabelTable, inside: Bools | None = None) -> Pieces:

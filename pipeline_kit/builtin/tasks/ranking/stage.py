@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -12,15 +13,13 @@ import torch
 
 from pipeline_kit.builtin.tasks.classification.stage import score_function
 from pipeline_kit.builtin.tasks.common.choices import ranking_panels
-from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_parts
+from pipeline_kit.builtin.tasks.common.merge import RankedParts, check_labels, floats, rank_parts
 from pipeline_kit.builtin.tasks.options import RankingConfig
 from pipeline_kit.checkpoint.json import read_object
 from pipeline_kit.contract.fields import read_fields, text_of, texts_of
 from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext
 from pipeline_kit.contract.types import Checkpoint, Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest_match, for_message
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @final
@@ -91,23 +90,26 @@ class Ranking(Postprocessor):
         """
         if not examples:
             return []
-        return [{"ranking": self._ranked(rows[:, 0])} for rows in merge_parts(encodings, outputs, "value", self._merge)]
+        found = []
+        for ranked in self._steps(encodings, outputs):
+            order = ranked.order[: self._top_k]
+            shown = ranked.scores.astype(np.float32)[order].tolist()
+            found.append({"ranking": [{"index": i, "score": score} for i, score in zip(order, shown, strict=True)]})
+        return found
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show each document's logit and score."""
         label = self._place, self._labels[self._place]
         documents = texts_of(read_fields(seen.example, ("query", "documents"))["documents"], "documents")
-        return ranking_panels(documents, self._function, label, self._merge, seen)
+        [ranked] = self._steps([seen.encodings], [seen.outputs])
+        return ranking_panels(documents, self._function, label, self._merge, seen, ranked)
 
-    def _ranked(self, values: Floats) -> list[dict[str, Any]]:
-        scores = values.astype(np.float64)
-        if self._function == "sigmoid":
-            scores = np.exp(-np.logaddexp(0.0, -scores))
-        elif self._function == "softmax":
-            scores = np.exp(scores)
-        order = np.argsort(-values, kind="stable")[: self._top_k]
-        shown = scores.astype(np.float32)[order].tolist()
-        return [{"index": i, "score": score} for i, score in zip(order.tolist(), shown, strict=True)]
+    def _steps(
+        self, encodings: Sequence[Sequence[Encoding]], outputs: Sequence[Sequence[RowOutput]]
+    ) -> list[RankedParts]:
+        """Score the documents of each example; for softmax the values are log-probabilities."""
+        function = "exp" if self._function == "softmax" else self._function
+        return rank_parts(encodings, outputs, "value", repeat(function), self._merge)
 
     def _find_label(self, label: str | None) -> int:
         if label is None:

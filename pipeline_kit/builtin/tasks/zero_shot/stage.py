@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 
 from pipeline_kit.builtin.tasks.common.choices import zero_shot_panels
-from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_parts
+from pipeline_kit.builtin.tasks.common.merge import RankedParts, check_labels, floats, rank_parts
 from pipeline_kit.builtin.tasks.options import ZeroShotConfig
 from pipeline_kit.builtin.tasks.zero_shot.hypotheses import candidates, check_candidates, hypotheses, read_template
 from pipeline_kit.contract.fields import read_fields, text_of
@@ -98,29 +98,36 @@ class ZeroShot(Postprocessor):
         if not examples:
             return []
         labels = [self._candidates(example) for example in examples]
-        separate = [self._multi_label or len(names) == 1 for names in labels]
-        values = [
-            [{"value": self._value(row["logits"], apart)} for row in rows]
-            for rows, apart in zip(outputs, separate, strict=True)
-        ]
-        merged = merge_parts(encodings, values, "value", self._merge)
-        return [self._result(*row) for row in zip(labels, merged, separate, strict=True)]
+        found = []
+        for names, ranked in zip(labels, self._steps(labels, encodings, outputs), strict=True):
+            shown = ranked.scores.astype(np.float32).tolist()
+            listed = [{"label": names[i], "score": shown[i]} for i in ranked.order[: self._top_k]]
+            found.append({**listed[0], "labels": listed})
+        return found
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the entailment logits, and how they became scores."""
         labels = self._candidates(seen.example)
-        apart = self._multi_label or len(labels) == 1
+        [ranked] = self._steps([labels], [seen.encodings], [seen.outputs])
+        places = self.decisive(len(labels))
         return zero_shot_panels(
-            labels,
-            hypotheses(self._template, labels),
-            (self._found.entailed, self._found.opposite),
-            self._names,
-            apart,
-            self._merge,
-            seen.encodings,
-            [float(self._value(row["logits"], apart)[0]) for row in seen.outputs],
-            seen.raw,
+            labels, hypotheses(self._template, labels), places, self._names, self._merge, seen, ranked
         )
+
+    def _steps(
+        self,
+        labels: Sequence[Sequence[str]],
+        encodings: Sequence[Sequence[Encoding]],
+        outputs: Sequence[Sequence[RowOutput]],
+    ) -> list[RankedParts]:
+        """Score the candidates; the softmax of two logits is the sigmoid of their difference."""
+        separate = [self.decisive(len(names))[1] is not None for names in labels]
+        values = [
+            [{"value": self._value(row["logits"], len(names))} for row in rows]
+            for rows, names in zip(outputs, labels, strict=True)
+        ]
+        functions: list[Literal["sigmoid", "softmax"]] = ["sigmoid" if apart else "softmax" for apart in separate]
+        return rank_parts(encodings, values, "value", functions, self._merge)
 
     def decisive(self, candidates: int) -> tuple[int, int | None]:
         """Return the label whose logit scores a candidate, among so many, and the one whose logit is taken off it."""
@@ -139,27 +146,13 @@ class ZeroShot(Postprocessor):
             )
         return self._labels
 
-    def _value(self, logits: Floats, apart: bool) -> Floats:
+    def _value(self, logits: Floats, candidates: int) -> Floats:
         """Return what is merged over windows, ``[1]``: the entailment logit, or how far it is above contradiction's."""
         check_labels(len(logits), self._names, self._checkpoint)
-        entailed, opposite = self._found.entailed, self._found.opposite
-        if not apart:
+        entailed, opposite = self.decisive(candidates)
+        if opposite is None:
             return logits[entailed : entailed + 1]
-        assert opposite is not None, "`prepare` and the constructor see to it"
         return np.asarray(logits[entailed : entailed + 1] - logits[opposite], dtype=np.float32)
-
-    def _result(self, labels: Sequence[str], merged: Floats, apart: bool) -> Result:
-        values = merged[:, 0].astype(np.float64)  # [labels]
-        if apart:  # the softmax of two logits is the sigmoid of their difference
-            scores = np.exp(-np.logaddexp(0.0, -values))
-        else:
-            powers = np.exp(values - values.max())
-            scores = powers / powers.sum()
-        # By value: scores near 1 are equal in float32 long before the logits are.
-        order = np.argsort(-values, kind="stable")[: self._top_k].tolist()
-        shown = scores.astype(np.float32).tolist()
-        listed = [{"label": labels[i], "score": shown[i]} for i in order]
-        return {**listed[0], "labels": listed}
 
     def _no_opposite(self, who: str) -> tuple[str, tuple[str, ...]]:
         others = tuple([name for i, name in enumerate(self._names) if i != self._found.entailed])

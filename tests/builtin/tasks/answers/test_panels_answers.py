@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint
 from panels_helpers import (
     LONG,
     WINDOWS,
@@ -26,7 +27,6 @@ from panels_helpers import (
 from safetensors.torch import load_file, save_file
 
 from pipeline_kit import Pipeline
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 EXAMPLES = (
     {"question": "Who was in Paris?", "context": "My friend Sarah was in Paris, and Sarah was happy."},
@@ -38,11 +38,10 @@ NULL = {"bert": 0, "roberta": 0, "xlnet": -1}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("panels")
+def folders() -> Mapping[str, Path]:
     found = {}
     for name in NULL:
-        found[name] = tiny_checkpoint(root / name, name, head="question-answering", seed=1)
+        found[name] = checkpoint(name, head="question-answering", seed=1)
         weights = load_file(found[name] / "model.safetensors")
         sharp = {key: value * 3 if "qa_outputs" in key else value for key, value in weights.items()}
         save_file(sharp, found[name] / "model.safetensors", {"format": "pt"})
@@ -51,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 def make(folder: Path, **options: Any) -> Pipeline:
     task = "question-answering"
-    return assemble(folder, task, task, {"name": "answers", **options}, WINDOWS)
+    return assemble(folder, task, {"name": "answers", **options}, WINDOWS)
 
 
 def allowed(told: Told, name: str) -> list[list[int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint
 from panels_helpers import (
     LONG,
     TEXTS,
@@ -26,9 +27,7 @@ from panels_helpers import (
 )
 
 from pipeline_kit import Pipeline
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
-HEAD = "sequence-classification"
 THREE = ("BAD", "MIXED", "GOOD")
 CASES: Mapping[str, tuple[str, tuple[str, ...], str | None]] = {
     "bert": ("bert", THREE, None),
@@ -40,16 +39,15 @@ FUNCTIONS = {"bert": "softmax", "xlnet": "sigmoid", "llama": "sigmoid", "regress
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("panels")
+def folders() -> Mapping[str, Path]:
     return {
-        name: tiny_checkpoint(root / name, architecture, labels=labels, problem_type=problem)
+        name: checkpoint(architecture, labels=labels, problem_type=problem)
         for name, (architecture, labels, problem) in CASES.items()
     }
 
 
 def make(folder: Path, tokenizer: Mapping[str, Any] | None = None, **options: Any) -> Pipeline:
-    return assemble(folder, "text-classification", HEAD, {"name": "classification", **options}, tokenizer)
+    return assemble(folder, "text-classification", {"name": "classification", **options}, tokenizer)
 
 
 def scored(logits: torch.Tensor, function: str) -> torch.Tensor:
@@ -165,7 +163,7 @@ def test_labels_chosen(folders: Mapping[str, Path], options: Mapping[str, Any], 
 
 def test_many_labels_are_bounded(tmp_path: Path) -> None:
     names = tuple(f"a label with a long name {i} of many" for i in range(120))
-    folder = tiny_checkpoint(tmp_path / "many", labels=names)
+    folder = checkpoint(labels=names)
     for told in ask(make(folder, WINDOWS, top_k=None), ["I love this", LONG]):
         for panel in told.panels:
             assert len(panel.rows) == 50
@@ -174,7 +172,7 @@ def test_many_labels_are_bounded(tmp_path: Path) -> None:
 
 
 def test_raw_logits(folders: Mapping[str, Path]) -> None:
-    pipe = assemble(folders["bert"], "text-classification", HEAD, {"name": "logits"}, WINDOWS)
+    pipe = assemble(folders["bert"], "text-classification", {"name": "logits"}, WINDOWS)
     model = network(folders["bert"], "AutoModelForSequenceClassification")
     texts: Sequence[str] = ("I love this", "", LONG)
     for told in ask(pipe, texts):

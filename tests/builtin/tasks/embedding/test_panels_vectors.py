@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint
 from panels_helpers import (
     LONG,
     TEXTS,
@@ -42,13 +43,12 @@ POOLED: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("panels")
-    return {name: tiny_checkpoint(root / name, name, head="base") for name in NAMES}
+def folders() -> Mapping[str, Path]:
+    return {name: checkpoint(name, head="base") for name in NAMES}
 
 
 def embedder(folder: Path, tokenizer: Mapping[str, Any] | None = WINDOWS, **options: Any) -> Pipeline:
-    return assemble(folder, "sentence-embedding", "base", {"name": "pooling", **options}, tokenizer)
+    return assemble(folder, "sentence-embedding", {"name": "pooling", **options}, tokenizer)
 
 
 def hidden_of(model: Any, told: Told) -> list[torch.Tensor]:
@@ -184,7 +184,7 @@ def test_only_the_first_window_leaves_the_prompt_out(tmp_path: Path) -> None:
 def test_features(folders: Mapping[str, Path], name: str, special_tokens: bool) -> None:
     model = network(folders[name], "AutoModel")
     post = {"name": "features", "special_tokens": special_tokens}
-    pipe = assemble(folders[name], "feature-extraction", "base", post)
+    pipe = assemble(folders[name], "feature-extraction", post)
     for told in ask(padded(pipe, sorted(pipe.model.supported_sides)[0]), TEXTS):
         [hidden] = hidden_of(model, told)
         panel = told.panel("token vectors")
@@ -196,7 +196,7 @@ def test_features(folders: Mapping[str, Path], name: str, special_tokens: bool) 
 
 
 def test_features_of_windows(folders: Mapping[str, Path]) -> None:
-    pipe = assemble(folders["bert"], "feature-extraction", "base", {"name": "features"}, {**WINDOWS, "max_length": 22})
+    pipe = assemble(folders["bert"], "feature-extraction", {"name": "features"}, {**WINDOWS, "max_length": 22})
     [told] = ask(pipe, [LONG[:120]])
     panel = told.panel("token vectors")
     assert len(told.encodings) == 2

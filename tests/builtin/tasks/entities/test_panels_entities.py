@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint
 from panels_helpers import (
     LONG,
     WINDOWS,
@@ -25,7 +26,6 @@ from panels_helpers import (
 
 from pipeline_kit import Pipeline
 from pipeline_kit.contract.types import Example
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TAGS = ("O", "PER", "PER", "LOC", "LOC")
@@ -34,18 +34,17 @@ TEXTS = ("My name is Sarah and I live in Paris", "a", "Ünïcödé 漢字 😀 �
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("panels")
+def folders() -> Mapping[str, Path]:
     return {
         # Seeds with which both tags and runs of several tokens come up.
-        name: tiny_checkpoint(root / name, name, head="token-classification", labels=LABELS, seed=seed)
+        name: checkpoint(name, head="token-classification", labels=LABELS, seed=seed)
         for name, seed in (("bert", 2), ("roberta", 9), ("xlnet", 3))
     }
 
 
 def make(folder: Path, aggregation: str, ignore: Sequence[str] = ("O",)) -> Pipeline:
     post = {"name": "entities", "aggregation": aggregation, "ignore_labels": list(ignore)}
-    return assemble(folder, "token-classification", "token-classification", post, WINDOWS)
+    return assemble(folder, "token-classification", post, WINDOWS)
 
 
 def tokens_by_hand(model: Any, told: Told) -> list[tuple[int, int, torch.Tensor]]:

@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers
 from generate_helpers import TEXTS, with_files, writer
+from harness import checkpoint
 from panels_helpers import LONG, WINDOWS, ask, assemble, close, column, last_number, network, padded, reference, shown
 
 from pipeline_kit.builtin.tasks.generation.panels import generation_panels
-from pipeline_kit.testing.checkpoints import tiny_checkpoint, tiny_translator
+from pipeline_kit.testing.checkpoints import tiny_translator
 
 MASKS: Mapping[str, str] = {"bert": "[MASK]", "roberta": "<mask>", "xlnet": "<mask>"}
 
@@ -21,10 +22,10 @@ MASKS: Mapping[str, str] = {"bert": "[MASK]", "roberta": "<mask>", "xlnet": "<ma
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     root = tmp_path_factory.mktemp("panels")
-    found = {name: tiny_checkpoint(root / name, name, head="masked-lm") for name in ("bert", "roberta")}
-    found["gpt2"] = tiny_checkpoint(root / "gpt2", "gpt2", head="causal-lm")
-    found["llama"] = tiny_checkpoint(root / "llama", "llama", head="causal-lm")
-    found["t5"] = tiny_checkpoint(root / "t5", "t5", head="seq2seq-lm", seed=1)
+    found = {name: checkpoint(name, head="masked-lm") for name in ("bert", "roberta")}
+    found["gpt2"] = checkpoint("gpt2", head="causal-lm")
+    found["llama"] = checkpoint("llama", head="causal-lm")
+    found["t5"] = checkpoint("t5", head="seq2seq-lm", seed=1)
     found["nllb"] = tiny_translator(root / "nllb", ("eng_Latn", "fra_Latn"), seed=1)
     return found
 
@@ -36,7 +37,7 @@ def test_candidates_of_each_mask(folders: Mapping[str, Path], name: str, targets
     texts = (f"I {mask} this {mask}.", mask, f"Ünïcödé 漢字 😀 {mask} \t zzz", f"{LONG} so {mask}", f"{mask} {LONG}")
     model = network(folders[name], "AutoModelForMaskedLM")
     post = {"name": "fill_mask", "top_k": 3, "targets": targets}
-    pipe = assemble(folders[name], "fill-mask", "masked-lm", post, WINDOWS)
+    pipe = assemble(folders[name], "fill-mask", post, WINDOWS)
     id = transformers.AutoTokenizer.from_pretrained(folders[name]).mask_token_id
     for side in sorted(pipe.model.supported_sides):
         for told, text in zip(ask(padded(pipe, side), texts), texts, strict=True):
@@ -69,7 +70,7 @@ def test_candidates_of_each_mask(folders: Mapping[str, Path], name: str, targets
 
 
 def test_many_masks_are_bounded(folders: Mapping[str, Path]) -> None:
-    pipe = assemble(folders["bert"], "fill-mask", "masked-lm", {"name": "fill_mask", "top_k": 300})
+    pipe = assemble(folders["bert"], "fill-mask", {"name": "fill_mask", "top_k": 300})
     [told] = ask(pipe, ["[MASK] good " * 15])
     assert len(told.panels) == 10
     assert "only the first 10 masks are shown" in told.panels[0].note
@@ -143,7 +144,7 @@ def test_a_stop_string_is_named(folders: Mapping[str, Path]) -> None:
 
 
 def test_many_ids_are_bounded(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "long", "gpt2", head="causal-lm", max_positions=200)
+    folder = checkpoint("gpt2", head="causal-lm", max_positions=200)
     pipe = writer(with_files(folder, config={"eos_token_id": None}), most=80)
     [told] = ask(pipe, ["a"])
     assert "30 ids left out" in told.panel("ids that were written").note

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import checkpoint
 from panels_helpers import (
     LONG,
     WINDOWS,
@@ -25,9 +26,7 @@ from panels_helpers import (
 )
 
 from pipeline_kit import Pipeline
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
-HEAD = "sequence-classification"
 NLI = ("contradiction", "neutral", "entailment")
 CANDIDATES = ("good", "bad", "about food, or Paris", "漢字 😀")
 TEXTS = ("I love this movie.", "a", "Ünïcödé 漢字 😀 e\u0301 עברית \t zzz", LONG)
@@ -39,14 +38,13 @@ CHOICES = (
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("panels")
+def folders() -> Mapping[str, Path]:
     return {
-        "nli": tiny_checkpoint(root / "nli", labels=NLI),
-        "left": tiny_checkpoint(root / "left", "xlnet", labels=NLI),
-        "ranker": tiny_checkpoint(root / "ranker", labels=("RELEVANT",)),
-        "choice": tiny_checkpoint(root / "choice", head="multiple-choice"),
-        "choice left": tiny_checkpoint(root / "choice left", "xlnet", head="multiple-choice"),
+        "nli": checkpoint(labels=NLI),
+        "left": checkpoint("xlnet", labels=NLI),
+        "ranker": checkpoint(labels=("RELEVANT",)),
+        "choice": checkpoint(head="multiple-choice"),
+        "choice left": checkpoint("xlnet", head="multiple-choice"),
     }
 
 
@@ -72,7 +70,7 @@ def test_zero_shot(folders: Mapping[str, Path], name: str, multi_label: bool, me
     model = network(folders[name], "AutoModelForSequenceClassification")
     options = {"labels": list(CANDIDATES), "multi_label": multi_label, "merge": merge}
     post = {"name": "zero_shot", **options}
-    pipe = assemble(folders[name], "zero-shot-classification", HEAD, post, {**WINDOWS, "max_length": 40})
+    pipe = assemble(folders[name], "zero-shot-classification", post, {**WINDOWS, "max_length": 40})
     for told in ask(both_sides(pipe)[0], TEXTS):
         logits = torch.stack([row["logits"] for row in reference(model, told)])
         values = logits[:, 2] - logits[:, 0] if multi_label else logits[:, 2]
@@ -104,7 +102,7 @@ def test_zero_shot(folders: Mapping[str, Path], name: str, multi_label: bool, me
 
 
 def test_zero_shot_with_one_candidate_is_scored_by_itself(folders: Mapping[str, Path]) -> None:
-    pipe = assemble(folders["nli"], "zero-shot-classification", HEAD, {"name": "zero_shot"})
+    pipe = assemble(folders["nli"], "zero-shot-classification", {"name": "zero_shot"})
     [told] = ask(pipe, [{"text": "I love it", "labels": ["good"]}])
     logits = reference(network(folders["nli"], "AutoModelForSequenceClassification"), told)[0]["logits"]
     panel = told.panel("leads to scores (sigmoid)")
@@ -117,9 +115,7 @@ def test_zero_shot_with_one_candidate_is_scored_by_itself(folders: Mapping[str, 
 )
 def test_ranking(folders: Mapping[str, Path], name: str, options: Mapping[str, Any], merge: str) -> None:
     model = network(folders[name], "AutoModelForSequenceClassification")
-    pipe = assemble(
-        folders[name], "text-ranking", HEAD, {"name": "ranking", "merge": merge, "top_k": 3, **options}, WINDOWS
-    )
+    pipe = assemble(folders[name], "text-ranking", {"name": "ranking", "merge": merge, "top_k": 3, **options}, WINDOWS)
     [told] = ask(pipe, [QUERY])
     logits = torch.stack([row["logits"] for row in reference(model, told)])
     several = name == "nli"
@@ -143,9 +139,7 @@ def test_ranking(folders: Mapping[str, Path], name: str, options: Mapping[str, A
 
 def test_the_softmax_behind_a_rank_names_its_window(folders: Mapping[str, Path]) -> None:
     post = {"name": "ranking", "label": "entailment"}
-    [told] = ask(
-        assemble(folders["nli"], "text-ranking", HEAD, post, WINDOWS), [{"query": "dull", "documents": [LONG]}]
-    )
+    [told] = ask(assemble(folders["nli"], "text-ranking", post, WINDOWS), [{"query": "dull", "documents": [LONG]}])
     model = network(folders["nli"], "AutoModelForSequenceClassification")
     chances = torch.stack([row["logits"] for row in reference(model, told)]).softmax(dim=1)[:, 2]
     panel = told.panel("documents, best first")
@@ -156,7 +150,7 @@ def test_the_softmax_behind_a_rank_names_its_window(folders: Mapping[str, Path])
 @pytest.mark.parametrize("name", ["choice", "choice left"])
 def test_multiple_choice(folders: Mapping[str, Path], name: str) -> None:
     model = network(folders[name], "AutoModelForMultipleChoice")
-    pipe = assemble(folders[name], "multiple-choice", "multiple-choice", {"name": "choice"}, WINDOWS)
+    pipe = assemble(folders[name], "multiple-choice", {"name": "choice"}, WINDOWS)
     for way in both_sides(pipe):
         for told, example in zip(ask(way, CHOICES), CHOICES, strict=True):
             logits = torch.stack([row["logits"].reshape(()) for row in reference(model, told)])
@@ -175,7 +169,7 @@ def test_multiple_choice(folders: Mapping[str, Path], name: str) -> None:
 
 
 def test_many_documents_are_bounded(folders: Mapping[str, Path]) -> None:
-    pipe = assemble(folders["ranker"], "text-ranking", HEAD, {"name": "ranking"})
+    pipe = assemble(folders["ranker"], "text-ranking", {"name": "ranking"})
     [told] = ask(pipe, [{"query": "x", "documents": [f"{'so good ' * 30} {i}" for i in range(60)]}])
     assert "10 documents left out" in told.panels[-1].note
     assert told.panels[-1].rows[0][1] == told.result["ranking"][0]["index"]
