@@ -70,7 +70,7 @@ def pipe_of(case: Case, merge: Merge | None = None) -> Pipeline:
     """A pipeline that splits texts and merges by a rule; None: one that cuts them."""
     options = {"max_length": LENGTH} if merge is None else SPLIT
     folder = checkpoint(case.architecture, **case.options)
-    merged = {} if merge is None else {"merge": merge}
+    merged: dict[str, Any] = {} if merge is None else {"merge": merge}
     return pipeline_of(
         "text-classification", folder, tokenizer=options, model={"linear": "eager"}, top_k=None, **merged
     )

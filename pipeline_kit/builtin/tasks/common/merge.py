@@ -140,8 +140,8 @@ class RankedParts:
     :param order: the parts, best first; of equal ones the first given.
     """
 
-    values: Floats
-    scores: np.ndarray[Any, np.dtype[np.float64]]
+    values: NDArray[np.float32]
+    scores: NDArray[np.float64]
     order: list[int]
 
 
