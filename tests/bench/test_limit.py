@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from common import limit
 from common.limit import Cost, MatrixLimit, matrix_limit, network_cost, share_of
+from harness import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline_kit import load
 from pipeline_kit.bench.sides import TextBatch
 from pipeline_kit.contract.types import Device, TokenBatch
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 
 def test_a_share_is_that_of_the_operations_in_the_time_there_was() -> None:
@@ -43,10 +42,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("architecture", "head", "task"), CASES, ids=["-".join(case) for case in CASES])
-def test_the_estimate_of_operations_is_what_torch_counts(
-    tmp_path: Path, architecture: str, head: str, task: str
-) -> None:
-    folder = tiny_checkpoint(tmp_path, architecture, head=head)
+def test_the_estimate_of_operations_is_what_torch_counts(architecture: str, head: str, task: str) -> None:
+    folder = checkpoint(architecture, head=head)
     plain = ("model.linear=eager", "model.attn_implementation=eager", "padding=none")
     pipe = load(f"checkpoint.path={folder}", f"task={task}", *plain)
     batches: list[TokenBatch] = []
@@ -71,8 +68,8 @@ def test_the_estimate_of_operations_is_what_torch_counts(
         ("squeezebert", "it has convolutions"),
     ],
 )
-def test_what_cannot_be_estimated_is_not(tmp_path: Path, architecture: str, reason: str) -> None:
-    folder = tiny_checkpoint(tmp_path, architecture)
+def test_what_cannot_be_estimated_is_not(architecture: str, reason: str) -> None:
+    folder = checkpoint(architecture)
     cost = network_cost(folder, json.loads((folder / "config.json").read_text()), "sequence-classification")
     assert isinstance(cost, str)
     assert cost.startswith(reason)
