@@ -103,7 +103,7 @@ def _merged(split: PreTokenizedString, text: str, added: Sequence[Span]) -> list
 def _normalized(backend: Any, texts: Sequence[str], normalized: Sequence[str]) -> Panel:
     rows: list[Sequence[Cell]] = []
     for name, text, after in zip(("text", "text_pair"), texts, normalized, strict=False):
-        rows.append((name, cell(text, _SHOWN), cell(after, _SHOWN), len(text), len(after), after != text[:_SEEN]))
+        rows.append((name, cell(str(text), _SHOWN), cell(after, _SHOWN), len(text), len(after), after != text[:_SEEN]))
     columns = ("field", "as given", "normalised", "characters", "after", "changed")
     rule = "none, the text stays as it is" if backend.normalizer is None else for_message(str(backend.normalizer), 300)
     note = f"looked at up to {_SEEN} characters" if any(len(text) > _SEEN for text in texts) else ""
