@@ -38,7 +38,7 @@ def agreement(sides: Sequence[PipelineSide], quick: bool) -> Measurement:
     for side in sides:
         tell(f"labels of {side.name}, {len(texts)} texts")
         with quiet():
-            results: list[Any] = list(side.pipeline.outcomes(texts))
+            results: list[Any] = list(side.pipeline.results_or_failures(texts))
         reference = reference or results
         against = difference(reference, results)
         true = sum(result.get("label") == label for result, label in zip(results, labels, strict=True)) / len(labels)

@@ -51,10 +51,10 @@ def profile(pipeline: Any, texts: list[str]) -> dict[str, float]:
 
     stats = RunStats()
     with quiet():
-        list(pipeline.outcomes(texts))  # warm
+        list(pipeline.results_or_failures(texts))  # warm
         with torch_profile(activities=[ProfilerActivity.CPU]) as seen:
             start = time.perf_counter()
-            list(pipeline.outcomes(texts, stats))
+            list(pipeline.results_or_failures(texts, stats))
             wall = time.perf_counter() - start
     shares: dict[str, float] = defaultdict(float)
     for event in seen.key_averages():

@@ -60,7 +60,7 @@ class EchoTokenizer(Tokenizer):
 class EchoModel(Model):
     """Gives each row's ids back, whole numbers that no batch can change."""
 
-    supported_sides = frozenset({"left", "right"})
+    safe_padding_sides = frozenset({"left", "right"})
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
         for row in batch.input_ids.tolist():

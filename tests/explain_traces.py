@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_kit.contract.stages import Panel
-from pipeline_kit.contract.types import RowFailure
+from pipeline_kit.errors import RowFailure
 from pipeline_kit.explain.trace import (
     Attribution,
     BatchTrace,

@@ -175,7 +175,7 @@ def token_weights(encodings: Sequence[Encoding]) -> torch.Tensor:
     """Weight windows so that each token of the text counts once, ``[W]``; 1 for a text that is whole."""
     if len(encodings) == 1:
         return torch.ones(1, dtype=torch.float64)
-    spans = [range(*encoding.span) for encoding in encodings if encoding.span is not None]
+    spans = [range(*encoding.token_span) for encoding in encodings if encoding.token_span is not None]
     assert len(spans) == len(encodings)
     holders = [sum(token in span for span in spans) for token in range(spans[-1].stop)]
     return torch.tensor([sum(1 / holders[token] for token in span) for span in spans], dtype=torch.float64)

@@ -122,7 +122,7 @@ def ways(pipe: Pipeline) -> Iterator[Pipeline]:
     pad, limit = pipe.padding.pad_token_id, pipe.tokenizer.max_length or 64
     policies = [PaddingPolicy("none", "right", pad)]
     if pipe.tokenizer.pad_token_id is not None:
-        for side in sorted(pipe.model.supported_sides):
+        for side in sorted(pipe.model.safe_padding_sides):
             policies += [PaddingPolicy("longest", side, pad, limit), PaddingPolicy("max_length", side, pad, limit)]
             policies += [PaddingPolicy("multiple_of", side, pad, limit, multiple_of=7)]
     batchings = (BatchingPolicy(), BatchingPolicy(max_tokens=90), BatchingPolicy(False, None, 3, 4))

@@ -134,11 +134,11 @@ def opened(folder: Path) -> Checkpoint:
 
 
 def hf(checkpoint: Checkpoint, requires: frozenset[str] = frozenset(), **options: Any) -> HfTokenizer:
-    return HfTokenizer(HfTokenizerConfig(**options), StageContext(checkpoint, requires=requires))
+    return HfTokenizer(HfTokenizerConfig(**options), StageContext(checkpoint, required_fields=requires))
 
 
 def from_json(checkpoint: Checkpoint, requires: frozenset[str] = frozenset(), **options: Any) -> TokenizersJson:
-    return TokenizersJson(TokenizersJsonConfig(**options), StageContext(checkpoint, requires=requires))
+    return TokenizersJson(TokenizersJsonConfig(**options), StageContext(checkpoint, required_fields=requires))
 
 
 BOTH = (hf, from_json)

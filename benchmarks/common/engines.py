@@ -9,8 +9,8 @@ from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.compose.build import build
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.plugins import installed
-from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import for_message
+from pipeline_kit.contract.types import Example
+from pipeline_kit.errors import RowFailure, for_message
 
 from .script import tell
 
@@ -83,5 +83,5 @@ def _missing(name: str) -> str | None:
 
 
 def _fails(side: PipelineSide, trial: Sequence[Example]) -> str | None:
-    failures = [item for item in side.pipeline.outcomes(trial) if isinstance(item, RowFailure)]
+    failures = [item for item in side.pipeline.results_or_failures(trial) if isinstance(item, RowFailure)]
     return f"fails in the {failures[0].stage}: {for_message(failures[0].message, 160)}" if failures else None

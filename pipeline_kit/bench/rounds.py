@@ -13,8 +13,8 @@ from pathlib import Path
 from random import Random
 
 from pipeline_kit.bench.sides import BenchSide, TextBatch, use_threads
-from pipeline_kit.contract.types import Device, Example, RowFailure
-from pipeline_kit.errors import RowError
+from pipeline_kit.contract.types import Device, Example
+from pipeline_kit.errors import RowError, RowFailure
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class TextBatch:
     """What one pass over the texts did.
 
-    :param results: a result or a :class:`~pipeline_kit.contract.types.RowFailure` for each text, in order.
+    :param results: a result or a :class:`~pipeline_kit.errors.RowFailure` for each text, in order.
     :param tokens: tokens of the texts that the model read; `slots` counts padding too.
     :param sequences: rows of all batches: texts, their windows, their parts.
     :param pairs: the sum of the squares of their lengths.
@@ -94,14 +94,14 @@ class PipelineSide(BenchSide):
 
         before, self.pipeline.observer = self.pipeline.observer, observe
         try:
-            work.results = list(self.pipeline.outcomes(examples, stats))
+            work.results = list(self.pipeline.results_or_failures(examples, stats))
         finally:
             self.pipeline.observer = before
         return work
 
     def run(self, examples: Sequence[Example]) -> object:
         """Stream through, failures in their places."""
-        return list(self.pipeline.outcomes(examples))
+        return list(self.pipeline.results_or_failures(examples))
 
     def run_one(self, example: Example) -> object:
         """Call the pipeline."""

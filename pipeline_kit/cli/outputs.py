@@ -16,8 +16,8 @@ from rich.text import Text
 from pipeline_kit.cli.selection import Selection
 from pipeline_kit.cli.stdio import flush_out, prepare_stdout, print_out, say, stdout
 from pipeline_kit.cli.tables import console, print_lines, table
-from pipeline_kit.contract.types import Example, Result, RowFailure, RunStats
-from pipeline_kit.errors import StageError, UsageError, for_message
+from pipeline_kit.contract.types import Example, Result, RunStats
+from pipeline_kit.errors import RowFailure, StageError, UsageError, for_message
 from pipeline_kit.files.atomic import atomic_writer, refuse_overlap
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.paths import Record
@@ -185,7 +185,9 @@ MOST_WAITING = 1024
 class Outcomes(Protocol):
     """The one thing of a :class:`~pipeline_kit.runtime.pipeline.Pipeline` that is needed here."""
 
-    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result | RowFailure]:
+    def results_or_failures(
+        self, examples: Iterable[Example], stats: RunStats | None = None
+    ) -> Iterator[Result | RowFailure]:
         """Return a result or a failure for each example, in order."""
         ...
 
@@ -267,7 +269,7 @@ def _stretch(pipeline: Outcomes, reads: Iterator[_Read], stats: RunStats) -> Ite
             stats.failed += 1
             yield _failed(None, failure, read)
 
-    for outcome in pipeline.outcomes(examples(), stats):
+    for outcome in pipeline.results_or_failures(examples(), stats):
         yield from unreadable()
         yield _row(waiting.popleft(), outcome, stats)
     yield from unreadable()

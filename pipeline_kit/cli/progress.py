@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pipeline_kit.cli.stdio import is_terminal, say
-from pipeline_kit.contract.types import Device, RowFailure, RunStats
-from pipeline_kit.errors import for_message
+from pipeline_kit.contract.types import Device, RunStats
+from pipeline_kit.errors import RowFailure, for_message
 from pipeline_kit.job.watcher import JobWatcher
 
 if TYPE_CHECKING:

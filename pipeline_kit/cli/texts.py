@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.bench.samples import SAMPLES, SampleName, sample_examples, sample_rows
 from pipeline_kit.cli.inputs import Inputs
-from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import UsageError, for_message
+from pipeline_kit.contract.types import Example
+from pipeline_kit.errors import RowFailure, UsageError, for_message
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.sides import PipelineSide

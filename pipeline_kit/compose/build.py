@@ -64,7 +64,7 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
     checkpoint = resolve_checkpoint(config.checkpoint)
     device = resolve_device(config.device, checkpoint)
     postprocessor_class = _class(config.postprocessor, Postprocessor)
-    requires = postprocessor_class.requires
+    requires = postprocessor_class.required_fields
     if not requires <= ENCODING_FIELDS:
         unknown = ", ".join(sorted(requires - ENCODING_FIELDS))
         raise RegistryError(
@@ -79,13 +79,13 @@ def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
         config.task.name,
         truncation=postprocessor_class.truncation,
         overflow=postprocessor_class.overflow,
-        pair=postprocessor_class.pair,
+        pair_names=postprocessor_class.pair_names,
         src_lang=config.task.src_lang,
         tgt_lang=config.task.tgt_lang,
     )
     model_class = _class(config.model, Model)
     with _reading(checkpoint, config.model):
-        context = replace(context, reserved=model_class.reserved_positions(config.model.options, context))
+        context = replace(context, reserved_positions=model_class.reserved_positions(config.model.options, context))
     tokenizer_class = _class(config.tokenizer, Tokenizer)
     with _reading(checkpoint, config.tokenizer):
         tokenizer: Tokenizer = tokenizer_class(config.tokenizer.options, context)
@@ -130,7 +130,7 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
         "task": config.task.name,
         "checkpoint": {"name": checkpoint.name, "revision": checkpoint.revision, "path": str(checkpoint.path)},
         "tokenizer": {"name": config.tokenizer.name, "max_length": pipeline.tokenizer.max_length},
-        "model": {"name": config.model.name, "tolerance": pipeline.model.tolerance, **pipeline.model.details},
+        "model": {"name": config.model.name, "tolerance": pipeline.model.tolerance, **pipeline.model.runtime_info},
         "postprocessor": {"name": config.postprocessor.name},
         "device": {"name": device.name, "dtype": device.dtype, "threads": device.threads},
         "padding": {"name": padding.name, "side": padding.side, "max_length": padding.max_length},
@@ -156,7 +156,7 @@ def _class(choice: StageChoice, interface: type[Any]) -> Any:
 def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> PaddingPolicy:
     """Make the padding policy definite, giving up padding where it would change the model's answers."""
     side = config.side or tokenizer.padding_side
-    sides = model.supported_sides
+    sides = model.safe_padding_sides
     if config.side is not None and config.side not in sides and sides:
         problem = f"this checkpoint's answers change when it is padded on the {config.side}."
         raise ConfigError([Fault("padding.side", problem, allowed=tuple(sorted(sides)))])

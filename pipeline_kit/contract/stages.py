@@ -82,13 +82,13 @@ class StageContext:
     :param checkpoint: the model folder.
     :param device: where tensors live and in which precision.
     :param head: the head the task asks for, such as ``sequence-classification`` or ``base``.
-    :param requires: encoding fields that the pipeline's postprocessor reads.
+    :param required_fields: encoding fields that the pipeline's postprocessor reads.
     :param task: the task's name.
     :param tokenizer: the built tokenizer; None while the tokenizer itself is built.
     :param truncation: which text of a pair is cut or split where both do not fit; a single text always is.
     :param overflow: what becomes of a text that is too long, where the user leaves it to the task.
-    :param pair: what messages call the two texts of a pair.
-    :param reserved: positions of the model that no text may take, see :meth:`Model.reserved_positions`.
+    :param pair_names: what messages call the two texts of a pair.
+    :param reserved_positions: positions of the model that no text may take, see :meth:`Model.reserved_positions`.
     :param src_lang: the language of the texts, where the user names it.
     :param tgt_lang: the language to write in, where the user names it.
     :param model: the built model; None while tokenizer and model themselves are built.
@@ -97,13 +97,13 @@ class StageContext:
     checkpoint: Checkpoint
     device: Device = field(default_factory=Device)
     head: str = "base"
-    requires: frozenset[str] = frozenset()
+    required_fields: frozenset[str] = frozenset()
     task: str = ""
     tokenizer: Tokenizer | None = None
     truncation: Truncation = "longest_first"
     overflow: Overflow = "truncate"
-    pair: tuple[str, str] = PAIR
-    reserved: int = 0
+    pair_names: tuple[str, str] = PAIR
+    reserved_positions: int = 0
     src_lang: str | None = None
     tgt_lang: str | None = None
     model: Model | None = None
@@ -137,7 +137,7 @@ class Tokenizer(ABC):
 
         :returns: at least one encoding per example, in the order of the examples and, within one, of
             its windows; each has ``example`` set to its place in `examples`. ``[]`` for ``[]``. Where windows
-            say in ``span`` what they hold of the text, what neighbours share counts once when they are merged.
+            say in ``token_span`` what they hold of the text, what neighbours share counts once when they are merged.
             No encoding is empty or longer than `max_length`.
         :param examples: strings, or mappings with ``text`` and perhaps ``text_pair``, whatever the task: its
             postprocessor's :meth:`Postprocessor.prepare` has made these of its own fields.
@@ -154,7 +154,7 @@ class Tokenizer(ABC):
         """The languages that a multilingual translator has a token for, each with its id; empty for all others."""
         return {}
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """Write a conversation as the checkpoint was trained to see it.
 
         Called from another thread than ``encode``. A written conversation holds its special tokens already, so
@@ -196,7 +196,7 @@ class Model(ABC):
 
     @property
     @abstractmethod
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """The padding sides under which a row's answer does not depend on its padding.
 
         Empty for an architecture that lets padding leak into its answer: then only rows of equal
@@ -204,12 +204,12 @@ class Model(ABC):
         """
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def runtime_info(self) -> Mapping[str, Any]:
         """What was decided at load, as JSON values, for ``pipeline-kit cfg --resolve``."""
         return {}
 
     @property
-    def settled(self) -> Mapping[str, Any]:
+    def pinned_options(self) -> Mapping[str, Any]:
         """Options, by name, with which another load decides what this one found by measuring.
 
         A job that is resumed, or shared among processes, sets them, so that all its rows come from one kernel.
@@ -230,7 +230,7 @@ class Model(ABC):
         :raises RuntimeError: on lack of memory; the pipeline then halves the batch.
         """
 
-    def watched(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
+    def capture_layers(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
         """While the body calls ``forward``, note what each layer returns, for ``pipeline-kit explain``.
 
         :returns: a list that fills up with names (``embeddings``, ``layer 1``) and hidden states ``[B, T, H]`` on the
@@ -257,7 +257,7 @@ class Postprocessor(ABC):
     Threads: all of it is called from one thread at a time, `prepare` while a tokenizer may run on another.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    required_fields: ClassVar[frozenset[str]] = frozenset()
     """The encoding fields that ``__call__`` reads, out of `ENCODING_FIELDS`."""
 
     truncation: ClassVar[Truncation] = "longest_first"
@@ -267,7 +267,7 @@ class Postprocessor(ABC):
     """What becomes of a text that is too long, unless the user says: ``window`` where ``__call__`` makes as
     much of the windows of a long text as of a short text."""
 
-    pair: ClassVar[tuple[str, str]] = PAIR
+    pair_names: ClassVar[tuple[str, str]] = PAIR
     """What messages call the two texts of a pair that `prepare` returns: where they came from."""
 
     def prepare(self, example: Example) -> Sequence[Example]:

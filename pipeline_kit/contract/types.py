@@ -14,8 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline_kit.errors import RowFailure as RowFailure
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -37,7 +35,7 @@ Side = Literal["right", "left"]
 class Encoding:
     """One unpadded sequence of token ids: an example, or one window of a long one.
 
-    Only `input_ids` is always there. The fields a postprocessor names in its ``requires`` are filled
+    Only `input_ids` is always there. The fields a postprocessor names in its ``required_fields`` are filled
     too; the rest are None because filling them costs time.
 
     :param input_ids: token ids with special tokens, ``[T]``.
@@ -53,7 +51,7 @@ class Encoding:
     :param window: the place of this window among the example's windows.
     :param truncated: how many tokens of the example were cut off and are in no window.
     :param truncated_chars: how many characters were cut off before tokenizing (see ``max_chars``).
-    :param span: begin and end of a window in the text that is split, in tokens from its first one, so that what
+    :param token_span: begin and end of a window in the text that is split, in tokens from its first one, so that what
         neighbours share can be told; None for a text that is whole.
     """
 
@@ -69,7 +67,7 @@ class Encoding:
     window: int = 0
     truncated: int = 0
     truncated_chars: int = 0
-    span: tuple[int, int] | None = None
+    token_span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class TokenBatch:
     :param attention_mask: 1 for a token, 0 for padding.
     :param lengths: the number of tokens of each row, ``[B]`` on the CPU.
     :param side: where the padding stands.
-    :param padded: whether there is any padding at all; without it a model may ignore the mask.
+    :param has_padding: whether there is any padding at all; without it a model may ignore the mask.
     """
 
     input_ids: torch.Tensor
@@ -87,7 +85,7 @@ class TokenBatch:
     token_type_ids: torch.Tensor | None
     lengths: np.ndarray[Any, Any]
     side: Side
-    padded: bool
+    has_padding: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ class RunStats:
 
     :param rows: examples that went in; `failed` of them have no result.
     :param truncated_rows: examples of which something was cut off.
-    :param tokens: tokens the model saw, padding not counted; `slots` counts padding too.
+    :param tokens: tokens the model saw, padding not counted; `padded_tokens` counts padding too.
     :param retries: calls that were made again, see ``runner.retries``.
     :param seconds: time spent in each stage; tokenizing overlaps with the model.
     """
@@ -178,14 +176,14 @@ class RunStats:
     windows: int = 0
     batches: int = 0
     tokens: int = 0
-    slots: int = 0
+    padded_tokens: int = 0
     retries: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def padding_share(self) -> float:
         """The share of the model's token slots that was padding, 0 to 1."""
-        return 1 - self.tokens / self.slots if self.slots else 0.0
+        return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     @classmethod
     def total(cls, several: Iterable[RunStats]) -> RunStats:

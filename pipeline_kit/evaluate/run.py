@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.contract.evaluator import Evaluator, Verdict
-from pipeline_kit.contract.types import Example, Result, RowFailure, RunStats
-from pipeline_kit.errors import InputError, UsageError
+from pipeline_kit.contract.types import Example, Result, RunStats
+from pipeline_kit.errors import InputError, RowFailure, UsageError
 from pipeline_kit.files.read.source import SourceRow
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def run(
 
     start = perf_counter()
     outcomes: list[Result | RowFailure] = []
-    for outcome in pipeline.outcomes(examples(), counts.stats):
+    for outcome in pipeline.results_or_failures(examples(), counts.stats):
         outcomes.append(outcome)
         row, gold, parts = waiting[0]
         if len(outcomes) < parts:

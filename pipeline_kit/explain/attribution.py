@@ -202,7 +202,7 @@ class _Run:
 
         ids = tensor(batch.input_ids)
         types = None if batch.token_type_ids is None else tensor(batch.token_type_ids)
-        return TokenBatch(ids, torch.ones_like(ids), types, np.array([ids.shape[1]]), batch.side, padded=False)
+        return TokenBatch(ids, torch.ones_like(ids), types, np.array([ids.shape[1]]), batch.side, has_padding=False)
 
     def _check(self, row: RowTrace, target: Target, logits: torch.Tensor) -> float:
         """Return how far `logits` are from the trace's, which is as far as the stage and batching may put them."""

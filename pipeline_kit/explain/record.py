@@ -18,13 +18,12 @@ from pipeline_kit.contract.types import (
     Example,
     ModelOutput,
     Result,
-    RowFailure,
     RowOutput,
     RunStats,
     Side,
     TokenBatch,
 )
-from pipeline_kit.errors import CheckpointError, ExampleError, for_message
+from pipeline_kit.errors import CheckpointError, ExampleError, RowFailure, for_message
 from pipeline_kit.explain.sequences import show_encodings
 from pipeline_kit.explain.trace import BatchTrace, RowTrace, StageTrace, Trace, Value
 from pipeline_kit.explain.values import (
@@ -68,7 +67,7 @@ def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attent
             pipeline.observer(stage, given, gave)
 
     start = perf_counter()
-    outcomes = list(replace(pipeline, model=watched, observer=observe).outcomes(rows, stats))
+    outcomes = list(replace(pipeline, model=watched, observer=observe).results_or_failures(rows, stats))
     seconds = perf_counter() - start
     account = _Account(pipeline, seen, notes)
     batches = tuple(account.batch(number, found, attentions) for number, found in enumerate(seen.batches))
@@ -280,14 +279,16 @@ class WatchedModel(Model):
         self.seconds = 0.0
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """Those of the model."""
-        return self._model.supported_sides
+        return self._model.safe_padding_sides
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
         """Run the model; what its layers returned is then in `layers`, the time it took in `seconds`."""
         with ExitStack() as stack:
-            seen = or_note(self._notes, "watching the model", lambda: stack.enter_context(self._model.watched()), ())
+            seen = or_note(
+                self._notes, "watching the model", lambda: stack.enter_context(self._model.capture_layers()), ()
+            )
             start = perf_counter()
             output = self._model.forward(batch)
             self.seconds = perf_counter() - start

@@ -53,7 +53,7 @@ def show_encodings(
     for ran, full in zip(encodings, filled, strict=True):
         source = _source(parts, ran)
         tokens = tuple(_token(tokenizer, full, place, source) for place in range(len(ran.input_ids)))
-        span = None if ran.span is None else (int(ran.span[0]), int(ran.span[1]))
+        span = None if ran.token_span is None else (int(ran.token_span[0]), int(ran.token_span[1]))
         counts = ran.truncated, ran.truncated_chars
         sequences.append(SequenceTrace(ran.part, ran.window, source, tokens, *counts, span=span))
     return _with_cuts(sequences), note

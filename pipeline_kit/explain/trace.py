@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline_kit.contract.stages import Panel
-from pipeline_kit.contract.types import Example, Result, RowFailure, Side
-from pipeline_kit.errors import for_message
+from pipeline_kit.contract.types import Example, Result, Side
+from pipeline_kit.errors import RowFailure, for_message
 
 Array = np.ndarray[Any, Any]
 

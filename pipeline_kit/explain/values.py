@@ -41,7 +41,7 @@ def batch_values(batch: TokenBatch) -> tuple[Value, ...]:
     found = [describe_value("input_ids", batch.input_ids), describe_value("attention_mask", batch.attention_mask)]
     if batch.token_type_ids is not None:
         found.append(describe_value("token_type_ids", batch.token_type_ids))
-    found.append(Value("padding", "str", (), "", f"on the {batch.side}" if batch.padded else "none"))
+    found.append(Value("padding", "str", (), "", f"on the {batch.side}" if batch.has_padding else "none"))
     return tuple(found)
 
 
@@ -109,7 +109,7 @@ def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[
     :param ran: the hidden states of the run that made the result.
     :returns: the maps, and a note that says how far the two runs' hidden states are apart.
     """
-    with model.watched() as again:
+    with model.capture_layers() as again:
         maps: Mapping[str, Any] = model.attentions(batch)
     if not maps:
         return {}, "the model does not report its attention"

@@ -155,12 +155,12 @@ class GraphModel(Model):
         self._graph: Any = self.load(self._folder, context.device, config.precision, facts)
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def runtime_info(self) -> Mapping[str, Any]:
         """The precision and the folder of the graph."""
         return {"precision": self._precision, "graph": str(self._folder)}
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """The padding sides that leave the float32 graph's answers as they are, tried out after the export."""
         return self._facts.sides
 

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import OutputError, for_message
+from pipeline_kit.errors import OutputError, RowFailure, for_message
 from pipeline_kit.files.atomic import is_temporary, remove_leftovers
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.job.receipt import shard_of

@@ -13,8 +13,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, final
 
-from pipeline_kit.contract.types import RowFailure, RunStats
-from pipeline_kit.errors import JobError, for_message, redacted
+from pipeline_kit.contract.types import RunStats
+from pipeline_kit.errors import JobError, RowFailure, for_message, redacted
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.read.source import Source, SourceRow
 from pipeline_kit.files.write.base import Schema
@@ -275,5 +275,5 @@ def _tries(receipt: Receipt) -> int:
 
 def _numbers(stats: RunStats) -> dict[str, float]:
     seconds = {f"seconds.{stage}": value for stage, value in sorted(stats.seconds.items())}
-    names = ("truncated_rows", "windows", "batches", "tokens", "slots", "retries")
-    return {**{name: getattr(stats, name) for name in names}, **seconds}
+    names = ("truncated_rows", "windows", "batches", "tokens", "retries")
+    return {**{name: getattr(stats, name) for name in names}, "slots": stats.padded_tokens, **seconds}

@@ -26,7 +26,7 @@ class Manifest:
     """What a job is.
 
     :param identity: see :func:`pipeline_kit.job.manifest.identity_of`.
-    :param settled: options that fix what the first load decided by measuring, see `Model.settled`.
+    :param settled: options that fix what the first load decided by measuring, see `Model.pinned_options`.
     :param schema: what all shards agree on, from the first one; None before it, or if there is nothing.
     :param resolved: what every 'auto' and null of the config became, at the first load.
     :param done: whether all rows are there.

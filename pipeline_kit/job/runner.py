@@ -93,12 +93,12 @@ class InProcessRunner(Runner):
         for task in tasks:
             if pipeline is None:
                 pipeline = job.build(with_pinned_options(job.config, ledger.pinned or {}))
-                ledger.loaded(pipeline.model.settled, pipeline.description)
+                ledger.loaded(pipeline.model.pinned_options, pipeline.description)
             yield run_shard(pipeline, task, job.layout, job.format, ledger.advanced)
 
 
 def with_pinned_options(config: PipelineConfig, pinned: Mapping[str, Any]) -> PipelineConfig:
-    """Decide where the user said "auto" as the job's first load did, see `Model.settled`.
+    """Decide where the user said "auto" as the job's first load did, see `Model.pinned_options`.
 
     `pinned` may come from a file: it chooses among the values that such an option has, and sets no other one.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline_kit.contract.types import RowFailure, RunStats
-from pipeline_kit.errors import StageError
+from pipeline_kit.contract.types import RunStats
+from pipeline_kit.errors import RowFailure, StageError
 from pipeline_kit.files.read.source import SourceRow
 from pipeline_kit.files.write.base import OutputValues, Schema, UnwritableRowsError
 from pipeline_kit.files.write.formats import ShardFormat
@@ -105,7 +105,7 @@ def _outcomes(pipeline: Pipeline, task: ShardTask, stats: RunStats, watch: Watch
         if watch is not None:
             calls = replace(pipeline.calls, watch=lambda stage, places: watch(stage, [rows[i].index for i in places]))
             running = replace(pipeline, calls=calls)
-        return running.outcomes([row.example for row in rows], stats)  # type: ignore[misc]
+        return running.results_or_failures([row.example for row in rows], stats)  # type: ignore[misc]
 
     known: dict[int, Outcome] = dict(task.timed_out)
     known.update((row.index, row.example) for row in task.rows if isinstance(row.example, RowFailure))

@@ -78,7 +78,7 @@ def serve(
     config = parse_config(data, load_registry(plugins), [])
     pipeline: Pipeline = build(with_pinned_options(_with_worker_share(config, number), pinned))
     gc.freeze()  # what torch and the model are made of lives as long as the process
-    send("loaded", pipeline.model.settled, dict(pipeline.description))
+    send("loaded", pipeline.model.pinned_options, dict(pipeline.description))
     layout = layout_of(config)
     format = shard_format(config.output, layout)
     watch = None if config.runner.batch_timeout is None else lambda stage, rows: send("stage", stage, rows)

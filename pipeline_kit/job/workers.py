@@ -12,8 +12,8 @@ from time import monotonic
 from typing import Any, final
 
 from pipeline_kit import errors
-from pipeline_kit.contract.types import RowFailure, RunStats
-from pipeline_kit.errors import JobError, PipelineKitError
+from pipeline_kit.contract.types import RunStats
+from pipeline_kit.errors import JobError, PipelineKitError, RowFailure
 from pipeline_kit.job.ledger import JobLedger
 from pipeline_kit.job.runner import Job, Runner
 from pipeline_kit.job.shard import ShardResult, ShardTask

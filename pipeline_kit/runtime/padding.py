@@ -89,7 +89,7 @@ def collate(encodings: Sequence[Encoding], policy: PaddingPolicy, device: str) -
         token_type_ids=fill([t for t in types if t is not None], 0) if types[0] is not None else None,
         lengths=lengths,
         side=policy.side,
-        padded=padded,
+        has_padding=padded,
     )
 
 

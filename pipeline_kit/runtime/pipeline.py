@@ -81,12 +81,12 @@ class Pipeline:
         :param stats: counted into, if given.
         :raises RowError: at the place of the first row that fails, after the results before it.
         """
-        for outcome in self.outcomes(examples, stats):
+        for outcome in self.results_or_failures(examples, stats):
             if isinstance(outcome, RowFailure):
                 raise RowError(outcome)
             yield outcome
 
-    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
+    def results_or_failures(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
         """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""
         stats = stats or RunStats()
         for rows, chunk, encoded in self._encoded_chunks(examples, stats):
@@ -203,7 +203,7 @@ class Pipeline:
                 split = split_rows(reduced, batch)
             stats.batches += 1
             stats.tokens += int(batch.lengths.sum())
-            stats.slots += batch.input_ids.numel()
+            stats.padded_tokens += batch.input_ids.numel()
             if self.observer is not None:
                 self.observer("padding", encodings, batch)
                 self.observer("model", batch, output)

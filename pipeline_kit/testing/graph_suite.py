@@ -43,7 +43,7 @@ print(round(pipe("good")["score"], 4), *sorted(set(json.loads(absent)) & set(sys
 
 
 class GraphModelSuite:
-    """Checks of a plugin's model, whose ``details`` name the ``graph``'s folder.
+    """Checks of a plugin's model, whose ``runtime_info`` name the ``graph``'s folder.
 
     :cvar stage: the name it is registered under.
     :cvar plugin: the module with ``register``.
@@ -85,14 +85,14 @@ class GraphModelSuite:
         """The second model exports nothing."""
         first = self.build(make_context("bert"))
         no_exports()
-        assert self.build(make_context("bert")).details == first.details
+        assert self.build(make_context("bert")).runtime_info == first.runtime_info
 
     def test_each_thing_it_depends_on_has_a_graph_of_its_own(
         self, make_context: GraphContexts, tmp_path: Path, no_exports: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Weights, head, whether there are token types, and every version."""
         context = make_context("bert")
-        graph = Path(self.build(context).details["graph"])
+        graph = Path(self.build(context).runtime_info["graph"])
         shutil.copytree(graph, tmp_path / graph.name)
         no_exports()
         self.build(context, cache_dir=str(tmp_path))
@@ -114,7 +114,7 @@ class GraphModelSuite:
     ) -> None:
         """A file that is cut short is made anew."""
         context = make_context("bert")
-        good = Path(self.build(context).details["graph"])
+        good = Path(self.build(context).runtime_info["graph"])
         path = shutil.copytree(good, tmp_path / good.name) / self.graph[file]
         path.write_bytes(path.read_bytes()[:-8])
         no_exports()
@@ -124,9 +124,9 @@ class GraphModelSuite:
     def test_others_are_made_of_the_float32_graph(self, make_context: GraphContexts, no_exports: Any) -> None:
         """Each precision has one graph, and the checkpoint is exported once."""
         context = make_context("bert")
-        whole = self.build(context).details["graph"]
+        whole = self.build(context).runtime_info["graph"]
         no_exports()
-        others = {self.build(context, precision=name).details["graph"] for name in self.derived}
+        others = {self.build(context, precision=name).runtime_info["graph"] for name in self.derived}
         assert whole not in others
         assert len(others) == len(self.derived)
 
@@ -135,7 +135,7 @@ class GraphModelSuite:
     ) -> None:
         """Files of the runtime's own form beside the weights change nothing."""
         context = make_context("bert")
-        graph = self.build(context).details["graph"]
+        graph = self.build(context).runtime_info["graph"]
         folder = shutil.copytree(context.checkpoint.path, tmp_path / "model")
         for place in (folder, folder / self.stage, folder / self.folder):
             place.mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ class GraphModelSuite:
                 (place / file).write_bytes(b"not a graph")
         no_exports()
         moved = replace(context, checkpoint=replace(context.checkpoint, path=folder))
-        assert self.build(moved).details["graph"] == graph
+        assert self.build(moved).runtime_info["graph"] == graph
 
     def test_a_checkpoint_without_the_head_is_refused_as_hf_refuses_it(
         self, make_context: GraphContexts, tmp_path: Path
@@ -271,9 +271,9 @@ def assert_answers_of_hf(
     theirs = HfModel(HfModelConfig(), context)
     tokenizer = context.tokenizer
     assert tokenizer is not None
-    assert stage.supported_sides == theirs.supported_sides
+    assert stage.safe_padding_sides == theirs.safe_padding_sides
     encodings = tokenizer.encode(texts)
-    together = [(side, encodings) for side in sorted(theirs.supported_sides)]
+    together = [(side, encodings) for side in sorted(theirs.safe_padding_sides)]
     for side, some in [*together, *(("right", [encoding]) for encoding in encodings)]:
         batch = collate(some, PaddingPolicy("longest", side, tokenizer.pad_token_id or 0), "cpu")
         found, expected = stage.forward(batch), theirs.forward(batch)

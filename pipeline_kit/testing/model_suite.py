@@ -75,16 +75,16 @@ class ModelConformance(StageConformance):
             assert bool(torch.isfinite(tensor.float()).all()), f"'{name}' holds values that are not finite"
 
     def test_supported_sides(self) -> None:
-        """`supported_sides` and `tolerance` are of their types."""
+        """`safe_padding_sides` and `tolerance` are of their types."""
         stage = self.build()
-        assert stage.supported_sides <= {"left", "right"}, f"supported_sides is {stage.supported_sides!r}"
+        assert stage.safe_padding_sides <= {"left", "right"}, f"safe_padding_sides is {stage.safe_padding_sides!r}"
         assert 0 < stage.tolerance < 1, f"tolerance is {stage.tolerance!r}"
 
     def test_batch_equals_one_by_one(self) -> None:
         """A row's answer does not depend on the rows beside it, on each side of padding that is supported."""
         stage = self.build()
         encodings = self.encodings(self.lengths)
-        for side in sorted(stage.supported_sides):
+        for side in sorted(stage.safe_padding_sides):
             together = self.rows(stage, self.batch(encodings, side))
             assert_same(together, self._alone(stage, encodings), self.tolerance, f"rows padded on the {side} and alone")
 
@@ -100,7 +100,7 @@ class ModelConformance(StageConformance):
         stage = self.build()
         encodings = self.encodings(self.lengths)
         width = max(len(e.input_ids) for e in encodings) + 5
-        for side in sorted(stage.supported_sides):
+        for side in sorted(stage.safe_padding_sides):
             found = self.rows(stage, self.batch(encodings, side, width))
             expected = self.rows(stage, self.batch(encodings, side))
             assert_same(found, expected, self.tolerance, f"rows padded further on the {side}")

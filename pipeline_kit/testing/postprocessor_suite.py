@@ -90,9 +90,9 @@ class PostprocessorConformance(StageConformance):
         assert_same(self.build()([], [], []), [], 0, "results of no examples")
 
     def test_required_fields_are_known(self) -> None:
-        """`requires` names fields that encodings have on request."""
-        unknown = sorted(self.spec().load().requires - ENCODING_FIELDS)
-        assert not unknown, f"requires names {unknown}; there are: {', '.join(sorted(ENCODING_FIELDS))}"
+        """`required_fields` names fields that encodings have on request."""
+        unknown = sorted(self.spec().load().required_fields - ENCODING_FIELDS)
+        assert not unknown, f"required_fields names {unknown}; there are: {', '.join(sorted(ENCODING_FIELDS))}"
 
     def test_one_result_per_example(self) -> None:
         """There is exactly one dict per example, and all have the same keys."""

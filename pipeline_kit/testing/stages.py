@@ -80,7 +80,7 @@ class TinyModel(Model):
         self._per_token = context.head == "token-classification"
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """Both."""
         return frozenset({"left", "right"})
 
@@ -162,7 +162,7 @@ class WordTokenizer(Tokenizer):
         return [
             replace(
                 self._encoding([*head, *words[start : start + room], *tail], place, window, 0),
-                span=(start, min(start + room, len(words))),
+                token_span=(start, min(start + room, len(words))),
             )
             for window, start in enumerate(starts)
         ]

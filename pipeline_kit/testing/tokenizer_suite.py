@@ -53,7 +53,7 @@ class TokenizerConformance(StageConformance):
         for place in range(len(self.examples)):
             windows = [e.window for e in encodings if e.example == place]
             assert windows == list(range(len(windows))), f"the windows of example {place} are numbered {windows}"
-            spans = [e.span for e in encodings if e.example == place and e.span is not None]
+            spans = [e.token_span for e in encodings if e.example == place and e.token_span is not None]
             assert len(spans) in (0, len(windows)), f"some windows of example {place} have a span, others not"
             assert all(begin < end for begin, end in spans), f"a window of example {place} has an empty span: {spans}"
             assert spans == sorted(spans), f"the spans of example {place} do not follow each other: {spans}"
@@ -111,8 +111,8 @@ class TokenizerConformance(StageConformance):
             raise AssertionError(f"encode([{bad!r}]) raises nothing")
 
     def test_requested_fields_are_filled(self) -> None:
-        """Fields in the context's `requires` are there, one value per token; offsets lie inside the text."""
-        stage = self.build(replace(self.context(), requires=ENCODING_FIELDS))
+        """Fields in the context's `required_fields` are there, one value per token; offsets lie inside the text."""
+        stage = self.build(replace(self.context(), required_fields=ENCODING_FIELDS))
         examples = [*self.examples, "Grüße: 🙂 漢字"]
         for encoding in stage.encode(examples):
             count = len(encoding.input_ids)
@@ -130,7 +130,7 @@ class TokenizerConformance(StageConformance):
     def test_requested_fields_change_no_ids(self) -> None:
         """The ids are the same whatever fields are asked for."""
         context = self.context()
-        few, all_ = (self.build(replace(context, requires=r)) for r in (frozenset[str](), ENCODING_FIELDS))
+        few, all_ = (self.build(replace(context, required_fields=r)) for r in (frozenset[str](), ENCODING_FIELDS))
         ids = [[list(e.input_ids) for e in stage.encode(self.examples)] for stage in (few, all_)]
         assert_same(ids[0], ids[1], 0, "ids without and with the fields on request")
 

@@ -10,8 +10,8 @@ from typing import Any, final
 
 from pipeline_kit.bench.rounds import Clock, Timing, alternate, warm_up
 from pipeline_kit.bench.sides import BenchSide, TextBatch, use_threads
-from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import StageError, for_message
+from pipeline_kit.contract.types import Example
+from pipeline_kit.errors import RowFailure, StageError, for_message
 from pipeline_kit.evaluate.likeness import compare_results, is_varied
 from pipeline_kit.tune.space import Candidate, SearchSpace, reason_of
 from pipeline_kit.tune.trial import AccuracyLimits, Trial

@@ -30,8 +30,8 @@ from pipeline_kit.bench.samples import SAMPLES, SampleName, sample_examples, sam
 from pipeline_kit.bench.sides import BenchSide, TextBatch
 from pipeline_kit.compose.compose import compose, options
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.contract.types import Device, Example, RowFailure
-from pipeline_kit.errors import RowError, UsageError
+from pipeline_kit.contract.types import Device, Example
+from pipeline_kit.errors import RowError, RowFailure, UsageError
 from pipeline_kit.evaluate.likeness import compare_scores, scored
 
 

@@ -195,8 +195,8 @@ class BrokenModel(Model):
         self.inner = TinyModel(config, context)
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
-        return self.inner.supported_sides
+    def safe_padding_sides(self) -> frozenset[Side]:
+        return self.inner.safe_padding_sides
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
         output = self.inner.forward(batch)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline_kit.cli.outputs import MOST_WAITING, print_table, run_rows
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar, summary
-from pipeline_kit.contract.types import Device, Example, Result, RowFailure, RunStats
+from pipeline_kit.contract.types import Device, Example, Result, RunStats
+from pipeline_kit.errors import RowFailure
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.paths import Record
 
@@ -27,7 +28,9 @@ class Echo:
     def __init__(self, chunk: int = 3) -> None:
         self.chunk = chunk
 
-    def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result | RowFailure]:
+    def results_or_failures(
+        self, examples: Iterable[Example], stats: RunStats | None = None
+    ) -> Iterator[Result | RowFailure]:
         assert stats is not None
         source, place = iter(examples), 0
         while chunk := list(islice(source, self.chunk)):
@@ -77,8 +80,10 @@ def test_a_stream_of_bad_rows_alone_waits_for_nothing() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}, b"x"])
 def test_a_result_that_is_no_json_fails_its_row(value: Any) -> None:
     class Strange(Echo):
-        def outcomes(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Result | RowFailure]:
-            for outcome in super().outcomes(examples, stats):
+        def results_or_failures(
+            self, examples: Iterable[Example], stats: RunStats | None = None
+        ) -> Iterator[Result | RowFailure]:
+            for outcome in super().results_or_failures(examples, stats):
                 yield {"score": value} if outcome == {"text": "odd"} else outcome
 
     stats = RunStats()
@@ -140,7 +145,7 @@ def test_a_bar_appears_only_after_a_second_and_only_for_a_person(
 
 
 def test_the_summary_says_what_happened() -> None:
-    stats = RunStats(rows=2000, failed=3, truncated_rows=4, tokens=75, slots=100)
+    stats = RunStats(rows=2000, failed=3, truncated_rows=4, tokens=75, padded_tokens=100)
     text = summary(stats, Device("cpu", "float32", 1), 2.0)
     assert text == (
         "2,000 rows, 3 failed, 4 truncated in 2.00 s (1,000 rows/s, 38 tokens/s), padding 25.0%, cpu float32, 1 thread"

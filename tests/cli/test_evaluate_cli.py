@@ -282,7 +282,7 @@ def test_memory_holds_no_rows() -> None:
     alive: list[int] = []
 
     class Echo:
-        def outcomes(self, examples: Any, stats: Any = None) -> Any:
+        def results_or_failures(self, examples: Any, stats: Any = None) -> Any:
             for example in examples:
                 alive.append(taken[0] - example["text"])
                 yield {"label": "a", "score": 1.0}

@@ -18,8 +18,7 @@ import pytest
 import pipeline_kit
 from pipeline_kit import load, run_job
 from pipeline_kit.cli.app import main
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError, OutputError, UsageError
+from pipeline_kit.errors import InputError, OutputError, RowFailure, UsageError
 from pipeline_kit.files.atomic import refuse_overlap
 from pipeline_kit.files.read.parts import InputConfig
 from pipeline_kit.files.read.paths import read_records

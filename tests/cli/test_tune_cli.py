@@ -47,8 +47,8 @@ class Twin(Model):
         self.inner, self.sign = HfModel(HfModelConfig(config.head), context), -1 if config.precision == "noisy" else 1
 
     @property
-    def supported_sides(self):
-        return self.inner.supported_sides
+    def safe_padding_sides(self):
+        return self.inner.safe_padding_sides
 
     def forward(self, batch):
         from pipeline_kit.contract.types import ModelOutput

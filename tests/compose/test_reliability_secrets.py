@@ -21,12 +21,12 @@ from pipeline_kit.compose.hydra import to_yaml, written
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.compose.schema import POLICIES
 from pipeline_kit.contract.options import list_options, option, parse_options
-from pipeline_kit.contract.types import RowFailure
 from pipeline_kit.errors import (
     HIDDEN,
     CheckpointError,
     ConfigError,
     Fault,
+    RowFailure,
     declare,
     for_message,
     hidden,

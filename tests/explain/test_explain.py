@@ -76,7 +76,7 @@ class Loud(Model):
         self.broken, self.watching = broken, False
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         return frozenset({"right", "left"})
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
@@ -85,7 +85,7 @@ class Loud(Model):
         return ModelOutput({"ids": batch.input_ids.float()}, frozenset({"ids"}))
 
     @contextmanager
-    def watched(self) -> Any:
+    def capture_layers(self) -> Any:
         if self.broken:
             raise RuntimeError("no hooks here")
         yield [("mine", torch.ones(1, 4, 2))]
@@ -152,7 +152,7 @@ def test_tracing_leaves_the_pipeline_and_its_observer_alone() -> None:
     pipe.explain(SENTENCES, attentions=True)
     assert hooks_of(pipe) == left
     assert dict(pipe.__dict__) == before
-    assert pipe.model.details["attn_implementation"] == "sdpa"
+    assert pipe.model.runtime_info["attn_implementation"] == "sdpa"
     assert pipe(SENTENCES) == result
 
 
@@ -194,7 +194,7 @@ def test_windows_are_sequences_with_their_spans(tmp_path: Any) -> None:
 def test_stages_that_tell_nothing_are_shown_by_what_they_take_and_give() -> None:
     pipe = tiny_pipeline(Lengths(), tokenizer=Bare())
     trace = pipe.explain(["abc", "fail", "hello"])
-    outcomes = list(pipe.outcomes(["abc", "fail", "hello"]))
+    outcomes = list(pipe.results_or_failures(["abc", "fail", "hello"]))
     assert [row.result or row.failure for row in trace.rows] == outcomes
     assert trace.rows[1].failure is not None
     assert trace.rows[1].failure.message == "this one \x1b[2J fails"
@@ -270,7 +270,7 @@ def test_left_padding_and_a_kit_tokenizer() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_are_shown_and_harm_nothing(pipe: Pipeline, text: str) -> None:
     trace = pipe.explain([text, "Good."])
-    assert [row.result or row.failure for row in trace.rows] == list(pipe.outcomes([text, "Good."]))
+    assert [row.result or row.failure for row in trace.rows] == list(pipe.results_or_failures([text, "Good."]))
     for shown in (to_text(trace), to_text(trace, full=True)):
         assert not set(shown) & set("\x00\x1b‮‬")
     json.dumps(to_json(trace), allow_nan=False)
@@ -281,7 +281,7 @@ def test_hostile_texts_are_shown_and_harm_nothing(pipe: Pipeline, text: str) -> 
 def test_any_texts(texts: list[str]) -> None:
     pipe = tiny_pipeline(Lengths(), tokenizer=WordTokenizer())
     trace = pipe.explain(texts)
-    assert [row.result or row.failure for row in trace.rows] == list(pipe.outcomes(texts))
+    assert [row.result or row.failure for row in trace.rows] == list(pipe.results_or_failures(texts))
     lines = to_text(trace).split("\n")
     assert all(line.isprintable() for line in lines)
 

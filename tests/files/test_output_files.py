@@ -22,8 +22,7 @@ from harness import cli
 from test_atomic import STEPS, Breaking
 
 from pipeline_kit.cli.outputs import numbered, output_path
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import OutputError, UsageError
+from pipeline_kit.errors import OutputError, RowFailure, UsageError
 from pipeline_kit.files.write import one_file as files
 from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, OutputConfig, UnwritableRowsError
 from pipeline_kit.files.write.formats import shard_format, stream_format

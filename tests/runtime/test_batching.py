@@ -118,7 +118,7 @@ def test_collate_equals_padding_row_by_row(ids: list[list[int]], side: Side, nam
         assert written == (row + [7] * gap if side == "right" else [7] * gap + row)
         assert mask == ([1] * len(row) + [0] * gap if side == "right" else [0] * gap + [1] * len(row))
     assert batch.lengths.tolist() == [len(row) for row in ids]
-    assert batch.padded == any(len(row) < width for row in ids)
+    assert batch.has_padding == any(len(row) < width for row in ids)
     assert (batch.token_type_ids is not None) == types
     if batch.token_type_ids is not None:
         assert batch.token_type_ids.tolist() == batch.attention_mask.tolist()
@@ -127,5 +127,5 @@ def test_collate_equals_padding_row_by_row(ids: list[list[int]], side: Side, nam
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_rows_of_one_length_have_no_padding(side: Side) -> None:
     batch = collate([Encoding([1, 2]), Encoding([3, 4])], PaddingPolicy("longest", side), "cpu")
-    assert not batch.padded
+    assert not batch.has_padding
     assert batch.input_ids.tolist() == [[1, 2], [3, 4]]

@@ -224,7 +224,9 @@ def test_a_rule_that_is_not_there_is_refused() -> None:
 
 
 def windows(*spans: tuple[int, int]) -> list[Encoding]:
-    return [Encoding([1] * (end - begin + 2), window=i, span=(begin, end)) for i, (begin, end) in enumerate(spans)]
+    return [
+        Encoding([1] * (end - begin + 2), window=i, token_span=(begin, end)) for i, (begin, end) in enumerate(spans)
+    ]
 
 
 def test_weights_by_hand() -> None:
@@ -242,7 +244,7 @@ def test_weights_by_hand() -> None:
 
 def test_without_spans_windows_weigh_as_much_as_they_have_tokens() -> None:
     assert window_weights([Encoding([1] * 4), Encoding([1] * 3, window=1)]).tolist() == [4, 3]
-    assert window_weights([Encoding([1] * 4, span=(0, 2)), Encoding([1] * 3, window=1)]).tolist() == [4, 3]
+    assert window_weights([Encoding([1] * 4, token_span=(0, 2)), Encoding([1] * 3, window=1)]).tolist() == [4, 3]
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -270,19 +272,19 @@ def test_a_span_says_which_tokens_of_the_text_a_window_holds(name: str, example:
     found = tokenizer.encode([example])
     assert len(found) > 2
     for window in found:
-        assert window.span is not None
-        begin, end = window.span
+        assert window.token_span is not None
+        begin, end = window.token_span
         held = ids[begin:end]
         assert any(list(window.input_ids[i : i + len(held)]) == held for i in range(len(window.input_ids)))
-    assert found[0].span[0] == 0  # type: ignore[index]
-    assert found[-1].span[1] == len(ids)  # type: ignore[index]
-    assert tokenizer.encode(["short"])[0].span is None
+    assert found[0].token_span[0] == 0  # type: ignore[index]
+    assert found[-1].token_span[1] == len(ids)  # type: ignore[index]
+    assert tokenizer.encode(["short"])[0].token_span is None
 
 
 def test_the_word_tokenizer_fills_spans_too() -> None:
     words = WordTokenizer(WordTokenizerConfig(max_length=6, overflow="window", overlap=1))
-    assert [e.span for e in words.encode(["a b c d e f g h"])] == [(0, 4), (3, 7), (6, 8)]
-    assert words.encode(["a b"])[0].span is None
+    assert [e.token_span for e in words.encode(["a b c d e f g h"])] == [(0, 4), (3, 7), (6, 8)]
+    assert words.encode(["a b"])[0].token_span is None
 
 
 class TestMergedByMax(PostprocessorConformance):

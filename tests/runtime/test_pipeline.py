@@ -20,13 +20,12 @@ from pipeline_kit.contract.types import (
     Example,
     ModelOutput,
     Result,
-    RowFailure,
     RowOutput,
     RunStats,
     Side,
     TokenBatch,
 )
-from pipeline_kit.errors import ExampleError, RowError, StageError
+from pipeline_kit.errors import ExampleError, RowError, RowFailure, StageError
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.runtime.pipeline import Pipeline
@@ -45,7 +44,7 @@ class Sums(Model):
         self.sizes: list[tuple[int, ...]] = []
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         return frozenset({"left", "right"})
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
@@ -150,7 +149,7 @@ words = st.lists(st.sampled_from(["a", "bb", "panic", "bad-result", "c", "d", "e
 def test_every_row_has_one_outcome_in_its_place(texts: list[str], tokens: int, window: int, policy: Any) -> None:
     stats = RunStats()
     pipe = make(padding=PaddingPolicy(policy), batching=BatchingPolicy(max_tokens=tokens, window=window))
-    outcomes = list(pipe.outcomes(iter(texts), stats))
+    outcomes = list(pipe.results_or_failures(iter(texts), stats))
     assert len(outcomes) == len(texts) == stats.rows
     for place, (text, outcome) in enumerate(zip(texts, outcomes, strict=True)):
         if "panic" in text:
@@ -189,7 +188,7 @@ def test_lack_of_memory_halves_the_batch_down_to_one_row_and_goes_on() -> None:
     assert pipe(TEXTS[:8]) == make()(TEXTS[:8])
     assert max(rows for rows, _ in model.sizes) > 4
     assert sum(rows == 1 for rows, _ in model.sizes) >= 8
-    outcomes = list(make(Sums(max_rows=0)).outcomes(["a"]))
+    outcomes = list(make(Sums(max_rows=0)).results_or_failures(["a"]))
     assert isinstance(outcomes[0], RowFailure)
     assert outcomes[0].stage == "model"
 
@@ -197,7 +196,7 @@ def test_lack_of_memory_halves_the_batch_down_to_one_row_and_goes_on() -> None:
 class Broken(Model):
     """Gives too few rows."""
 
-    supported_sides = frozenset({"right"})
+    safe_padding_sides = frozenset({"right"})
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
         return ModelOutput({"sum": torch.zeros(len(batch.input_ids) + 1)})
@@ -231,7 +230,7 @@ def test_an_error_in_reduce_belongs_to_the_postprocessor() -> None:
         def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
             raise KeyError("logits")
 
-    outcomes = list(make(postprocessor=Reducer()).outcomes(["a", "b"]))
+    outcomes = list(make(postprocessor=Reducer()).results_or_failures(["a", "b"]))
     assert all(isinstance(o, RowFailure) and (o.stage, o.error) == ("postprocessor", "KeyError") for o in outcomes)
 
 
@@ -241,7 +240,7 @@ def test_a_stage_error_in_reduce_stops_at_once() -> None:
             raise StageError("the model returned no 'logits'")
 
     with pytest.raises(StageError, match="logits"):
-        list(make(postprocessor=Reducer()).outcomes(["a", "b"]))
+        list(make(postprocessor=Reducer()).results_or_failures(["a", "b"]))
 
 
 def test_cut_and_split_texts_are_reported() -> None:
@@ -316,7 +315,7 @@ def test_the_four_calls_of_a_stream_make_what_the_stream_makes(texts: list[str],
         outputs[row] += pipe.forward([encoding], [rows[row]], stats)
     found = pipe.postprocess(texts, encoded, outputs, rows, stats)
     counts = RunStats()
-    for row, one, other in zip(rows, found, pipe.outcomes(texts, counts), strict=True):
+    for row, one, other in zip(rows, found, pipe.results_or_failures(texts, counts), strict=True):
         assert one == (replace(other, index=row) if isinstance(other, RowFailure) else other)
     assert (stats.tokens, stats.windows) == (counts.tokens, counts.windows)
 

@@ -42,8 +42,8 @@ from pipeline_kit import Pipeline
 from pipeline_kit.builtin.models.generate.search import finite_scores
 from pipeline_kit.builtin.tokenizers.chat import render
 from pipeline_kit.compose.compose import compose
-from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowFailure, RowOutput, TokenBatch
-from pipeline_kit.errors import ConfigError, ExampleError, JobError, RowError, StageError, Stopped
+from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
+from pipeline_kit.errors import ConfigError, ExampleError, JobError, RowError, RowFailure, StageError, Stopped
 from pipeline_kit.job import workers as crew
 from pipeline_kit.job.api import run_job
 from pipeline_kit.runtime.calls import is_interruption, no_exit
@@ -122,7 +122,7 @@ def test_h10_a_stage_that_leaves_costs_one_row(tmp_path: Path, at: str, error: B
 def test_h10_without_a_job_too_on_either_thread(at: str) -> None:
     pipe = echo(echo_config("unused"), **leaving(at, SystemExit(0)))
     texts = [f"row {i}" for i in range(6)] * 40  # more than one chunk, so that a second thread tokenizes
-    found = list(pipe.outcomes(iter(texts)))
+    found = list(pipe.results_or_failures(iter(texts)))
     assert [isinstance(outcome, RowFailure) for outcome in found] == ["row 5" in text for text in texts]
     with pytest.raises(RowError, match=r"row 5: \w+: SystemExit: 0"):
         pipe(texts)
@@ -132,7 +132,7 @@ def test_h10_without_a_job_too_on_either_thread(at: str) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(143)], ids=repr)
 def test_h10_an_interruption_is_no_bad_row(at: str, error: BaseException) -> None:
     with pytest.raises(type(error)):
-        list(echo(echo_config("unused"), **leaving(at, error)).outcomes(["row 1", "row 5"]))
+        list(echo(echo_config("unused"), **leaving(at, error)).results_or_failures(["row 1", "row 5"]))
 
 
 def test_h10_a_handler_of_the_users_own_ends_the_run() -> None:
@@ -409,7 +409,7 @@ def test_h8_a_row_of_no_numbers_fails_alone_whatever_the_postprocessor_makes_of_
 ) -> None:
     texts = ["a", "bb!", "cc", "ddd", "e!"]
     model = Broken(value, per_token)
-    found = list(echo(echo_config("unused"), model=model).outcomes(texts))
+    found = list(echo(echo_config("unused"), model=model).results_or_failures(texts))
     clean = echo(echo_config("unused"))(["a", "cc", "ddd"])
     assert [found[0], found[2], found[3]] == clean
     for place in (1, 4):
@@ -490,7 +490,7 @@ def test_h8_in_every_task(task: str) -> None:
     model: dict[str, Any] = {"generation": {"max_new_tokens": 4}} if head in KINDS else {}
     pipe = pipeline_of(task, folder_of(head), model={"linear": "eager", **model}, **OPTIONS.get(task, {}))
     spoil(pipe, math.nan)
-    found = list(pipe.outcomes([put(example, "food"), put(example, "zzzz"), put(example, "what")]))
+    found = list(pipe.results_or_failures([put(example, "food"), put(example, "zzzz"), put(example, "what")]))
     failure = found[1]
     assert isinstance(failure, RowFailure), failure
     assert (failure.stage, failure.error) == ("model", "ExampleError")
@@ -506,7 +506,7 @@ def test_h8_however_a_text_is_written(head: str, settings: dict[str, Any], value
     texts = ["I love it", "zzzz", "what a food"]
     clean = pipe(texts)
     spoil(pipe, value)
-    found = list(pipe.outcomes(texts))
+    found = list(pipe.results_or_failures(texts))
     assert [found[0], found[2]] == [clean[0], clean[2]]
     assert isinstance(found[1], RowFailure)
     assert "not finite numbers" in found[1].message

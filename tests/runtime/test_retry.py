@@ -75,7 +75,7 @@ def run(model: Flaky, texts: Sequence[str]) -> tuple[list[Result | RowFailure], 
     waits: list[float] = []
     pipe = replace(echo(echo_config("unused"), model=model), calls=StageCalls(2, sleep=waits.append))
     stats = RunStats()
-    return list(pipe.outcomes(texts, stats)), stats.retries, len(waits)
+    return list(pipe.results_or_failures(texts, stats)), stats.retries, len(waits)
 
 
 def test_a_flaky_stage_costs_no_row_and_is_counted() -> None:
@@ -109,7 +109,7 @@ def test_an_error_in_reduce_is_retried_too_and_named_after_its_stage(times: int,
     post = Away()
     post.left = times
     pipe = replace(echo(echo_config("unused"), postprocessor=post), calls=StageCalls(2, sleep=lambda seconds: None))
-    [found] = pipe.outcomes(["a"])
+    [found] = pipe.results_or_failures(["a"])
     failure = RowFailure(0, "postprocessor", "ConnectionError", "the server is away")
     assert found == failure if failed else not isinstance(found, RowFailure)
 

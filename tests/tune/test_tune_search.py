@@ -16,8 +16,8 @@ from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.compose.schema import PipelineConfig, parse_config
 from pipeline_kit.contract.registry import Registry
-from pipeline_kit.contract.types import Device, Example, RowFailure
-from pipeline_kit.errors import CheckpointError, RowError
+from pipeline_kit.contract.types import Device, Example
+from pipeline_kit.errors import CheckpointError, RowError, RowFailure
 from pipeline_kit.tune.report import preset_comment, report_of
 from pipeline_kit.tune.search import NOT_TRIED, Effort, Search
 from pipeline_kit.tune.space import Candidate, SearchSpace

@@ -54,7 +54,7 @@ class StaticModel(Model):
         }
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """Both: padding is not part of the mean."""
         return frozenset({"right", "left"})
 
@@ -72,7 +72,7 @@ class StaticModel(Model):
         if self._head == "base":
             states = embedding(batch.input_ids, table)
             return ModelOutput({"last_hidden_state": states}, frozenset({"last_hidden_state"}))
-        if batch.padded:
+        if batch.has_padding:
             mask = batch.attention_mask.to(table.dtype)
             sums = embedding_bag(batch.input_ids, table, mode="sum", per_sample_weights=mask)
             means = sums / mask.sum(1, keepdim=True)
@@ -81,7 +81,7 @@ class StaticModel(Model):
         return ModelOutput({"logits": linear(means, self._weights[HEAD], self._weights[BIAS])})
 
     @contextmanager
-    def watched(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
+    def capture_layers(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
         """See :class:`~pipeline_kit.contract.stages.Model`; the vectors of the tokens, which are its only layer."""
         before, self._seen = self._seen, []
         try:

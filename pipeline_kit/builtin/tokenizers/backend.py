@@ -40,7 +40,9 @@ class BackendTokenizer(Tokenizer):
         """
         self._backend, self._languages = backend, languages
         self._pad_token_id, self._padding_side = pad_token_id, padding_side
-        longest = resolve_max_length(config.max_length, context.checkpoint, model_max_length, context.reserved)
+        longest = resolve_max_length(
+            config.max_length, context.checkpoint, model_max_length, context.reserved_positions
+        )
         self._encoder = Encoder(backend, config, context, longest, token_types=token_types, left=left)
 
     @property

@@ -5,7 +5,7 @@ A template is a program in Jinja that comes with the checkpoint. transformers ru
 What the sandbox does not bound is time and memory; :mod:`~pipeline_kit.builtin.tokenizers.chat_limits` does.
 
 A rendered conversation holds its special tokens already, so it must be encoded without adding them once more.
-:class:`Rendered` says so. It never leaves the tokenizer that made it: what ``Tokenizer.chat`` returns is for the
+:class:`Rendered` says so. It never leaves the tokenizer that made it: what ``Tokenizer.render_chat`` returns is for the
 same tokenizer's ``encode``, so other tokenizers need not know of it, and no text of a user can pretend to be one.
 """
 

@@ -56,9 +56,9 @@ class Encoder:
         self.backend, self.options, self.max_length, self.token_types = backend, options, max_length, token_types
         self.left = left or context.head == "causal-lm"  # a text that is carried on keeps its end
         self.looks = looks(options, max_length)
-        self.truncation, self.pair = context.truncation, context.pair
-        self.fields = tuple(sorted(context.requires))
-        self.fast = context.requires <= _FAST_FIELDS
+        self.truncation, self.pair = context.truncation, context.pair_names
+        self.fields = tuple(sorted(context.required_fields))
+        self.fast = context.required_fields <= _FAST_FIELDS
 
 
 def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
@@ -143,7 +143,7 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
             window=window,
             truncated=count - kept if len(spans) == 1 else 0,
             truncated_chars=sum([v.unseen for v in views]),
-            span=part if len(spans) > 1 else None,
+            token_span=part if len(spans) > 1 else None,
         )
         for window, (window_spans, part) in enumerate(spans)
     ]

@@ -55,7 +55,7 @@ class HfTokenizer(BackendTokenizer):
             left=self._loaded.truncation_side == "left",
         )
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """See :class:`Tokenizer`; by the checkpoint's chat template."""
         return render(self._loaded, self._checkpoint, messages)
 

@@ -48,7 +48,7 @@ class TokenizersJson(BackendTokenizer):
             left=tokenizer_files.side(names, "truncation_side", truncation) == "left",
         )
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """See :class:`Tokenizer`; templates are run by transformers, which this does not load."""
         del messages
         raise ExampleError("tokenizer=tokenizers_json writes no conversations; use tokenizer=hf")

@@ -19,8 +19,7 @@ from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags
 from pipeline_kit.cli.stdio import no_collection, prepare_stdout, print_out, say
 from pipeline_kit.cli.tables import CELL, console, print_lines, table
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError, UsageError, for_message, without_secrets
+from pipeline_kit.errors import InputError, RowFailure, UsageError, for_message, without_secrets
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.formats import FORMATS, Format, format_of
 from pipeline_kit.files.read.source import Source

@@ -11,8 +11,8 @@ from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.outputs import check_outputs
 from pipeline_kit.cli.selection import OVERRIDES, NamedConfig, Selection, add_selection_flags, compared, versus_words
 from pipeline_kit.cli.stdio import is_terminal, no_collection, prepare_stdout, print_out, say, stdout
-from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import InputError, UsageError
+from pipeline_kit.contract.types import Example
+from pipeline_kit.errors import InputError, RowFailure, UsageError
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.json_text import json_line
 

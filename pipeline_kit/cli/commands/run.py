@@ -36,8 +36,8 @@ from pipeline_kit.cli.stdio import (
     stdout,
     write_out,
 )
-from pipeline_kit.contract.types import RowFailure, RunStats
-from pipeline_kit.errors import UsageError, without_secrets
+from pipeline_kit.contract.types import RunStats
+from pipeline_kit.errors import RowFailure, UsageError, without_secrets
 from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.parts import InputConfig
 from pipeline_kit.files.read.source import Source

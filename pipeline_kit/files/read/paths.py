@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.errors import InputError, RowFailure, UsageError, for_message
 from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns, ParsedRow
 from pipeline_kit.files.read.formats import Format, format_from_magic, format_of, import_optional
 from pipeline_kit.files.read.lines import READERS, LinePart

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
-from pipeline_kit.contract.types import Example, RowFailure
-from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.contract.types import Example
+from pipeline_kit.errors import InputError, RowFailure, UsageError, for_message
 from pipeline_kit.files.read.columns import Columns, IdSet, ParsedRow, RawRow, json_value
 from pipeline_kit.files.read.formats import import_optional
 from pipeline_kit.files.read.lines import ROWS_LOOKED_AT

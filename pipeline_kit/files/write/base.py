@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 
 from pipeline_kit.contract.column_types import Scalar
 from pipeline_kit.contract.options import option
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import OutputError, for_message
+from pipeline_kit.errors import OutputError, RowFailure, for_message
 
 OutputValues = Mapping[str, Any]
 """A row of the output: ``id``, carried columns, the result's keys; which of them is for the layout to say."""

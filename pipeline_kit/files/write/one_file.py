@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import for_message
+from pipeline_kit.errors import RowFailure, for_message
 from pipeline_kit.files.storage import storage_of
 from pipeline_kit.files.write.base import Append, OutputValues, StreamFormat, UnwritableRowsError, Write
 from pipeline_kit.files.write.layout import ERROR

@@ -27,7 +27,7 @@ TWEET = "@bob said: <b>good</b> &amp; bad https://example.com/a again"
 def context(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     folder = tiny_checkpoint(tmp_path_factory.mktemp("model"), request.param)
     checkpoint = resolve_checkpoint(CheckpointConfig(path=str(folder)))
-    return StageContext(checkpoint, requires=frozenset({"offsets", "tokens"}))
+    return StageContext(checkpoint, required_fields=frozenset({"offsets", "tokens"}))
 
 
 class TestConformance(TokenizerConformance):
@@ -66,7 +66,7 @@ def test_ids_are_those_of_the_cleaned_text(context: StageContext) -> None:
 
 
 def test_nothing_to_clean_means_nothing_changes(context: StageContext) -> None:
-    full = StageContext(context.checkpoint, requires=ENCODING_FIELDS)
+    full = StageContext(context.checkpoint, required_fields=ENCODING_FIELDS)
     texts: list[Example] = ["good again", "", {"text": "bad", "text_pair": "good"}]
     assert tokenizer(full).encode(texts) == HfTokenizer(HfTokenizerConfig(), full).encode(texts)
 

@@ -88,7 +88,7 @@ def test_int8_is_in_the_products_and_not_in_the_weights_alone(make_context: Grap
     context = make_context("bert")
     stage = OpenVinoModel(OpenVinoConfig(precision="int8"), context)
     batch = collate([Encoding([5, 6, 7], token_type_ids=[0, 0, 0])], PaddingPolicy("longest", "right", 0), "cpu")
-    whole = Compiled(Path(stage.details["graph"]) / MODEL, Device(), group=0)
+    whole = Compiled(Path(stage.runtime_info["graph"]) / MODEL, Device(), group=0)
     widened = whole(graph_inputs(batch, stage._facts.head, stage._facts.takes), ["logits"])
     assert float((stage.forward(batch)["logits"] - widened["logits"]).abs().max()) > 1e-4
 
@@ -110,7 +110,7 @@ def test_weights_that_lie_the_other_way_round(make_context: GraphContexts, tmp_p
 def test_weights_are_rounded_by_output(architecture: str, make_context: GraphContexts, tmp_path: Path) -> None:
     """Each to the nearest of 255 values, a scale an output; what is small or no weight stays as it is."""
     context = make_context(architecture)
-    whole = Path(OpenVinoModel(OpenVinoConfig(), context).details["graph"])
+    whole = Path(OpenVinoModel(OpenVinoConfig(), context).runtime_info["graph"])
     group = compress(context.checkpoint, whole, tmp_path)
     before, after = products(whole / MODEL), products(tmp_path / MODEL)
     rounded = 0

@@ -83,7 +83,7 @@ def test_the_probe_for_int8_finds_what_the_processor_has() -> None:
 def test_bfloat16_runs_the_float32_graph_and_rounds(make_context: GraphContexts) -> None:
     context = make_context("bert")
     whole, half = (OpenVinoModel(OpenVinoConfig(precision=name), context) for name in ("float32", "bfloat16"))
-    assert whole.details["graph"] == half.details["graph"]
+    assert whole.runtime_info["graph"] == half.runtime_info["graph"]
     batch = collate([Encoding([5, 6, 7], token_type_ids=[0, 0, 0])], PaddingPolicy("longest", "right", 0), "cpu")
     apart = float((whole.forward(batch)["logits"] - half.forward(batch)["logits"]).abs().max())
     assert 1e-4 < apart <= half.tolerance, "one of the two computes in the other's precision"

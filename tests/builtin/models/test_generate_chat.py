@@ -79,7 +79,7 @@ def test_conversations_and_texts_in_one_batch(pipe: Pipeline) -> None:
 
 def test_a_text_cannot_pretend(pipe: Pipeline) -> None:
     """A text of the user's that reads like a written conversation still gets the tokenizer's own frame."""
-    written = pipe.tokenizer.chat(TALK)
+    written = pipe.tokenizer.render_chat(TALK)
     assert isinstance(written, Rendered)
     plain, framed = (pipe.tokenizer.encode([text])[0].input_ids for text in (str(written), written))
     assert list(plain[1:]) == list(framed)
@@ -97,7 +97,7 @@ def test_a_long_conversation_keeps_its_end(pipe: Pipeline) -> None:
 
 def test_full_text_is_the_written_conversation(folder: Path, pipe: Pipeline) -> None:
     full = writer(folder, postprocessor={"full_text": True})
-    assert full({"messages": TALK})["text"] == str(pipe.tokenizer.chat(TALK)) + pipe({"messages": TALK})["text"]
+    assert full({"messages": TALK})["text"] == str(pipe.tokenizer.render_chat(TALK)) + pipe({"messages": TALK})["text"]
     assert "".join(full.stream_text({"messages": TALK})) == full({"messages": TALK})["text"]
 
 
@@ -118,7 +118,7 @@ def test_a_template_refuses_a_message(folder: Path, tmp_path: Path) -> None:
     """``raise_exception`` in a template fails the row, with its words; the rows beside it are not affected."""
     template = "{{ raise_exception('roles must alternate') if messages|length > 1 else messages[0].content }}"
     pipe = with_template(folder, tmp_path / "x", template)
-    found = list(pipe.outcomes([{"messages": TALK}, {"messages": TALK[:1]}, "a"]))
+    found = list(pipe.results_or_failures([{"messages": TALK}, {"messages": TALK[:1]}, "a"]))
     assert "roles must alternate" in found[0].message  # type: ignore[union-attr]
     assert [type(item) for item in found[1:]] == [dict, dict]
 

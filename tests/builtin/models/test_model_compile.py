@@ -45,7 +45,7 @@ def bucketed(model: HfModel, limit: int | None = 64, see: Callable[..., Any] | N
     network = model._network
     filler = max(network.config.get_text_config().pad_token_id or 0, 0)
     model._compiled = CompiledNetwork(
-        network, model._answers, Device(), model.supported_sides, filler=filler, limit=limit, bucketed=True
+        network, model._answers, Device(), model.safe_padding_sides, filler=filler, limit=limit, bucketed=True
     )
     if see is not None:
         network.register_forward_pre_hook(see, with_kwargs=True)
@@ -84,7 +84,7 @@ def test_filling_up_adds_padding_and_copies(side: Side) -> None:
     assert (filled.attention_mask[:, outside] == 0).all()
     assert torch.equal(filled.input_ids[2:], filled.input_ids[1:2].expand(2, -1))
     assert filled.attention_mask.sum(1).tolist() == filled.lengths.tolist() == [2, 3, 3, 3]
-    assert filled.padded
+    assert filled.has_padding
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_filling_up_adds_padding_and_copies(side: Side) -> None:
 def test_filled_up_batches_give_the_same(architecture: str, head: str) -> None:
     folder = checkpoint(architecture, head=head)
     plain, other = load(folder, head), bucketed(load(folder, head))
-    for side in plain.supported_sides:
+    for side in plain.safe_padding_sides:
         for rows in BATCHES:
             assert difference(plain, other, rows, side) < 1e-5
     assert other._compiled is not None
@@ -131,7 +131,7 @@ def test_a_few_graphs_serve_all_batches(filled: bool, monkeypatch: pytest.Monkey
         bucketed(other)
     for rows in (*BATCHES, *([[40 + n] * (n + 2) for n in range(many)] for many in range(2, 12))):
         assert difference(plain, other, rows, "right") < 1e-5
-    assert other.details["compile"] is True
+    assert other.runtime_info["compile"] is True
     # Several rows, one row, one row of one token; filled up there is no last one, but the first is from loading too.
     assert counter.frame_count == 3
 
@@ -140,11 +140,11 @@ def test_a_few_graphs_serve_all_batches(filled: bool, monkeypatch: pytest.Monkey
 def test_the_compiler_gives_the_same_with_packed_layers() -> None:
     folder = checkpoint("distilbert", n_layers=1)
     plain, other = load(folder, linear="eager"), load(folder, compile=True, linear="packed")
-    assert other.details["compile"] is True
-    assert other.details["packed_linears"] > 0
+    assert other.runtime_info["compile"] is True
+    assert other.runtime_info["packed_linears"] > 0
     for rows in (ROWS, ROWS[1:], [range(40, 70), *ROWS, *ROWS]):
         assert difference(plain, other, rows, "right") < 1e-5
-    assert other.details["compile"] is True
+    assert other.runtime_info["compile"] is True
 
 
 def test_without_a_cpp_compiler_the_network_runs_as_it_is(
@@ -190,7 +190,7 @@ def check_falls_back(caplog: pytest.LogCaptureFixture, why: str) -> None:
         other = load(folder, compile=True)
         for rows in BATCHES:
             assert difference(plain, other, rows, "right") < 1e-5
-    assert why in other.details["compile"]
+    assert why in other.runtime_info["compile"]
     (record,) = [record for record in caplog.records if record.name.startswith("pipeline_kit")]
     assert record.getMessage().startswith("model.compile=true has no effect, the network runs as it is: ")
     assert "\n" not in record.getMessage()
@@ -201,7 +201,7 @@ def test_what_is_wrong_with_a_batch_is_no_failure_of_the_compiler() -> None:
     other = load(checkpoint(), compile=True)
     with pytest.raises(IndexError):
         other.forward(batch_of([[10**6], [5, 6]]))
-    assert other.details["compile"] is True
+    assert other.runtime_info["compile"] is True
 
 
 def test_lack_of_memory_is_left_to_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_lack_of_memory_is_left_to_the_pipeline(monkeypatch: pytest.MonkeyPatch)
     other._compiled._compiled[False] = full
     with pytest.raises(torch.OutOfMemoryError):
         other.forward(batch_of(ROWS))
-    assert other.details["compile"] is True
+    assert other.runtime_info["compile"] is True
 
 
 @needs_onednn

@@ -53,7 +53,7 @@ def test_base_gives_the_states_of_each_row_alone(architecture: str, sides: tuple
     folder = checkpoint(architecture, head="base")
     model = load(folder, "base")
     expected = reference_states(folder, ROWS)
-    assert model.supported_sides == frozenset(sides)
+    assert model.safe_padding_sides == frozenset(sides)
     assert largest_difference([rows_of(model, batch_of([row]))[0] for row in ROWS], expected) <= model.tolerance
     for side in sides:
         output = model.forward(batch_of(ROWS, side))
@@ -98,8 +98,8 @@ def test_half_precision(dtype: str, torch_dtype: torch.dtype) -> None:
     assert model.forward(batch_of(ROWS))["logits"].dtype == torch_dtype
     assert model.tolerance > 1e-5
     assert largest_difference(rows_of(model, batch_of(ROWS)), expected) <= model.tolerance
-    assert load(checkpoint("gpt2"), dtype=dtype).supported_sides == {"right", "left"}
-    assert load(checkpoint("convbert"), dtype=dtype).supported_sides == frozenset()
+    assert load(checkpoint("gpt2"), dtype=dtype).safe_padding_sides == {"right", "left"}
+    assert load(checkpoint("convbert"), dtype=dtype).safe_padding_sides == frozenset()
 
 
 def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_decoders_classifier_reads_the_last_token(
     network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.inference_mode():
         expected = [network(input_ids=torch.tensor([row])).logits[0].numpy() for row in rows]
-    assert model.supported_sides == frozenset(sides)
+    assert model.safe_padding_sides == frozenset(sides)
     for side in sides:
         assert largest_difference(rows_of(model, batch_of(rows, side, filler)), expected) <= 1e-5
     equal = [row for row in range(len(rows)) if len(rows[row]) == 3]
@@ -194,7 +194,7 @@ def test_big_bird_does_not_remember_short_batches() -> None:
     """Its attention depends on the length, and transformers' own model never returns to the sparse one."""
     folder = checkpoint("big_bird", max_positions=128)
     model = load(folder)
-    assert model.supported_sides == frozenset()
+    assert model.safe_padding_sides == frozenset()
     transformers.utils.logging.set_verbosity_error()
     for length in (100, 5, 99, 44, 45):
         row = [10 + 7 * place % 190 for place in range(length)]

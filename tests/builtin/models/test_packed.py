@@ -104,7 +104,7 @@ def test_what_auto_came_to_can_be_asked_for(faster: bool, monkeypatch: pytest.Mo
     folder = checkpoint()
     monkeypatch.setattr(packed, "_are_faster", lambda layers: faster)
     pipe = pk.load(f"checkpoint.path={folder}", "device=cpu")
-    assert pipe.model.settled == {"linear": "packed" if faster else "eager"}
+    assert pipe.model.pinned_options == {"linear": "packed" if faster else "eager"}
 
 
 def test_without_the_private_operators_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:

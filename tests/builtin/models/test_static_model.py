@@ -57,7 +57,7 @@ def expected() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 @pytest.mark.parametrize("width", [1, 12])
 def test_logits_are_the_head_on_the_mean(tmp_path: Path, side: Side, width: int) -> None:
     model = load(write(tmp_path))
-    assert model.supported_sides == {"right", "left"}
+    assert model.safe_padding_sides == {"right", "left"}
     found = model.forward(batch_of(side, width))["logits"]
     assert not found.requires_grad
     np.testing.assert_allclose(found.numpy(), expected(), atol=model.tolerance)

@@ -259,7 +259,7 @@ def test_memory_of_a_hostile_row_stays_small_in_native_code(tmp_path: Path) -> N
         "from pipeline_kit.builtin.tokenizers.tokenizers_json import TokenizersJson\n"
         "from pipeline_kit.contract.stages import StageContext\n"
         "from pipeline_kit.contract.types import Checkpoint\n"
-        "context = StageContext(Checkpoint(Path(sys.argv[1]), 'x'), requires=frozenset({'offsets'}))\n"
+        "context = StageContext(Checkpoint(Path(sys.argv[1]), 'x'), required_fields=frozenset({'offsets'}))\n"
         "stage = TokenizersJson(TokenizersJsonConfig(max_length=512), context)\n"
         "text = '.' * 1_000_000\n"
         "stage.encode(['good'])\n"

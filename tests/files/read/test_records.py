@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError
+from pipeline_kit.errors import InputError, RowFailure
 from pipeline_kit.files.read import lines as records_lines
 from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns
 from pipeline_kit.files.read.formats import LINE_FORMATS, Format, format_of

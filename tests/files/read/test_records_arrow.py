@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError, UsageError
+from pipeline_kit.errors import InputError, RowFailure, UsageError
 from pipeline_kit.files.read.parts import InputConfig
 from pipeline_kit.files.read.paths import read_records
 from pipeline_kit.files.read.source import Source, SourceRow

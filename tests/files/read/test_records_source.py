@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_kit.contract.options import parse_options
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import Fault, InputError, UsageError
+from pipeline_kit.errors import Fault, InputError, RowFailure, UsageError
 from pipeline_kit.files.json_text import parse_example
 from pipeline_kit.files.read.columns import IdSet
 from pipeline_kit.files.read.parts import InputConfig

@@ -85,17 +85,17 @@ class GenerateModel(Model):
         return settle(config.generation, context, causal).new_tokens if causal else 0
 
     @property
-    def settled(self) -> Mapping[str, Any]:
+    def pinned_options(self) -> Mapping[str, Any]:
         """The kernel for linear layers that ``linear=auto`` came to."""
         return self._products.settled
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """The padding sides that leave the scores of the first two tokens as they are; tried out at load."""
         return self._sides
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def runtime_info(self) -> Mapping[str, Any]:
         """How many linear layers and activations run on which kernel, and the settings that were decided on."""
         shown = {"max_new_tokens": self._settings.new_tokens, **self._settings.values}
         writing = {**shown, "seed": self._settings.seed, "stop_strings": list(self.stop_strings)}
@@ -118,7 +118,7 @@ class GenerateModel(Model):
         sequences[:, :width] = torch.where(kept, written, self._config.pad_token_id)
         return ModelOutput({"sequences": sequences, "sequence_lengths": lengths})
 
-    def watched(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
+    def capture_layers(self) -> AbstractContextManager[Sequence[tuple[str, Any]]]:
         """See :class:`~pipeline_kit.contract.stages.Model`; of the first pass, which is over the whole text."""
         return LayerWatch(self._network, once=True).watching()
 
@@ -136,7 +136,7 @@ class GenerateModel(Model):
     def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
         """See :class:`~pipeline_kit.contract.stages.Model`; which network it is, and what it wrote."""
         del batch
-        return network_panel(self._network, self.details), written_panel(output, self._tokenizer)
+        return network_panel(self._network, self.runtime_info), written_panel(output, self._tokenizer)
 
     def write(self, batch: TokenBatch) -> Iterator[int]:
         """Yield the ids of a batch of one row as they are written, without the end token.

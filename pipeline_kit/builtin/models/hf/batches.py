@@ -60,7 +60,7 @@ def network_inputs(batch: TokenBatch, takes: NetworkInputs, head: str = "") -> d
         given["use_cache"] = False
     if takes.token_type_ids and batch.token_type_ids is not None:
         given["token_type_ids"] = batch.token_type_ids
-    if batch.padded:
+    if batch.has_padding:
         given["attention_mask"] = batch.attention_mask
         if takes.pad_token_id is not None and takes.pad_token_id >= 0:
             given["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, takes.pad_token_id)
@@ -86,7 +86,7 @@ def row_groups(batch: TokenBatch, head: str, end: int | None, pad_token_id: int 
     if end is not None:
         counts = (batch.input_ids.eq(end) & batch.attention_mask.bool()).sum(1)
         return [(counts == count).nonzero()[:, 0] for count in torch.unique(counts)]
-    if pad_token_id is None or not batch.padded or batch.side == "right":
+    if pad_token_id is None or not batch.has_padding or batch.side == "right":
         return []
     hollow = (batch.input_ids.eq(pad_token_id) | batch.attention_mask.eq(0)).all(1)
     if not bool(hollow.any()):
@@ -118,7 +118,7 @@ def select_rows(batch: TokenBatch, rows: torch.Tensor) -> TokenBatch:
         token_type_ids=None if types is None else types[rows, columns],
         lengths=lengths,
         side=batch.side,
-        padded=bool((lengths != longest).any()),
+        has_padding=bool((lengths != longest).any()),
     )
 
 
@@ -224,5 +224,5 @@ def _batch(rows: Sequence[Sequence[int]], side: Side, filler: int, device: Devic
         token_type_ids=None,
         lengths=lengths,
         side=side,
-        padded=bool((lengths != width).any()),
+        has_padding=bool((lengths != width).any()),
     )

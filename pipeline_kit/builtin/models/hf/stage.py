@@ -99,7 +99,7 @@ class HfModel(Model):
             self.forward(sample)  # finds out whether the compiler works before the first batch
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def runtime_info(self) -> Mapping[str, Any]:
         """The attention kernel, how many linear layers and activations run on which kernel, and how they are run.
 
         ``compile`` is whether the network runs compiled, or why it does not though it was asked for.
@@ -111,12 +111,12 @@ class HfModel(Model):
         }
 
     @property
-    def settled(self) -> Mapping[str, Any]:
+    def pinned_options(self) -> Mapping[str, Any]:
         """The kernel for linear layers that ``linear=auto`` came to."""
         return self._products.settled
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
+    def safe_padding_sides(self) -> frozenset[Side]:
         """The padding sides that leave every answer as it is; known for common families, else tried at load."""
         return self._sides
 
@@ -138,7 +138,7 @@ class HfModel(Model):
         return found
 
     @contextmanager
-    def watched(self) -> Iterator[Sequence[tuple[str, Any]]]:
+    def capture_layers(self) -> Iterator[Sequence[tuple[str, Any]]]:
         """See :class:`Model`; a compiled network records nothing, since its layers are one graph."""
         if self._compiled is not None and self._compiled.failure is None:
             yield ()
@@ -167,13 +167,13 @@ class HfModel(Model):
     def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
         """See :class:`Model`; which network it is."""
         del batch, output
-        return (network_panel(self._network, self.details),)
+        return (network_panel(self._network, self.runtime_info),)
 
     def differentiable(self) -> FromEmbeddings:
         """Return the network with gradients: itself, or a copy loaded in float32 where something here has none."""
         config, context = self._built_with
         plain, where = plain_form(config, context)
-        if (replace(config, **self.settled), context.device) == (plain, where.device):
+        if (replace(config, **self.pinned_options), context.device) == (plain, where.device):
             return FromEmbeddings(self._network, self._run, "the network itself")
         copy = HfModel(plain, where)
         return FromEmbeddings(copy._network, copy._run, "a copy of the network in float32, run by torch's own layers")

@@ -81,7 +81,7 @@ class CompiledNetwork:
         shaped = self._shaped(batch)
         rows, width = shaped.input_ids.shape
         size: tuple[Hashable, ...] = (rows, width) if self._filled(batch) else (rows == 1, width == 1)
-        kind = (*size, shaped.padded, shaped.side, shaped.token_type_ids is None)
+        kind = (*size, shaped.has_padding, shaped.side, shaped.token_type_ids is None)
         try:
             with nullcontext() if kind in self._proven else quiet():  # the compiler warns of what it calls itself
                 answers = self._cut(self._call(self._function(self._filled(batch)), shaped), batch)
@@ -114,7 +114,7 @@ class CompiledNetwork:
         if self._buckets is not None and self._filled(batch):
             return fill(batch, *self._buckets.shape(rows, width), self._filler)
         if rows > 1 and batch.side in self._sides:
-            return replace(batch, padded=True)  # with a mask it is the same graph as a batch with padding
+            return replace(batch, has_padding=True)  # with a mask it is the same graph as a batch with padding
         return batch
 
     def _cut(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
@@ -201,7 +201,7 @@ def fill(batch: TokenBatch, rows: int, width: int, filler: int) -> TokenBatch:
         attention_mask=filled(batch.attention_mask, 0),
         token_type_ids=None if types is None else filled(types, 0),
         lengths=np.concatenate([batch.lengths, np.repeat(batch.lengths[-1:], more)]),
-        padded=True,  # also where nothing was added: a batch without a mask would be one shape more
+        has_padding=True,  # also where nothing was added: a batch without a mask would be one shape more
     )
 
 

@@ -57,7 +57,7 @@ def answer_panels(config: AnswersConfig, text: str, windows: Sequence[WindowStep
 def _piece(text: str, window: WindowSteps, token: int) -> tuple[str, int, int]:
     """Return a token of the context, counted from the context's first, with its place in characters."""
     offsets = window.encoding.offsets
-    assert offsets is not None, "`requires` names it"
+    assert offsets is not None, "`required_fields` names it"
     begin, end = offsets[window.place.begin + token]
     return cell(text[begin:end]), begin, end
 
@@ -173,7 +173,7 @@ def _by_window(windows: Sequence[WindowSteps]) -> Panel:
     rows: list[Sequence[Cell]] = []
     for i, window in enumerate(windows):
         best = max(window.answers.items(), key=lambda item: item[1].score, default=("", Answer(0.0, 0, 0)))
-        begin, end = window.encoding.span or (None, None)
+        begin, end = window.encoding.token_span or (None, None)
         rows.append((i, begin, end, cell(best[0]), best[1].score, window.scores.null))
     shown, left = first_rows(rows, "window")
     columns = ("window", "from token", "to token", "best answer", "score", "p(no answer)")

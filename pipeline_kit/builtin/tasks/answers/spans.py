@@ -54,7 +54,7 @@ class ScoredSpans:
 def place_of(encoding: Encoding) -> UnitPlace:
     """Find the second text of a pair and the token that stands for no answer."""
     sequences = encoding.sequence_ids
-    assert sequences is not None, "`requires` names it"
+    assert sequences is not None, "`required_fields` names it"
     count = sequences.count(1)
     begin = sequences.index(1) if count else 0
     return UnitPlace(begin, begin + count, null_token(encoding.input_ids, sequences))
@@ -285,7 +285,7 @@ def _words(encoding: Encoding, place: UnitPlace) -> Sequence[int | None]:
 
 
 def _offsets(encoding: Encoding, place: UnitPlace) -> Sequence[tuple[int, int]]:
-    assert encoding.offsets is not None, "`requires` names it"
+    assert encoding.offsets is not None, "`required_fields` names it"
     return encoding.offsets[place.begin : place.end]
 
 

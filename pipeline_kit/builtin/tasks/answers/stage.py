@@ -42,10 +42,10 @@ class Answers(Postprocessor):
     of the first special token, the least of all windows.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"offsets", "sequence_ids", "word_ids"})
+    required_fields: ClassVar[frozenset[str]] = frozenset({"offsets", "sequence_ids", "word_ids"})
     truncation: ClassVar[Truncation] = "only_second"
     overflow: ClassVar[Overflow] = "window"
-    pair: ClassVar[tuple[str, str]] = ("the field 'question'", "the field 'context'")
+    pair_names: ClassVar[tuple[str, str]] = ("the field 'question'", "the field 'context'")
 
     def __init__(self, config: AnswersConfig, context: StageContext) -> None:
         """Take the options.

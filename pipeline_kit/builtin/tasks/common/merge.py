@@ -75,11 +75,11 @@ def window_weights(windows: Sequence[Encoding]) -> NDArray[np.float64]:
     Special tokens, and the other text of a pair, which each window repeats, do not count.
 
     :returns: ``[len(windows)]``, adding up to the tokens of the text; 1 for a single window. From a tokenizer
-        that does not fill ``Encoding.span``: the number of tokens of each window.
+        that does not fill ``Encoding.token_span``: the number of tokens of each window.
     """
     if len(windows) == 1:
         return np.ones(1)
-    spans = [window.span for window in windows if window.span is not None]
+    spans = [window.token_span for window in windows if window.token_span is not None]
     if len(spans) < len(windows):
         return np.array([len(window.input_ids) for window in windows], dtype=np.float64)
     begins, ends = np.array(spans, dtype=np.int64).T

@@ -223,7 +223,7 @@ def merge_panels(
         largest = int(np.argmax(item.values))
         weights = window_weights(item.windows).tolist()
         for place, (window, weight, found) in enumerate(zip(item.windows, weights, item.values, strict=True)):
-            begin, end = window.span or (None, None)
+            begin, end = window.token_span or (None, None)
             counts: Cell = place == largest if how == "max" else weight
             rows.append((cell(item.name), window.window, begin, end, counts, float(found)))
     shown, left = first_rows(rows, "row")

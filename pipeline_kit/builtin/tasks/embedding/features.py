@@ -35,7 +35,7 @@ class Features(Postprocessor):
     ``special_tokens`` is false.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"tokens", "special_tokens_mask", "offsets", "sequence_ids"})
+    required_fields: ClassVar[frozenset[str]] = frozenset({"tokens", "special_tokens_mask", "offsets", "sequence_ids"})
 
     def __init__(self, config: FeaturesConfig, context: StageContext) -> None:
         """Take the options; nothing of the context is needed."""
@@ -71,8 +71,8 @@ class Features(Postprocessor):
         kept = _first_seen(windows) if len(windows) > 1 else [np.ones(len(windows[0].input_ids), dtype=bool)]
         for encoding, row, keep in zip(windows, rows, kept, strict=True):
             names, special = encoding.tokens, encoding.special_tokens_mask
-            assert names is not None, "`requires` names it"
-            assert special is not None, "`requires` names it"
+            assert names is not None, "`required_fields` names it"
+            assert special is not None, "`required_fields` names it"
             if len(row[NAME]) != len(names):
                 raise StageError(f"the model returned {len(row[NAME])} vectors for {len(names)} tokens")
             if not np.isfinite(row[NAME]).all():
@@ -93,9 +93,9 @@ def _first_seen(windows: Sequence[Encoding]) -> list[np.ndarray[Any, np.dtype[np
     seen: Counter[tuple[Any, ...]] = Counter()
     kept = []
     for window in windows:
-        assert window.offsets is not None, "`requires` names it"
-        assert window.sequence_ids is not None, "`requires` names it"
-        assert window.special_tokens_mask is not None, "`requires` names it"
+        assert window.offsets is not None, "`required_fields` names it"
+        assert window.sequence_ids is not None, "`required_fields` names it"
+        assert window.special_tokens_mask is not None, "`required_fields` names it"
         here: Counter[tuple[Any, ...]] = Counter()
         keep = np.ones(len(window.input_ids), dtype=bool)
         columns = zip(window.sequence_ids, window.offsets, window.input_ids, window.special_tokens_mask, strict=True)

@@ -44,7 +44,7 @@ class Entities(Postprocessor):
     entity may reach from one window into the next.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"special_tokens_mask", "offsets", "word_ids"})
+    required_fields: ClassVar[frozenset[str]] = frozenset({"special_tokens_mask", "offsets", "word_ids"})
     overflow: ClassVar[Overflow] = "window"
 
     def __init__(self, config: EntitiesConfig, context: StageContext) -> None:

@@ -213,15 +213,15 @@ def merge_tokens(windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> Toke
 
 
 def _read(window: Encoding) -> _Window:
-    assert window.special_tokens_mask is not None, "`requires` names it"
-    assert window.offsets is not None, "`requires` names it"
-    assert window.word_ids is not None, "`requires` names it"
+    assert window.special_tokens_mask is not None, "`required_fields` names it"
+    assert window.offsets is not None, "`required_fields` names it"
+    assert window.word_ids is not None, "`required_fields` names it"
     count = len(window.input_ids)
     places = np.flatnonzero(np.asarray(window.special_tokens_mask) == 0)
     spans = np.fromiter(chain.from_iterable(window.offsets), dtype=np.int64, count=2 * count).reshape(count, 2)
     words = np.fromiter((-1 if w is None else w for w in window.word_ids), dtype=np.int64, count=count)
     ids = np.asarray(window.input_ids, dtype=np.int64)
-    return _Window(places, ids[places], spans[places], words[places], window.span)
+    return _Window(places, ids[places], spans[places], words[places], window.token_span)
 
 
 def _kept(windows: Sequence[_Window]) -> list[tuple[int, int]]:

@@ -42,7 +42,7 @@ class FillMask(Postprocessor):
     poorer side, the first of equal ones.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"offsets"})
+    required_fields: ClassVar[frozenset[str]] = frozenset({"offsets"})
 
     def __init__(self, config: FillMaskConfig, context: StageContext) -> None:
         """Find the checkpoint's mask and the ids of the targets.

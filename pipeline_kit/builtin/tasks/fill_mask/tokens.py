@@ -70,7 +70,7 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
         return []
     found: list[int] = []
     for encoding in encodings:
-        assert encoding.offsets is not None, "`requires` of the postprocessor names it"
+        assert encoding.offsets is not None, "`required_fields` of the postprocessor names it"
         tokens = zip(encoding.input_ids, encoding.offsets, strict=True)
         found += [token for token, (begin, end) in tokens if end > begin]
     return found

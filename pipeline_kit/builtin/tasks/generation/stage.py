@@ -61,7 +61,7 @@ class GeneratedText(Postprocessor):
         if not self._causal:
             return (self._prefix + text_of(read_fields(example, ("text",))["text"], "text", empty=False),)
         found = text_or_messages(example)
-        return (self._prefix + found if isinstance(found, str) else self._tokenizer.chat(found),)
+        return (self._prefix + found if isinstance(found, str) else self._tokenizer.render_chat(found),)
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Return ``sequences [B, N]`` and ``sequence_lengths [B]``, and drop the rest.

@@ -36,7 +36,7 @@ class Ranking(Postprocessor):
     their mean by tokens; they are merged before the score is made.
     """
 
-    pair: ClassVar[tuple[str, str]] = ("the field 'query'", "a document")
+    pair_names: ClassVar[tuple[str, str]] = ("the field 'query'", "a document")
 
     def __init__(self, config: RankingConfig, context: StageContext) -> None:
         """Settle which logit ranks and what ``auto`` stands for.

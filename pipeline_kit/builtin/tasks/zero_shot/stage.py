@@ -36,7 +36,7 @@ class ZeroShot(Postprocessor):
     """
 
     truncation: ClassVar[Truncation] = "only_first"  # a cut hypothesis would no longer name its label
-    pair: ClassVar[tuple[str, str]] = ("the field 'text'", "the hypothesis of a label")
+    pair_names: ClassVar[tuple[str, str]] = ("the field 'text'", "the hypothesis of a label")
 
     def __init__(self, config: ZeroShotConfig, context: StageContext) -> None:
         """Find the labels that mean entailment and contradiction; check the candidates and the template.

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_kit import PipelineKitError, load
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
+from pipeline_kit.errors import InputError, RowFailure, UsageError, did_you_mean, for_message
 from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.paths import read_records
 

@@ -42,8 +42,8 @@ class CleanTokenizer(Tokenizer):
         :raises CheckpointError: as ``tokenizer=hf``.
         :raises ConfigError: as ``tokenizer=hf``.
         """
-        requires = context.requires | ({"sequence_ids"} if "offsets" in context.requires else frozenset())
-        self._inner = HfTokenizer(config, replace(context, requires=requires))
+        requires = context.required_fields | ({"sequence_ids"} if "offsets" in context.required_fields else frozenset())
+        self._inner = HfTokenizer(config, replace(context, required_fields=requires))
         self._steps = steps(config)
         config = settle_overflow(config, context, self._inner.max_length)
         self._looks = looks(config, self._inner.max_length)

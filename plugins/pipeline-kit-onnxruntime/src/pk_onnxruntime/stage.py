@@ -33,9 +33,9 @@ class OnnxRuntimeModel(GraphModel):
     tolerances: ClassVar[Mapping[str, float]] = TOLERANCES
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def runtime_info(self) -> Mapping[str, Any]:
         """The precision, ONNX Runtime's provider, and the folder of the graph."""
-        return {**super().details, "provider": self._graph.provider}
+        return {**super().runtime_info, "provider": self._graph.provider}
 
     def check(self, device: Device, precision: Precision) -> None:
         """Refuse half precision, and a device that this build of ONNX Runtime does not run on."""

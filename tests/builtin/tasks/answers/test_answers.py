@@ -22,18 +22,8 @@ from pipeline_kit.builtin.tasks.answers.spans import Context
 from pipeline_kit.builtin.tasks.answers.stage import Answers
 from pipeline_kit.builtin.tasks.options import AnswersConfig
 from pipeline_kit.contract.stages import Model, StageContext, Tokenizer
-from pipeline_kit.contract.types import (
-    Device,
-    Encoding,
-    Example,
-    ModelOutput,
-    Result,
-    RowFailure,
-    RowOutput,
-    Side,
-    TokenBatch,
-)
-from pipeline_kit.errors import ConfigError, ExampleError, RowError, StageError
+from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
+from pipeline_kit.errors import ConfigError, ExampleError, RowError, RowFailure, StageError
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
 from pipeline_kit.testing import (
@@ -68,8 +58,8 @@ class SpanModel(Model):
         self.inner = TinyModel(TinyModelConfig(), tiny_stage_context())
 
     @property
-    def supported_sides(self) -> frozenset[Side]:
-        return self.inner.supported_sides
+    def safe_padding_sides(self) -> frozenset[Side]:
+        return self.inner.safe_padding_sides
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
         hidden = self.inner.forward(batch)["last_hidden_state"] * 4
@@ -383,7 +373,7 @@ def test_two_texts_of_one_hash_stay_two(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_bad_example_is_that_rows_error() -> None:
     pipe = tiny_pipeline(stage(), tokenizer=words(), model=SpanModel())
     good = asked("Who?", "Sarah.")
-    first, failed, last = pipe.outcomes([good, {"question": "Who?"}, good])
+    first, failed, last = pipe.results_or_failures([good, {"question": "Who?"}, good])
     assert first == last
     assert isinstance(failed, RowFailure)
     assert (failed.index, failed.stage, failed.error) == (1, "input", "ExampleError")
@@ -432,7 +422,7 @@ def test_the_error_of_a_long_question_names_it_and_says_what_to_do(options: Sequ
     folder = checkpoint("bert", head="question-answering", max_positions=48)
     pipe = pk.load("task=question-answering", f"checkpoint.path={folder}", "device=cpu", *options)
     good, bad = asked("Who?", "a dog " * 60), asked("why " * (20 if "overlap" in str(options) else 60), "a dog " * 60)
-    first, failed, last = pipe.outcomes([good, bad, good])
+    first, failed, last = pipe.results_or_failures([good, bad, good])
     assert isinstance(first, dict)
     assert first == last
     assert isinstance(failed, RowFailure)

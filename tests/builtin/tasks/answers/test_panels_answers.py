@@ -96,7 +96,7 @@ def spans(told: Told, name: str, chances: Any, longest: int) -> Iterator[tuple[i
 @pytest.mark.parametrize("name", NULL)
 def test_start_and_end(folders: Mapping[str, Path], name: str) -> None:
     pipe, model = make(folders[name]), network(folders[name], "AutoModelForQuestionAnswering")
-    for side in sorted(pipe.model.supported_sides):
+    for side in sorted(pipe.model.safe_padding_sides):
         for told, example in zip(ask(padded(pipe, side), EXAMPLES), EXAMPLES, strict=True):
             panel = told.panel("start and end: logits to probabilities")
             chances, kept, rows = probabilities(model, told, name), allowed(told, name), reference(model, told)
@@ -123,7 +123,9 @@ def test_the_spans_of_the_best_answer_add_up(folders: Mapping[str, Path], name: 
     """By tokens, where spans are easily counted by hand; white space at the ends of a span is no part of it."""
     pipe = make(folders[name], align_to_words=False, max_answer_len=4)
     model = network(folders[name], "AutoModelForQuestionAnswering")
-    for told, example in zip(ask(padded(pipe, sorted(pipe.model.supported_sides)[0]), EXAMPLES), EXAMPLES, strict=True):
+    for told, example in zip(
+        ask(padded(pipe, sorted(pipe.model.safe_padding_sides)[0]), EXAMPLES), EXAMPLES, strict=True
+    ):
         if "😀" in example["context"] and name != "bert":
             continue  # several tokens for a character: their slices are equal, and so is the text
         chances = probabilities(model, told, name)

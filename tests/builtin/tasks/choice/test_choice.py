@@ -114,7 +114,7 @@ TWO = ["yes", "no"]
 
 def test_a_bad_example_fails_its_row_in_the_input(pipe: Pipeline) -> None:
     good, bad = {"text": "so", "choices": TWO}, {"text": "so", "choices": ["yes"]}
-    assert [isinstance(outcome, dict) for outcome in pipe.outcomes([good, bad, good])] == [True, False, True]
+    assert [isinstance(outcome, dict) for outcome in pipe.results_or_failures([good, bad, good])] == [True, False, True]
     with pytest.raises(RowError, match="the field 'choices' has 1 text; it needs at least 2") as raised:
         pipe([bad])
     assert (raised.value.failure.stage, raised.value.failure.error) == ("input", "ExampleError")

@@ -15,8 +15,7 @@ import torch
 import transformers
 from harness import checkpoint, pipeline_of
 
-from pipeline_kit.contract.types import RowFailure
-from pipeline_kit.errors import ConfigError, ExampleError, RowError
+from pipeline_kit.errors import ConfigError, ExampleError, RowError, RowFailure
 
 LABELS = ("BAD", "MIXED", "GOOD")
 TEXT = "I love this movie."
@@ -145,7 +144,7 @@ def test_two_texts_in_a_tuple_are_two_texts(folder: Path) -> None:
 
 def test_a_bad_row_does_not_take_the_others_with_it(folder: Path) -> None:
     """transformers raises ``ValueError`` for the whole list and gives nothing of what it had."""
-    good, bad, after = assemble(folder, top_k=None).outcomes([TEXT, None, "I hate it"])  # type: ignore[list-item]
+    good, bad, after = assemble(folder, top_k=None).results_or_failures([TEXT, None, "I hate it"])  # type: ignore[list-item]
     assert isinstance(bad, RowFailure)
     assert (bad.index, bad.error) == (1, "ExampleError")
     assert by_label(good) == pytest.approx(probabilities(folder, TEXT), abs=1e-5)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def logits_of(model: Any, told: Told) -> torch.Tensor:
 def test_the_function_with_its_numbers(folders: Mapping[str, Path], name: str) -> None:
     labels, function = CASES[name][1], FUNCTIONS[name]
     pipe, model = make(folders[name]), network(folders[name], "AutoModelForSequenceClassification")
-    for side in sorted(pipe.model.supported_sides):
+    for side in sorted(pipe.model.safe_padding_sides):
         for told in ask(padded(pipe, side), TEXTS if name != "llama" else TEXTS[:-1]):
             [panel] = told.panels
             [logits] = logits_of(model, told)
@@ -104,7 +104,7 @@ def test_windows_put_together(folders: Mapping[str, Path], name: str, merge: str
     model = network(folders[name], "AutoModelForSequenceClassification")
     pipe = make(folders[name], WINDOWS, merge=merge, top_k=None)
     examples = (LONG, "a", "", {"text": LONG, "text_pair": "Grüße 🙂"})
-    side = sorted(pipe.model.supported_sides)[-1]
+    side = sorted(pipe.model.safe_padding_sides)[-1]
     for told, windowed in zip(ask(padded(pipe, side), examples), (True, False, False, True), strict=True):
         assert (len(told.encodings) > 1) is windowed
         logits = logits_of(model, told)
@@ -115,7 +115,7 @@ def test_windows_put_together(folders: Mapping[str, Path], name: str, merge: str
             for row in panel.rows:
                 label, window, begin, end, counts, found = row
                 close([found], scores[window, labels.index(label)][None])
-                assert (begin, end) == told.encodings[window].span
+                assert (begin, end) == told.encodings[window].token_span
                 if merge == "max":
                     assert counts is (window == int(scores[:, labels.index(label)].argmax()))
                 else:

@@ -49,7 +49,7 @@ def test_there_is_one_vector_a_token_and_none_for_padding(architecture: str) -> 
     pipe = assemble(folder)
     expected = [states(folder, text) for text in TEXTS]
     pad = pipe.padding.pad_token_id
-    policies = [pipe.padding, *(PaddingPolicy("max_length", side, pad, 64) for side in pipe.model.supported_sides)]
+    policies = [pipe.padding, *(PaddingPolicy("max_length", side, pad, 64) for side in pipe.model.safe_padding_sides)]
     for policy in policies:
         for rows in (1, 3):
             batching = BatchingPolicy(False, None, rows)

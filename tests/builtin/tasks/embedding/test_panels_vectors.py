@@ -59,7 +59,7 @@ def hidden_of(model: Any, told: Told) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_pooling(folders: Mapping[str, Path], name: str, mode: str) -> None:
     pipe, model = embedder(folders[name], pooling=mode), network(folders[name], "AutoModel")
-    for side in sorted(pipe.model.supported_sides):
+    for side in sorted(pipe.model.safe_padding_sides):
         for told in ask(padded(pipe, side), (*TEXTS, LONG)):
             hidden = hidden_of(model, told)
             vectors = torch.stack([POOLED[mode](own) for own in hidden])
@@ -185,7 +185,7 @@ def test_features(folders: Mapping[str, Path], name: str, special_tokens: bool) 
     model = network(folders[name], "AutoModel")
     post = {"name": "features", "special_tokens": special_tokens}
     pipe = assemble(folders[name], "feature-extraction", post)
-    for told in ask(padded(pipe, sorted(pipe.model.supported_sides)[0]), TEXTS):
+    for told in ask(padded(pipe, sorted(pipe.model.safe_padding_sides)[0]), TEXTS):
         [hidden] = hidden_of(model, told)
         panel = told.panel("token vectors")
         close(column(panel, "norm"), hidden.norm(dim=1))

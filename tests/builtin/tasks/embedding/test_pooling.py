@@ -248,6 +248,6 @@ def test_fewer_dimensions_are_the_first_ones_at_length_one(row: list[list[float]
 def test_windows_count_by_the_tokens_they_stand_for() -> None:
     stage = Pooling(PoolingConfig(normalize=False), tiny_stage_context())
     # Ten tokens; the windows share four, which count half in each: 4 + 2 and 2 + 2.
-    windows = [Encoding([1] * 10, window=0, span=(0, 8)), Encoding([1] * 8, window=1, span=(4, 10))]
+    windows = [Encoding([1] * 10, window=0, token_span=(0, 8)), Encoding([1] * 8, window=1, token_span=(4, 10))]
     outputs = [{"embedding": np.array([[value]], dtype=np.float32)} for value in (1.0, 2.0)]
     assert stage(["text"], [windows], [outputs]) == [{"embedding": [pytest.approx((6 * 1 + 4 * 2) / 10)]}]

@@ -259,8 +259,8 @@ def test_windows_go_through_the_layers_one_by_one(case: Case, tmp_path: Path) ->
     assert len(windows) > 4
     whole = assemble(folder, normalize=False)
     vectors = [vector_of(whole, window.input_ids) for window in windows]
-    room = windows[0].span[1]  # type: ignore[index]
-    total = windows[-1].span[1]  # type: ignore[index]
+    room = windows[0].token_span[1]  # type: ignore[index]
+    total = windows[-1].token_span[1]  # type: ignore[index]
     shares = np.zeros(total)
     for place in range(len(windows)):
         shares[place * (room - 5) : place * (room - 5) + room] += 1
@@ -320,7 +320,7 @@ def test_only_the_first_window_has_prompt_tokens_to_leave_out(tmp_path: Path) ->
         ids = torch.tensor([window.input_ids])
         hidden.append(pipe.model._network(input_ids=ids).last_hidden_state[0].numpy())  # type: ignore[attr-defined]
     rows = [hidden[0][skip:].mean(axis=0), *(rows.mean(axis=0) for rows in hidden[1:])]
-    weights = [w.span[1] - w.span[0] for w in windows]  # type: ignore[index]
+    weights = [w.token_span[1] - w.token_span[0] for w in windows]  # type: ignore[index]
     same(embed(pipe, [TEXTS[4]])[0], np.average(rows, axis=0, weights=weights))
 
 

@@ -426,12 +426,12 @@ def test_an_entity_reaches_from_one_window_into_the_next() -> None:
 
 def test_windows_that_say_which_tokens_they_hold() -> None:
     """Bytes of one character may have id and place in common; only the window's span tells them apart."""
-    first = replace(window([(0, 1)] * 3, [0] * 3, [7, 7, 7]), span=(0, 3))
-    second = replace(window([(0, 1), (0, 1), (2, 3)], [0, 0, 1], [7, 7, 8], 1), span=(2, 5))
+    first = replace(window([(0, 1)] * 3, [0] * 3, [7, 7, 7]), token_span=(0, 3))
+    second = replace(window([(0, 1), (0, 1), (2, 3)], [0, 0, 1], [7, 7, 8], 1), token_span=(2, 5))
     scores = [rows_of(["I-PER=0.6", "I-PER=0.7", "I-PER=0.8"]), rows_of(["I-PER=0.95", "I-PER=0.9", "O"])]
     [found] = run(stage(), "漢 b", [first, second], scores)
     assert found["score"] == pytest.approx(0.75, abs=1e-6)
-    apart = replace(window([(0, 1)], [0], [9], 1), span=(3, 4))  # they share none: the fourth byte counts too
+    apart = replace(window([(0, 1)], [0], [9], 1), token_span=(3, 4))  # they share none: the fourth byte counts too
     [found] = run(stage(), "漢 b", [first, apart], [scores[0], rows_of(["I-PER=0.9"])])
     assert found["score"] == pytest.approx(0.75, abs=1e-6)
 

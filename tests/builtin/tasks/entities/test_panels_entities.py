@@ -55,7 +55,7 @@ def tokens_by_hand(model: Any, told: Told) -> list[tuple[int, int, torch.Tensor]
         assert mask is not None
         assert offsets is not None
         places = [i for i, special in enumerate(mask) if not special]
-        begin, end = encoding.span or (0, len(places))
+        begin, end = encoding.token_span or (0, len(places))
         for token, place in zip(range(begin, end), places, strict=True):
             around = min(token - begin if begin else 10_000, end - 1 - token if end < last(told) else 10_000)
             if token not in found or around > found[token][0]:
@@ -65,7 +65,7 @@ def tokens_by_hand(model: Any, told: Told) -> list[tuple[int, int, torch.Tensor]
 
 def last(told: Told) -> int:
     """How many tokens the text has."""
-    span = told.encodings[-1].span
+    span = told.encodings[-1].token_span
     return 10_000 if span is None else span[1]
 
 
@@ -74,7 +74,7 @@ def last(told: Told) -> int:
 def test_tokens_and_entities(folders: Mapping[str, Path], name: str, aggregation: str) -> None:
     model = network(folders[name], "AutoModelForTokenClassification")
     pipe = make(folders[name], aggregation)
-    for told, text in zip(ask(padded(pipe, sorted(pipe.model.supported_sides)[0]), TEXTS), TEXTS, strict=True):
+    for told, text in zip(ask(padded(pipe, sorted(pipe.model.safe_padding_sides)[0]), TEXTS), TEXTS, strict=True):
         by_place: dict[tuple[int, int], list[torch.Tensor]] = {}
         for start, end, logits in tokens_by_hand(model, told):
             by_place.setdefault((start, end), []).append(logits)

@@ -264,7 +264,7 @@ def test_a_target_beyond_the_model_is_a_stage_error() -> None:
 )
 def test_bad_examples_fail_their_row_in_the_input(example: Any, message: str) -> None:
     rows: list[Any] = ["good [MASK]", example, "bad [MASK]"]
-    outcomes = list(load("bert").outcomes(rows))
+    outcomes = list(load("bert").results_or_failures(rows))
     assert [isinstance(outcome, dict) for outcome in outcomes] == [True, False, True]
     with pytest.raises(RowError, match=message) as raised:
         load("bert")([example])

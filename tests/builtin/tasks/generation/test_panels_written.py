@@ -39,7 +39,7 @@ def test_candidates_of_each_mask(folders: Mapping[str, Path], name: str, targets
     post = {"name": "fill_mask", "top_k": 3, "targets": targets}
     pipe = assemble(folders[name], "fill-mask", post, WINDOWS)
     id = transformers.AutoTokenizer.from_pretrained(folders[name]).mask_token_id
-    for side in sorted(pipe.model.supported_sides):
+    for side in sorted(pipe.model.safe_padding_sides):
         for told, text in zip(ask(padded(pipe, side), texts), texts, strict=True):
             rows = reference(model, told)
             found: dict[int, tuple[int, int, torch.Tensor]] = {}

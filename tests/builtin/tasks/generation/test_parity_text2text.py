@@ -82,7 +82,7 @@ def test_padding_sides() -> None:
     found = {}
     for name in ("bart", "m2m_100", "marian", "mbart", "pegasus", "t5"):
         folder = checkpoint(name, head="seq2seq-lm")
-        found[name] = writer(folder, "summarization").model.supported_sides
+        found[name] = writer(folder, "summarization").model.safe_padding_sides
     either = frozenset({"left", "right"})
     right = frozenset({"right"})
     assert found == {"bart": right, "m2m_100": either, "marian": right, "mbart": right, "pegasus": right, "t5": either}

@@ -49,7 +49,7 @@ def folders() -> Mapping[str, Path]:
 
 
 def both_sides(pipe: Pipeline) -> list[Pipeline]:
-    return [padded(pipe, side) for side in sorted(pipe.model.supported_sides)]
+    return [padded(pipe, side) for side in sorted(pipe.model.safe_padding_sides)]
 
 
 def merged(told: Told, values: torch.Tensor, how: str) -> torch.Tensor:

@@ -23,8 +23,8 @@ from pipeline_kit.builtin.tasks.options import ZeroShotConfig
 from pipeline_kit.builtin.tasks.zero_shot.stage import ZeroShot
 from pipeline_kit.cli.app import main
 from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowFailure
-from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, StageError
+from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result
+from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, RowFailure, StageError
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
 from pipeline_kit.testing import (
@@ -184,7 +184,7 @@ def test_labels_of_the_example(labels: object, expected: Sequence[str]) -> None:
 
 def test_no_labels_anywhere_says_where_to_put_them() -> None:
     pipe = tiny_pipeline(stage(), context=tiny_stage_context(labels=NLI))
-    first, second = pipe.outcomes(["a text", {"text": "a text", "labels": ["good", "bad"]}])
+    first, second = pipe.results_or_failures(["a text", {"text": "a text", "labels": ["good", "bad"]}])
     assert isinstance(first, RowFailure)
     assert (first.stage, first.error) == ("input", "ExampleError")
     assert "set postprocessor.labels=[sport,politics], say, or give the example a field 'labels'" in first.message
@@ -335,7 +335,7 @@ def test_a_cut_text_counts_once_and_windows_are_counted(folder: Path) -> None:
 def test_a_hypothesis_that_fills_the_model_fails_its_row_alone(folder: Path) -> None:
     long = "a movie about love and hate " * 20
     outcomes = list(
-        assemble(folder).outcomes([{"text": "good", "labels": [long, "a"]}, {"text": "x", "labels": "a,b"}])
+        assemble(folder).results_or_failures([{"text": "good", "labels": [long, "a"]}, {"text": "x", "labels": "a,b"}])
     )
     assert isinstance(outcomes[0], RowFailure)
     assert "may not be cut" in outcomes[0].message
@@ -369,7 +369,7 @@ def peak(pipe: Pipeline, examples: Iterator[Example]) -> int:
     """Return the most memory that Python held while `examples` ran, beyond what it held before, in bytes."""
     tracemalloc.start()
     try:
-        assert not any(isinstance(outcome, RowFailure) for outcome in pipe.outcomes(examples))
+        assert not any(isinstance(outcome, RowFailure) for outcome in pipe.results_or_failures(examples))
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -388,7 +388,7 @@ def test_many_labels_run_in_bounded_memory() -> None:
 
     batching = BatchingPolicy(max_tokens=4096, window=window)
     pipe = tiny_pipeline(stage(top_k=1), context=tiny_stage_context(labels=NLI), batching=batching)
-    results = list(replace(pipe, observer=observe).outcomes(rows_of(64, labels)))
+    results = list(replace(pipe, observer=observe).results_or_failures(rows_of(64, labels)))
     assert len(results) == 64
     assert sum(chunks) == 64 * 600
     assert max(chunks) < window + len(labels)
