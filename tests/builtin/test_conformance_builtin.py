@@ -309,7 +309,7 @@ Place = tuple[type[Any], str]
 ENCODE, DECODE, LOGITS = (BrokenTokenizer, "encode"), (BrokenTokenizer, "decode"), (BrokenModel, "change")
 RESULTS, REDUCE = (BrokenPostprocessor, "change"), (BrokenPostprocessor, "reduce")
 FORWARD = (BrokenModel, "forward")
-CALL, INIT, REQUIRES = ((BrokenPostprocessor, name) for name in ("__call__", "__init__", "requires"))
+CALL, INIT, REQUIRES = ((BrokenPostprocessor, name) for name in ("__call__", "__init__", "required_fields"))
 FAULTS: list[tuple[Place, Any, str]] = [
     (ENCODE, lambda self, e: self.inner.encode(e)[:-1], "every_example_is_encoded_in_order"),
     (ENCODE, lambda self, e: self.inner.encode(e)[::-1], "every_example_is_encoded_in_order"),

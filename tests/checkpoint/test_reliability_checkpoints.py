@@ -288,7 +288,7 @@ CASES = (
 )
 KNOWN_HOLES: tuple[tuple[int, dict[str, Any]], ...] = (
     (0, {"text_config": {"a": 1}}),
-    (0, {"is_encoder_decoder": 2.5}),
+    (0, {"num_attention_heads": 2.5}),
     (1, {"architectures": 1_000_000}),
     (1, {"pad_token_id": 10**12}),
     (2, {"decoder": False}),

@@ -45,7 +45,7 @@ USAGE = {
     "run --input-format jsnl --text a": "Did you mean 'jsonl'?",
     "run --fields text --text a": "write FIELD=COLUMN",
     "run --fields te.xt=a --text a": "write FIELD=COLUMN",
-    "run --fields txt=a --text a": "the task's fields are text, text_pair. Did you mean 'text'?",
+    "run --fields txt=a --text a": "the fields are text, text_pair. Did you mean 'text'?",
     "run --resolve --text a": "--resolve says how to print a config",
     "run --format xml --text a": "the choices are jsonl, table, csv, parquet",
     "run --format parqet --text a": "Did you mean 'parquet'?",

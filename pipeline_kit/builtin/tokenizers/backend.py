@@ -9,7 +9,6 @@ from tokenizers import Tokenizer as Backend
 from pipeline_kit.builtin.tokenizers.encode import Encoder, encode, encode_fully
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
-from pipeline_kit.builtin.tokenizers.panels import tokenizer_panels
 from pipeline_kit.contract.stages import Panel, StageContext, Tokenizer
 from pipeline_kit.contract.types import Encoding, Example, Side
 
@@ -79,5 +78,7 @@ class BackendTokenizer(Tokenizer):
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
         """See :class:`Tokenizer`; the normalised text, its pre-tokens, the special tokens."""
+        from pipeline_kit.builtin.tokenizers.panels import tokenizer_panels  # takes torch, and tokenizing takes none
+
         del encodings
         return tokenizer_panels(self._encoder, example, self._languages)

@@ -208,7 +208,7 @@ def test_a_missing_or_wrong_pooling_config_is_refused(tmp_path: Path) -> None:
     context = folder(tmp_path, modules("Transformer", "Pooling"))
     with pytest.raises(CheckpointError, match=r"1_Pooling.config\.json"):
         embed([[ROWS[0]]], context)
-    with pytest.raises(CheckpointError, match="not a mapping"):
+    with pytest.raises(CheckpointError, match="not a JSON object"):
         embed([[ROWS[0]]], folder(tmp_path, modules("Transformer", "Pooling"), [1]))
 
 
