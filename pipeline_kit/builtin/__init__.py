@@ -1,4 +1,4 @@
-"""The stages that come with the package."""
+"""The built-in stages."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_path(flag: str, value: str | Sequence[str]) -> None:
-    """See that `value` may be the name of a file, or several such names; whether there is one is found out later."""
+    """See that `value` may be the name of a file, or several such names; whether there is one is checked later."""
     for name in [value] if isinstance(value, str) else value:
         try:
             os.lstat(Path(name).expanduser())

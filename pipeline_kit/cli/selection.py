@@ -260,7 +260,7 @@ def as_table(format: str | None) -> bool:
 
 @contextmanager
 def report_writer(output: Path | None, format: str | None, tables: Show) -> Iterator[Show]:
-    """Return what takes the report; a file that cannot be written is found out before anything is measured."""
+    """Return what takes the report; a file that cannot be written is an error before anything is measured."""
     if output is not None:
         with atomic_writer(output) as file:
             yield lambda report: file.write(json_line(report) + "\n")

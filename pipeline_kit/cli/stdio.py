@@ -157,7 +157,7 @@ def no_collection() -> Iterator[None]:
     """Keep the garbage collector still while torch and transformers are imported and a model is loaded.
 
     They make some millions of objects that live as long as the process. Looking through them again and
-    again took a tenth of the time of a cold start; afterwards they are set aside for good.
+    again took a tenth of the time of a cold start; afterwards they are frozen.
     """
     running = gc.isenabled()
     gc.disable()

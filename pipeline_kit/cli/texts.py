@@ -48,7 +48,7 @@ class BenchTexts:
     def of(cls, args: argparse.Namespace) -> BenchTexts:
         """Read parsed flags.
 
-        :raises UsageError: for a sample that is none, or flags that contradict each other.
+        :raises UsageError: for an unknown sample, or flags that contradict each other.
         """
         if args.rows is not None and not 1 <= args.rows <= MOST_ROWS:
             raise UsageError(f"--rows {args.rows}: pass 1 to {MOST_ROWS:,} texts")
@@ -70,7 +70,7 @@ class BenchTexts:
         return self.sample if self.given is None else "given"
 
     def check(self, config: PipelineConfig) -> None:
-        """Find out what can be found out before a model is loaded.
+        """Check what can be checked before a model is loaded.
 
         :raises UsageError: if there is no sample for the task, or a ``--fields`` it has not.
         :raises InputError: if a file cannot be read.

@@ -157,7 +157,7 @@ class _Header(dict[str, str | None]):
 
 
 class _ScannedSource(ConfigSource):
-    """A folder of YAML. What Hydra composes is scanned here, the very bytes that are parsed then."""
+    """A folder of YAML. What Hydra composes is scanned here, and the same bytes are parsed."""
 
     def _item(self, config_path: str) -> Traversable:
         root = Path(self.path) if self.scheme() == "file" else resources.files(self.path)

@@ -67,7 +67,7 @@ ENCODING_FIELDS = frozenset({"special_tokens_mask", "offsets", "tokens", "word_i
 """The fields of :class:`~pipeline_kit.contract.types.Encoding` that are filled on request only."""
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
-"""Which text of a pair gives way where both do not fit, in transformers' words."""
+"""Which text of a pair is truncated where both do not fit, in transformers' words."""
 
 Overflow = Literal["truncate", "window"]
 
@@ -157,9 +157,8 @@ class Tokenizer(ABC):
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """Write a conversation as the checkpoint was trained to see it.
 
-        Called from another thread than ``encode``. A written conversation holds its special tokens already, so
-        what is returned is for this tokenizer's own ``encode``, which must not add them again; how it recognises one is
-        its own affair.
+        Called from another thread than ``encode``. A rendered conversation holds its special tokens already: this
+        tokenizer's ``encode`` must not add them a second time. How it recognises one is up to the implementation.
 
         :param messages: each with a ``role`` and a ``content``, strings, and perhaps more keys.
         :raises ExampleError: if the checkpoint has no form for conversations, or none for this one.
@@ -261,7 +260,7 @@ class Postprocessor(ABC):
     """The encoding fields that ``__call__`` reads, out of `ENCODING_FIELDS`."""
 
     truncation: ClassVar[Truncation] = "longest_first"
-    """Which text of a pair gives way where both do not fit."""
+    """Which text of a pair is truncated where both do not fit."""
 
     overflow: ClassVar[Overflow] = "truncate"
     """What becomes of a text that is too long, unless the user says: ``window`` where ``__call__`` makes as

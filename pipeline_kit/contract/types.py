@@ -166,7 +166,7 @@ class RunStats:
     :param rows: examples that went in; `failed` of them have no result.
     :param truncated_rows: examples of which something was cut off.
     :param tokens: tokens the model saw, padding not counted; `padded_tokens` counts padding too.
-    :param retries: calls that were made again, see ``runner.retries``.
+    :param retries: calls that were retried, see ``runner.retries``.
     :param seconds: time spent in each stage; tokenizing overlaps with the model.
     """
 

@@ -38,7 +38,7 @@ class Labels:
     def check_map(self) -> None:
         """See that every target of the map is a label.
 
-        :raises UsageError: naming the first that is none.
+        :raises UsageError: naming the first unknown one.
         """
         for value, target in self._mapping.items():
             if self._find(target) is None:

@@ -62,7 +62,7 @@ def in_row(row: Labelled) -> Iterator[None]:
 def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> int:
     """Read all labels before a model is loaded; return the number of rows.
 
-    :raises InputError: at the first label that is none.
+    :raises InputError: at the first unknown label.
     """
     count = 0
     for row in rows:

@@ -270,7 +270,7 @@ def or_note(notes: list[str], what: str, call: Any, otherwise: Any) -> Any:
 
 @final
 class WatchedModel(Model):
-    """Another model, called as ever; notes what its layers give, and how long it takes."""
+    """Wraps a model; records what its layers return, and its run time."""
 
     def __init__(self, model: Model, notes: list[str]) -> None:
         """Watch `model`; what goes wrong with watching is added to `notes`."""

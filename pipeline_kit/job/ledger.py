@@ -52,7 +52,7 @@ class JobLedger:
 
     @property
     def complete(self) -> bool:
-        """Whether all shards are there, and that is said."""
+        """Whether all shards and the success marker are there."""
         return self.whole and self._folder.success.exists()
 
     @property

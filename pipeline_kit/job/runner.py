@@ -63,7 +63,7 @@ class Runner(ABC):
 
     Every pipeline is built with :func:`with_pinned_options` and what the ledger has pinned, and the first one is
     reported to :meth:`JobLedger.loaded` before any other is built. While the ledger has no schema, the first result
-    to be yielded is that of the first task, and a later one that was made by another schema is made again.
+    to be yielded is that of the first task, and a later one that was made by another schema is run again.
     """
 
     def __init__(self, job: Job, ledger: JobLedger) -> None:

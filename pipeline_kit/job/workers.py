@@ -121,7 +121,7 @@ class WorkerPool(Runner):
         return max(limit, SECONDS_TO_LOAD) if stage == LOADING else limit
 
     def _end_late(self) -> None:
-        """End workers of which a stage takes too long; their shards are made again, the rows in question alone."""
+        """End workers of which a stage takes too long; their shards are run again, the rows in question alone."""
         now = monotonic()
         for place, worker in enumerate(self._workers if self._timeout is not None else ()):
             late = next((item for item in worker.entered.items() if now - item[1][0] > self._limit(item[0])), None)

@@ -1,4 +1,4 @@
-"""How a pipeline calls its stages: bad rows are found, errors that may pass retried, the call watched."""
+"""How a pipeline calls its stages: bad rows are found, transient errors retried, the call watched."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StageCalls:
     ``retry_delay * 2 ** n``, and 60 seconds at the most, so that processes that failed together do not come back
     together.
 
-    :param retries: how often a call is made again after an error that may pass.
+    :param retries: how often to retry a call after a transient error.
     :param watch: called with a stage and the numbers of its rows before a call, and with no rows after it; from any
         thread.
     :param fraction: returns a number from 0 to 1.

@@ -21,7 +21,7 @@ class RunnerConfig:
         minimum=0.001,
         maximum=31_536_000,
     )
-    retries: int = option(2, "how often a call is made again after an error that may pass", minimum=0, maximum=100)
+    retries: int = option(2, "how often to retry a call after a transient error", minimum=0, maximum=100)
     retry_delay: float = option(
         0.5, "seconds before the first of those, about; before each further one twice as long", minimum=0, maximum=3600
     )

@@ -1,4 +1,4 @@
-"""A config as a YAML file of one's own: what differs from the packaged one, below a comment on where it is from."""
+"""A config as a YAML file: what differs from the packaged one, below a comment on where it is from."""
 
 from __future__ import annotations
 

@@ -18,6 +18,22 @@ BANNED = {
     r"[;:] give (?!every|the example)": "pass",
     r"\btells? (?:nothing|of)\b": "report",
     r"\b(?:is|are) told of\b": "receive",
+    r"\b(?:is|are) said\b": "is printed, is reported",
+    r"\bhears?\b": "receive",
+    r"\bthat is none\b": "unknown",
+    r"\berrors? that may pass\b": "transient error",
+    r"\bmade again\b": "retried, run again",
+    r"\bgives? way\b": "is truncated, is dropped",
+    r"\bown affair\b": "up to the implementation",
+    r"\bset aside\b": "moved, frozen",
+    r"\bfound out\b|\bfind out\b": "check, measure",
+    r"\bas ever\b": "as before",
+    r"\bthe very\b": "the same",
+    r"\bwhoever\b": "the caller",
+    r"\bof one's own\b": "your own",
+    r"\bby its absence\b": "delete the marker",
+    r"\bcomes? to nothing\b": "fail",
+    r"\bof no use\b": "useless",
 }
 """By pattern, what stands there instead."""
 

@@ -45,7 +45,7 @@ class InputConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a shard that is none.
+        """Reject a shard number out of range.
 
         :raises ValueError: saying what a shard is.
         """
@@ -108,7 +108,7 @@ class InputPart(ABC):
 
     @abstractmethod
     def check(self, columns: Columns) -> None:
-        """Find out what can be found out fast, such as a missing column.
+        """Check what takes no time, such as a missing column.
 
         :raises InputError: about the part, whose label opens the message.
         """

@@ -1,4 +1,4 @@
-"""From names and options to formats; what cannot work is found out here, before any row is."""
+"""From names and options to formats; what cannot work is an error here, before any row is written."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
 
 
 def _make_way(values: dict[str, Any], options: GenerationOptions) -> None:
-    """Where the user sets one of the two numbers of tokens, the checkpoint's other one gives way to it."""
+    """Where the user sets one of the two numbers of tokens, the checkpoint's other one is dropped."""
     least, most = _whole(values.get("min_new_tokens")), _whole(values.get("max_new_tokens"))
     if most and least > most:
         if options.min_new_tokens is None:

@@ -49,7 +49,7 @@ class GenerateModel(Model):
     """
 
     def __init__(self, config: GenerateModelConfig, context: StageContext) -> None:
-        """Load the network, settle how it writes, and find out how it may be padded.
+        """Load the network, decide how it writes, and measure how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head, or asks for what is not built in.
         :raises ConfigError: for options that do not fit the checkpoint, or a language that it does not have.

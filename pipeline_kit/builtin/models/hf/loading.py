@@ -158,7 +158,7 @@ def _check_weights(checkpoint: Checkpoint, head: str, network: Any, info: Any, w
     :param info: the loading info of ``from_pretrained``.
     :param within: look at these weights only; None: at all.
     """
-    wrong = [item for item in info["mismatched_keys"] if within is None or item[0] in within]
+    wrong = sorted(item for item in info["mismatched_keys"] if within is None or item[0] in within)
     if wrong:
         name, saved, expected = wrong[0]
         prefix = f"{network.base_model_prefix}."

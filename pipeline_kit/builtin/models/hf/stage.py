@@ -58,7 +58,7 @@ class HfModel(Model):
     """
 
     def __init__(self, config: HfModelConfig, context: StageContext) -> None:
-        """Load the checkpoint's network and find out how it may be padded.
+        """Load the checkpoint's network and measure how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
         :raises ConfigError: if there is no such head or attention kernel, or the device cannot compute its

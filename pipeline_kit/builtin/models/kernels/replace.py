@@ -105,7 +105,7 @@ def activations_after(network: nn.Module, run: Callable[[], Any]) -> dict[nn.Lin
     """Watch one run of `network` and find the activations that read nothing but one linear layer's output.
 
     An activation is known by what it does to numbers, not by its class or name. A layer whose output also
-    goes elsewhere cannot be told from here: whoever fuses the two compares the network's answers.
+    goes elsewhere cannot be seen from here: the caller that fuses the two compares the network's answers.
 
     :param run: runs the network on a few rows.
     :returns: by layer the module of its activation and what that is to oneDNN.
