@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +29,6 @@ from pipeline_kit.cli.stdio import (
     write_out,
 )
 from pipeline_kit.errors import PipelineKitError, UsageError, did_you_mean, for_message, learn_environment
-from pipeline_kit.runtime.calls import no_exit
 from pipeline_kit.version import __version__
 
 PROG = "pipeline-kit"
@@ -137,6 +135,8 @@ def _dispatch(words: list[str]) -> int:
     args = parse(parser, rest, words=getattr(command, "TAKES_WORDS", None))
     if hasattr(args, "cfg") and (name == "cfg" or _prints_config(args, name)):
         command = load_command("cfg")
+    from pipeline_kit.runtime.calls import no_exit  # here, since a third of the time of --help is imports
+
     with no_exit(name):
         return int(command.execute(args))
 
@@ -295,6 +295,8 @@ def _check_path(flag: str, value: str | Sequence[str]) -> None:
 
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, None if there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -303,6 +305,8 @@ def installed_version(distribution: str) -> str | None:
 
 def requirements() -> list[str]:
     """Return what the package needs to run, as written in its metadata; nothing if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     try:
         return [line for line in requires(PROG) or [] if "extra ==" not in line]
     except PackageNotFoundError:
