@@ -58,16 +58,21 @@ def checkpoint(architecture: str = "bert", **options: Any) -> Path:
     """Return the folder of a tiny checkpoint, written once for its arguments and versions. Nobody may change it.
 
     Two processes may write the same one: each writes its own folder and renames it, and the first one stays.
+    Its files are dated 1970, so one that a test changed fails the next test that uses it.
     """
     key = hashlib.sha256(f"{architecture} {sorted(options.items())} {_versions()}".encode()).hexdigest()[:16]
     folder = CACHE / f"{architecture}-{key}"
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = tiny_checkpoint(Path(tempfile.mkdtemp(dir=CACHE)), architecture, **options)
+        for file in made.iterdir():
+            os.utime(file, (0, 0))
         try:
             os.rename(made, folder)
         except OSError:  # another process was first
             shutil.rmtree(made)
+    changed = [file.name for file in folder.iterdir() if file.stat().st_mtime]
+    assert not changed, f"a test changed {changed} of a shared checkpoint; copy it first, and remove {folder}"
     return folder
 
 

@@ -94,7 +94,7 @@ def run(
     """Judge every row that has a result. No more rows are held than the pipeline holds.
 
     :param judged: called with each row that has a result, `failed` with each other one.
-    :raises InputError: if a label is none, or does not go with its example.
+    :raises InputError: if a label is unknown, or does not go with its example.
     :raises StageError: if a result lacks what is judged.
     """
     counts = Counts()

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.explain.blocks import Attention
 from pipeline_kit.explain.formats import number
-
-Array = np.ndarray[Any, Any]
 
 WEIGHTS = 900_000
 """So many weights a page keeps in all, about three megabytes; one of 16 bits counts twice."""
@@ -79,7 +78,7 @@ def attention_view(block: Attention, room: TokenBudget) -> AttentionView:
     return AttentionView(tuple((name, values.shape[0]) for name, values in cut.items()), data, note)
 
 
-def _cut(values: Array, columns: Array | None) -> Array:
+def _cut(values: NDArray[Any], columns: NDArray[Any] | None) -> NDArray[Any]:
     values = np.nan_to_num(np.asarray(values, dtype=np.float32))
     if columns is None:
         return values
@@ -88,7 +87,7 @@ def _cut(values: Array, columns: Array | None) -> Array:
     return values[:, :, columns] if values.shape[2] > columns.max() else values
 
 
-def _largest(values: Array, kept: int) -> Array:
+def _largest(values: NDArray[Any], kept: int) -> NDArray[Any]:
     if kept >= values.shape[-1]:
         return values
     places = np.argpartition(values, -kept, axis=-1)[..., -kept:]
@@ -97,7 +96,7 @@ def _largest(values: Array, kept: int) -> Array:
     return thin
 
 
-def _pack(values: Array, fine: bool) -> str:
+def _pack(values: NDArray[Any], fine: bool) -> str:
     most, kind = (65535, "<u2") if fine else (255, "u1")
     whole = np.rint(most * np.sqrt(values.clip(0, 1))).astype(kind)
     return base64.b64encode(zlib.compress(whole.tobytes(), 9 if fine else 6)).decode("ascii")

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Differentiable, HasGradients
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
@@ -197,7 +198,7 @@ class _Run:
         batch, device = self.trace.batches[place], self.pipeline.device.name
         kept = batch.attention_mask[line].astype(bool)
 
-        def tensor(values: np.ndarray[Any, Any]) -> torch.Tensor:
+        def tensor(values: NDArray[Any]) -> torch.Tensor:
             return torch.tensor(values[line][kept][None], dtype=torch.int64, device=device)
 
         ids = tensor(batch.input_ids)
@@ -222,7 +223,7 @@ class _Run:
 
 
 def _attribution(
-    method: Method, target: Target, scores: np.ndarray[Any, Any], value: float, zero: float, used: str
+    method: Method, target: Target, scores: NDArray[Any], value: float, zero: float, used: str
 ) -> Attribution:
     name = f"{target.name}, {value:.4f}"
     if not method.complete:
@@ -284,7 +285,7 @@ def targets_of(trace: Trace, row: RowTrace, postprocessor: Postprocessor) -> Seq
     raise _no_class(trace)
 
 
-def raw_logits(trace: Trace, row: RowTrace, number: int) -> np.ndarray[Any, Any]:
+def raw_logits(trace: Trace, row: RowTrace, number: int) -> NDArray[Any]:
     """Return the logits that the model returned for a row's sequence, ``[L]``, ``[T, L]`` or one; none of padding."""
     place, line = row.places[number]
     batch = trace.batches[place]

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Cell, Panel
 from pipeline_kit.explain.trace import StageTrace
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,9 @@ class Grid:
     title: str
     seconds: float
     sequences: tuple[tuple[str, str, tuple[str, ...]], ...]
-    ids: Array
-    mask: Array
-    types: Array | None
+    ids: NDArray[Any]
+    mask: NDArray[Any]
+    types: NDArray[Any] | None
     left_out: int
 
     def cells(self, row: int) -> Iterator[tuple[str, int, int, int | None]]:
@@ -133,7 +131,7 @@ class Values:
     sequence: str
     name: str
     origin: str
-    values: Array
+    values: NDArray[Any]
     labels: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     differs: bool = False
@@ -146,7 +144,7 @@ class Norms:
     sequence: str
     layers: tuple[str, ...]
     tokens: tuple[str, ...]
-    values: Array
+    values: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +155,8 @@ class Attention:
     """
 
     sequence: str
-    maps: Mapping[str, Array]
-    columns: Array | None
+    maps: Mapping[str, NDArray[Any]]
+    columns: NDArray[Any] | None
     tokens: tuple[str, ...]
 
 

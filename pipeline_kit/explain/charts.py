@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Panel
 from pipeline_kit.explain.blocks import Norms, Result, Text, Values
@@ -21,8 +22,6 @@ _UNNAMED = 16  # so many without labels
 _LABELS = 40  # rows of a heat map
 _LISTED = 48
 _SIGNS = 4
-
-Array = np.ndarray[Any, Any]
 
 
 class Bar(NamedTuple):
@@ -99,7 +98,7 @@ def shade(value: float, low: float, high: float) -> int:
     return min(SHADES - 1, int(SHADES * (value - low) / (high - low))) if high > low else 0
 
 
-def heat(what: str, names: Sequence[str], columns: Sequence[str], values: Array) -> Heat:
+def heat(what: str, names: Sequence[str], columns: Sequence[str], values: NDArray[Any]) -> Heat:
     """Make a heat map of `values`, ``[rows, columns]``; `names` are the rows'."""
     values = np.asarray(values, dtype=np.float64)
     low, high = _limits(values)
@@ -111,12 +110,12 @@ def heat(what: str, names: Sequence[str], columns: Sequence[str], values: Array)
     return Heat(what, columns, tuple(rows), len(columns) > DENSE)
 
 
-def _limits(values: Array) -> tuple[float, float]:
+def _limits(values: NDArray[Any]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
 
 
-def spark(values: Array) -> Spark:
+def spark(values: NDArray[Any]) -> Spark:
     """Draw a vector ``[N]`` as lines, at most 400: of a longer one every so-many numbers."""
     step = -(-len(values) // _LINES)
     kept = np.nan_to_num(np.asarray(values[::step], dtype=np.float64))
@@ -151,7 +150,7 @@ def _names(count: int, labels: Sequence[str]) -> Sequence[str]:
     return labels if len(labels) == count else [str(place) for place in range(count)]
 
 
-def summary(values: Array) -> str:
+def summary(values: NDArray[Any]) -> str:
     """Write a tensor in short: whole numbers one by one, of others the least, the largest and the mean."""
     if not values.size:
         return "empty"

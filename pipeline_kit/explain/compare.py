@@ -9,12 +9,11 @@ from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Cell, Panel
 from pipeline_kit.explain.formats import aligned, shape_of
 from pipeline_kit.explain.trace import RowTrace, SequenceTrace, Token, Trace
-
-Array = np.ndarray[Any, Any]
 
 NOISE = 1e-5
 """What two ways to compute the same number in float32 may differ by."""
@@ -198,7 +197,7 @@ def place_of(trace: Trace, row: int, sequence: int) -> tuple[int, int]:
     return found if 0 <= found[0] < len(trace.batches) else (-1, -1)
 
 
-def outputs_of(trace: Trace, row: int, sequence: int, *, reduced: bool = False) -> dict[str, Array]:
+def outputs_of(trace: Trace, row: int, sequence: int, *, reduced: bool = False) -> dict[str, NDArray[Any]]:
     """Return the tensors that the model returned for one sequence, or what was left of them; padding is taken off."""
     number, place = place_of(trace, row, sequence)
     if number < 0:
@@ -212,7 +211,7 @@ def outputs_of(trace: Trace, row: int, sequence: int, *, reduced: bool = False) 
     return found
 
 
-def _numbers(first: Trace, second: Trace, here: Array, there: Array) -> list[Sequence[Cell]]:
+def _numbers(first: Trace, second: Trace, here: NDArray[Any], there: NDArray[Any]) -> list[Sequence[Cell]]:
     labels = first.labels if here.shape == (len(first.labels),) else ()
     others = second.labels if labels and len(second.labels) == len(labels) else labels
     flat, beside = here.reshape(-1).astype(np.float64), there.reshape(-1).astype(np.float64)

@@ -13,12 +13,11 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Panel
 from pipeline_kit.contract.types import Example, Result, Side
 from pipeline_kit.errors import RowFailure, for_message
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Attribution:
     method: str
     target: str
     sequence: int
-    scores: Array
+    scores: NDArray[Any]
     completeness_error: float | None = None
     note: str = ""
 
@@ -112,7 +111,7 @@ class Layer:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    norms: Array
+    norms: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +126,16 @@ class BatchTrace:
     :param seconds: of ``model.forward``.
     """
 
-    input_ids: Array
-    attention_mask: Array
-    token_type_ids: Array | None
+    input_ids: NDArray[Any]
+    attention_mask: NDArray[Any]
+    token_type_ids: NDArray[Any] | None
     side: Side
     rows: tuple[tuple[int, int], ...]
-    outputs: Mapping[str, Array]
-    reduced: Mapping[str, Array]
+    outputs: Mapping[str, NDArray[Any]]
+    reduced: Mapping[str, NDArray[Any]]
     per_token: frozenset[str] = frozenset()
     layers: tuple[Layer, ...] = ()
-    attentions: Mapping[str, Array] = field(default_factory=dict)
+    attentions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     panels: Sequence[Panel] = ()
     seconds: float = 0.0
 
@@ -245,7 +244,7 @@ def _plain(value: Any, most: int | None) -> Any:
     return for_message(str(value), 1000)
 
 
-def _array(array: np.ndarray[Any, Any], most: int | None) -> Any:
+def _array(array: NDArray[Any], most: int | None) -> Any:
     if most is None or array.size <= most:
         return array.tolist() if np.isfinite(array).all() else _plain(array.tolist(), most)
     numbers = {"least": array.min(), "largest": array.max(), "mean": array.mean(dtype=np.float64)}

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Model
 from pipeline_kit.contract.types import Encoding, TokenBatch
@@ -77,9 +78,9 @@ def _word(value: Any) -> str:
     return for_message(f"'{value}'" if isinstance(value, str) else str(value), 80)
 
 
-def to_numpy(tensor: Any) -> np.ndarray[Any, Any]:
+def to_numpy(tensor: Any) -> NDArray[Any]:
     """Copy a tensor to the CPU; floats as float32, which holds every value of the shorter ones."""
-    found: np.ndarray[Any, Any] = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
+    found: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
     return found.copy()
 
 
@@ -103,7 +104,7 @@ def layer_of(name: str, states: Any, batch: TokenBatch) -> Layer:
     return Layer(name, tuple(states.shape), str(states.dtype).removeprefix("torch."), to_numpy(norms))
 
 
-def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
+def attention_arrays(model: Model, batch: TokenBatch, ran: SeenLayers) -> tuple[dict[str, NDArray[Any]], str]:
     """Ask `model` for the attention of `batch`, by a run of its own, and compare that run to the one that counts.
 
     :param ran: the hidden states of the run that made the result.

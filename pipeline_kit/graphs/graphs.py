@@ -42,7 +42,7 @@ class Graph(ABC):
         """Run the graph.
 
         :param given: its inputs by name, and perhaps more than it has; int64.
-        :param names: the outputs to give.
+        :param names: the outputs to return.
         :returns: float tensors on the device of the inputs, in memory of their own.
         :raises RuntimeError: whatever the runtime reports, lack of memory in torch's words.
         """

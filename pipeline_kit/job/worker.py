@@ -25,7 +25,7 @@ PROGRESS_SECONDS = 0.2
 
 
 def main(connection: Connection) -> None:
-    """Serve a job until it says that there is no more, or is gone.
+    """Serve a job until it sends None, or ends.
 
     The job sends the arguments of :func:`serve`, then one `ShardTask` at a time. The worker sends tuples, whose first
     item says what they are: ``loaded`` with the pinned options and the description, ``stage`` with a stage and its

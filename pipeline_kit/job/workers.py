@@ -25,10 +25,10 @@ SECONDS_TO_LOAD = 600.0
 
 @final
 class WorkerPool(Runner):
-    """Hands out shards to workers, one at a time to each: as many as ``runner.workers`` says, or as there are shards.
+    """Assigns shards to at most ``runner.workers`` processes, one shard at a time to each.
 
-    The first worker that has loaded settles how the others load, and the first shard settles what all agree on,
-    so the result is that of one process.
+    All others load with the options that the first worker to load has pinned, and all shards have the schema of the
+    first one, so the result is that of one process.
     """
 
     def __init__(self, job: Job, ledger: JobLedger) -> None:
@@ -95,7 +95,7 @@ class WorkerPool(Runner):
     def _finished(self, tasks: Iterator[ShardTask]) -> Iterator[ShardResult]:
         """Yield the results that came in, and hand out the next tasks.
 
-        While there is no schema, a result that has one waits for those of the tasks before it: the first settles it.
+        Until the job has a schema, a result waits for the results of earlier tasks, so that the first one decides it.
         """
         waiting = False
         for worker in sorted(self._workers, key=lambda worker: -1 if worker.task is None else worker.task.number):
@@ -105,9 +105,9 @@ class WorkerPool(Runner):
             elif schema is None and result.schema is not None and waiting:
                 continue
             elif schema not in (None, result.schema):  # it was made before the first result had settled that
-                worker.give(replace(worker.task, schema=schema))
+                worker.assign(replace(worker.task, schema=schema))
             else:
-                worker.give(next(tasks, None))
+                worker.assign(next(tasks, None))
                 yield result
 
     def _patience(self) -> float | None:
@@ -139,9 +139,9 @@ class WorkerPool(Runner):
             alone, timed_out = worker.task.run_alone | set(rows), worker.task.timed_out
             if len(rows) == 1:
                 alone -= set(rows)
-                told = f"stage '{stage}' returned nothing for this row in {self._limit(stage):g} s "
-                told += "(runner.batch_timeout); its process was ended"
-                timed_out = {**timed_out, rows[0]: RowFailure(rows[0], stage, "StageTimeout", told)}
+                message = f"stage '{stage}' returned nothing for this row in {self._limit(stage):g} s "
+                message += "(runner.batch_timeout); its process was ended"
+                timed_out = {**timed_out, rows[0]: RowFailure(rows[0], stage, "StageTimeout", message)}
             task = replace(worker.task, run_alone=alone, timed_out=timed_out)
             self._workers[place] = fresh = WorkerProcess(worker.number, task)
             if len(rows) == 1:
@@ -200,7 +200,7 @@ class WorkerProcess:
         except OSError as error:
             raise self.died() from error
 
-    def give(self, task: ShardTask | None) -> None:
+    def assign(self, task: ShardTask | None) -> None:
         """Send the next task, in the place of the one that has a result; None if there are no more."""
         self.task, self.result = task, None
         if task is not None:

@@ -87,7 +87,7 @@ class Pipeline:
             yield outcome
 
     def results_or_failures(self, examples: Iterable[Example], stats: RunStats | None = None) -> Iterator[Outcome]:
-        """Run as :meth:`stream` does, but give a :class:`RowFailure` in the place of a row that fails."""
+        """Run as :meth:`stream` does, but yield a :class:`RowFailure` in the place of a row that fails."""
         stats = stats or RunStats()
         for rows, chunk, encoded in self._encoded_chunks(examples, stats):
             for outcome in self._run_chunk(rows, chunk, encoded, stats):
@@ -108,7 +108,8 @@ class Pipeline:
         if not isinstance(model, TextWriter) or not isinstance(reader, TextReader):
             stage = reader if isinstance(model, TextWriter) else model
             raise UsageError(
-                f"{type(stage).__name__} gives no text in pieces; use a task that writes, such as task=text-generation"
+                f"{type(stage).__name__} does not return text in pieces; "
+                "use a task that writes, such as task=text-generation"
             )
         stats = stats or RunStats()
         [found] = self.encode([example], stats=stats)

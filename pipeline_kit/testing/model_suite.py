@@ -57,7 +57,7 @@ class ModelConformance(StageConformance):
             batch = self.batch(some)
             output = stage.forward(batch)
             count, width = batch.input_ids.shape
-            assert output.tensors, "forward gives no tensors"
+            assert output.tensors, "forward returns no tensors"
             unknown = sorted(output.per_token - set(output.tensors))
             assert not unknown, f"per_token names {unknown}, which the model does not give"
             for name, tensor in output.tensors.items():

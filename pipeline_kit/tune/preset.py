@@ -51,7 +51,7 @@ def secrets_of(config: PipelineConfig) -> list[str]:
 def check_target(path: Path, force: bool, plugins: Sequence[str] = ()) -> None:
     """Find out before anything is measured whether a preset can be written to `path` and used from there.
 
-    :raises UsageError: if the name is none for a config, or the file is there and `force` is not given.
+    :raises UsageError: if no config can have this name, or the file is there and `force` is not given.
     :raises OutputError: if the folder is not there.
     :raises ConfigError: if other YAML in the folder would be in the way.
     """

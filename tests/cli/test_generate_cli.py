@@ -59,7 +59,7 @@ def test_stream_refuses(words: list[str], more: list[str], message: str) -> None
 
 def test_stream_needs_a_model_that_writes() -> None:
     done = cli("run", "--stream", "--text", "a", f"checkpoint.path={checkpoint()}")
-    assert (done.code, "HfModel gives no text in pieces" in done.err) == (2, True)
+    assert (done.code, "HfModel does not return text in pieces" in done.err) == (2, True)
 
 
 def test_a_bad_row_keeps_its_place(words: list[str], tmp_path: Path) -> None:

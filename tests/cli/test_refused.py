@@ -63,7 +63,7 @@ USAGE = {
     "bench --vs 'padding=\"none'": "No closing quotation",
     "bench --vs paddin=none": "Did you mean 'padding'?",
     "bench --vs task=question-answering": "takes question, context, the first pipeline text, text_pair?",
-    "bench -m padding=none,longest --vs padding=none": "-m gives several pipelines already",
+    "bench -m padding=none,longest --vs padding=none": "-m runs several pipelines already",
     "bench --sample shrt": "--sample shrt: the choices are short, mixed, long. Did you mean 'short'?",
     "bench --sample short --text a": "--sample is for want of texts",
     "bench --fields text=a": "--fields and --input-format say how to read --input FILE",

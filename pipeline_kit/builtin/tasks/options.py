@@ -140,7 +140,7 @@ class ChoiceConfig:
 class GeneratedTextConfig:
     """Options of ``postprocessor=generated_text``."""
 
-    full_text: bool = option(False, "give the prompt and what was written; causal models only")
+    full_text: bool = option(False, "return the prompt before the text; causal models only")
     prefix: str | None = option(
         None, "put before each text; null: what the checkpoint's config.json names for the task, if anything"
     )

@@ -126,13 +126,13 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
     unseen = any([v.unseen for v in views])
     if not unseen and (max_length is None or count <= max_length):
         if not count:
-            raise ExampleError("the text gives no tokens")
+            raise ExampleError("the text has no tokens")
         return [_encoding(encoder, place, encoded)]
     if unseen:
         views, encoded = _look_further(encoder, texts, views, encoded)
         count = len(encoded)
     if not count:
-        raise ExampleError("the text gives no tokens")
+        raise ExampleError("the text has no tokens")
     spans = _spans(encoder, views, encoded)
     kept = sum([end - begin for begin, end in spans[0][0]])
     full = {"input_ids": encoded.ids, **_fields(encoder, views, encoded)}

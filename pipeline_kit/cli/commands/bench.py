@@ -116,7 +116,7 @@ def _overrides(selection: Selection, others: Sequence[str]) -> list[list[str]]:
             hint = did_you_mean(text, [LIBRARY])
             found.append(versus_words(text, f"{LIBRARY}, or {LIBRARY}:8 for batches of 8.{hint}"))
     if found and selection.multirun:
-        raise UsageError("-m gives several pipelines already; leave --vs OVERRIDES out, or -m")
+        raise UsageError("-m runs several pipelines already; leave --vs OVERRIDES out, or -m")
     return found
 
 

@@ -119,7 +119,7 @@ class Evaluation:
 
         :raises UsageError: if the task cannot be evaluated, ``input.fields`` names a field it does not have, a file has
             no columns, or columns are carried, which have no place here.
-        :raises InputError: if a file is not there or lacks a column, there is no row, or a label is none.
+        :raises InputError: if a file is not there or lacks a column, if there are no rows, or if a label is unknown.
         """
         from pipeline_kit.builtin.tasks.evaluators import evaluator_for, fields_of
         from pipeline_kit.checkpoint.resolve import resolve_checkpoint

@@ -162,7 +162,7 @@ def _state(key: str) -> dict[str, Any]:
 
 
 Record = str | dict[str, Any] | RowFailure
-"""An example, or why a row is none: a failure of the stage ``input`` that names the line."""
+"""An example, or why a row has none: a failure of the stage ``input`` that names the line."""
 
 
 def read_records(

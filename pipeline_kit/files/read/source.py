@@ -83,7 +83,7 @@ class Source:
             module = import_optional("pipeline_kit.files.read.arrow", "pyarrow", "reading a dataset")
             return cls([module.DatasetPart(rows)], options, columns)
         if not isinstance(rows, Iterable):
-            raise UsageError(f"the input is {type(rows).__name__}, which gives no rows")
+            raise UsageError(f"the input is {type(rows).__name__}, which has no rows")
         return cls([PythonPart(rows)], options, columns)
 
     def __enter__(self) -> Source:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.errors import ConfigError, Fault, UsageError
 from pipeline_kit.files.write.base import (
@@ -140,22 +141,19 @@ def _whole(format: StreamFormat, rows: Sequence[OutputValues], schema: Schema | 
     return bytes(written)
 
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-
 def width_of(values: Sequence[Any]) -> int | None:
     """Return the width of the first vector among `values`; None if there is none."""
     return next((len(value) for value in values if isinstance(value, list)), None)
 
 
-def stacked(values: Sequence[Any], column: str, width: int | None, refused: RowErrors) -> Floats:
+def stacked(values: Sequence[Any], column: str, width: int | None, refused: RowErrors) -> NDArray[np.float32]:
     """Stack vectors, one a row: ``[n, H]``.
 
     :param width: the ``H`` that is due; None takes that of the first vector, 0 if there is none.
     :param refused: takes the rows whose vectors are missing, of another width, or not finite in float32.
     """
     due = width if width is not None else width_of(values) or 0
-    parts: list[Floats] = []
+    parts: list[NDArray[np.float32]] = []
     for index, value in enumerate(values):
         try:
             parts.append(_checked(value, due))
@@ -164,7 +162,7 @@ def stacked(values: Sequence[Any], column: str, width: int | None, refused: RowE
     return np.stack(parts) if parts else np.empty((0, due), np.float32)
 
 
-def _checked(value: Any, width: int) -> Floats:
+def _checked(value: Any, width: int) -> NDArray[np.float32]:
     """Return the vector of one row, ``[H]``."""
     if not isinstance(value, list):
         raise TypeError("there is no vector")

@@ -77,7 +77,7 @@ def test_the_empty_text_is_its_special_tokens() -> None:
     assert list(stage_of("bert").encode([""])[0].input_ids) == [2, 3]
     assert list(stage_of("bert").encode([" \n\t"])[0].input_ids) == [2, 3]
     assert list(stage_of("generic").encode([""])[0].input_ids) == [1]
-    with pytest.raises(ExampleError, match="the text gives no tokens"):
+    with pytest.raises(ExampleError, match="the text has no tokens"):
         stage_of("gpt2").encode([""])
 
 

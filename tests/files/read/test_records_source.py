@@ -484,7 +484,7 @@ def test_one_row_is_not_taken_for_rows() -> None:
     for one in ("text", {"text": "x"}, b"x"):
         with pytest.raises(UsageError, match="the input is one row; put it in a list"):
             Source.of(one, InputConfig(), TAKES)
-    with pytest.raises(UsageError, match="the input is int, which gives no rows"):
+    with pytest.raises(UsageError, match="the input is int, which has no rows"):
         Source.of(5, InputConfig(), TAKES)  # type: ignore[arg-type]
 
 

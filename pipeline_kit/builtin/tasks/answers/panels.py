@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.answers.spans import Answer, Context, WindowSteps, ranked_answers
 from pipeline_kit.builtin.tasks.common.panels import (
@@ -22,8 +23,6 @@ from pipeline_kit.builtin.tasks.common.panels import (
 )
 from pipeline_kit.builtin.tasks.options import AnswersConfig
 from pipeline_kit.contract.stages import Cell, Panel
-
-Array = np.ndarray[Any, Any]
 
 LISTED = 10
 """Answers that are shown where the result lists fewer."""
@@ -102,7 +101,7 @@ def _null_scores(window: WindowSteps) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _allowed(window: WindowSteps, side: int) -> Array:
+def _allowed(window: WindowSteps, side: int) -> NDArray[Any]:
     """Return the logits that share a softmax: those of the context, then that of no answer."""
     place = window.place
     inside = window.logits[place.begin : place.end, side]

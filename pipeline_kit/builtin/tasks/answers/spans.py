@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.options import AnswersConfig
 from pipeline_kit.contract.types import Encoding
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +35,8 @@ class UnitScores:
     :param null: that there is no answer.
     """
 
-    start: Floats
-    end: Floats
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
     null: float
 
 
@@ -46,9 +44,9 @@ class UnitScores:
 class ScoredSpans:
     """Spans from one unit to another with their probabilities, ``[S]`` each, in the order of their units."""
 
-    first: Ints
-    last: Ints
-    score: Floats
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    score: NDArray[np.float64]
 
 
 def place_of(encoding: Encoding) -> UnitPlace:
@@ -74,7 +72,7 @@ def null_token(ids: Sequence[int], sequences: Sequence[int | None]) -> int | Non
     return None
 
 
-def probabilities(logits: np.ndarray[Any, Any], place: UnitPlace) -> UnitScores:
+def probabilities(logits: NDArray[Any], place: UnitPlace) -> UnitScores:
     """Scale logits ``[T, 2]``, for start and end, by a softmax over the context and the null token, in float64."""
     # The null token goes last; where there is none, a logit that has no probability.
     last = np.full((1, 2), np.finfo(np.float32).min) if place.null is None else logits[place.null][None]
@@ -85,7 +83,7 @@ def probabilities(logits: np.ndarray[Any, Any], place: UnitPlace) -> UnitScores:
     return UnitScores(table[:-1, 0], table[:-1, 1], float(table[-1].prod()))
 
 
-def word_index(encoding: Encoding, place: UnitPlace, words: bool) -> Ints:
+def word_index(encoding: Encoding, place: UnitPlace, words: bool) -> NDArray[np.int64]:
     """Return numbers from 0 to the parts of which answers are made: words where the tokenizer has them, else tokens.
 
     :param words: False for tokens in any case.
@@ -100,7 +98,7 @@ def word_index(encoding: Encoding, place: UnitPlace, words: bool) -> Ints:
     return np.cumsum(begins) - 1
 
 
-def score_spans(scores: UnitScores, unit: Ints, longest: int) -> ScoredSpans:
+def score_spans(scores: UnitScores, unit: NDArray[np.int64], longest: int) -> ScoredSpans:
     """Return the probability of each span of at most `longest` tokens, added up over the spans of the same units.
 
     Start and end are independent, so the probability of a span is their product, and that of a span of words the
@@ -123,8 +121,6 @@ def score_spans(scores: UnitScores, unit: Ints, longest: int) -> ScoredSpans:
     first = there // longest
     return ScoredSpans(first, first + there % longest, np.asarray(sums[there], dtype=np.float64))
 
-
-Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 _LAST_SPACE = 0x3000  # no white space has a larger code
 _SPACES = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 1)] + [False])
@@ -160,7 +156,7 @@ class Context:
         powers, self._inverse = (np.cumprod(np.full(count + 1, base, dtype=np.uint64)) for base in (_BASE, _INVERSE))
         self._sums = np.append(np.uint64(0), np.cumsum((codes + 1).astype(np.uint64) * powers[:count]))
 
-    def trimmed(self, begin: Ints, end: Ints) -> tuple[Ints, Ints]:
+    def trimmed(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Take white space off both ends of slices, and add the last letter's accents; empty ones end too early.
 
         A tokenizer that strips accents leaves those that are characters of their own out of its offsets.
@@ -169,13 +165,13 @@ class Context:
             end = self._unmarked[end]
         return self._left[begin], self._right[end]
 
-    def hashes(self, begin: Ints, end: Ints) -> Hashes:
+    def hashes(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return a number for each slice, the same one for the same text."""
-        found: Hashes = (self._sums[end] - self._sums[begin]) * self._inverse[begin]
+        found: NDArray[np.uint64] = (self._sums[end] - self._sums[begin]) * self._inverse[begin]
         return found
 
 
-def _unmarked(codes: Ints) -> Ints | None:
+def _unmarked(codes: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Return by place the first character from there on that is not an accent; None if there is none at all."""
     known = np.unique(codes)
     marks = [code for code in known[np.searchsorted(known, 0x300) :].tolist() if unicodedata.combining(chr(code))]
@@ -187,8 +183,8 @@ def _unmarked(codes: Ints) -> Ints | None:
 
 
 def edges(
-    encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, unit: Ints, words: bool
-) -> tuple[Ints, Ints]:
+    encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, unit: NDArray[np.int64], words: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return where the units of a window begin and end in the context, in characters, ``[U]`` each.
 
     :param encodings: the context's windows; this one is number `at`.
@@ -208,7 +204,9 @@ def edges(
     return begins, ends
 
 
-def best_texts(context: Context, begins: Ints, ends: Ints, spans: ScoredSpans, top_k: int) -> dict[str, Answer]:
+def best_texts(
+    context: Context, begins: NDArray[np.int64], ends: NDArray[np.int64], spans: ScoredSpans, top_k: int
+) -> dict[str, Answer]:
     """Return the texts of a window with the highest sums over their spans, `top_k` or, of equal ones, more.
 
     :param begins: where each unit begins; the same for `ends`.
@@ -231,7 +229,9 @@ def best_texts(context: Context, begins: Ints, ends: Ints, spans: ScoredSpans, t
     return found
 
 
-def _by_text(text: str, members: Ints, start: Ints, end: Ints, score: Floats) -> dict[str, Answer]:
+def _by_text(
+    text: str, members: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64], score: NDArray[np.float64]
+) -> dict[str, Answer]:
     """Make an answer of slices with one hash, which are one text; two texts of one hash stay two."""
     found: dict[str, tuple[float, float, int, int]] = {}
     rows = zip(start[members].tolist(), end[members].tolist(), score[members].tolist(), strict=True)
@@ -299,11 +299,11 @@ class WindowSteps:
 
     encoding: Encoding
     place: UnitPlace
-    logits: np.ndarray[Any, Any]
+    logits: NDArray[Any]
     scores: UnitScores
-    unit: Ints
-    begins: Ints
-    ends: Ints
+    unit: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
     spans: ScoredSpans
     answers: Mapping[str, Answer]
 
@@ -312,7 +312,7 @@ def window_steps(
     config: AnswersConfig,
     context: Context,
     encodings: Sequence[Encoding],
-    logits: Sequence[np.ndarray[Any, Any]],
+    logits: Sequence[NDArray[Any]],
     top_k: int,
 ) -> list[WindowSteps]:
     """Score each window of a context by itself.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.answers.panels import LISTED, answer_panels
 from pipeline_kit.builtin.tasks.answers.spans import (
@@ -119,7 +120,7 @@ def _context(example: Example) -> str:
     return context
 
 
-def _checked(logits: np.ndarray[Any, Any], window: Encoding) -> np.ndarray[Any, Any]:
+def _checked(logits: NDArray[Any], window: Encoding) -> NDArray[Any]:
     if len(logits) != len(window.input_ids):
         raise StageError(f"the model returned {len(logits)} start and end logits for {len(window.input_ids)} tokens")
     if not np.isfinite(logits).all():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.merge import merge_windows
 from pipeline_kit.builtin.tasks.common.panels import (
@@ -23,14 +24,12 @@ from pipeline_kit.builtin.tasks.common.panels import (
 from pipeline_kit.contract.stages import Cell, Panel, Seen
 from pipeline_kit.contract.types import Encoding, Result, RowOutput
 
-Array = np.ndarray[Any, Any]
-
 
 def classification_panels(
     labels: Sequence[str],
     function: Function,
     merge: Literal["mean", "max"],
-    thresholds: Array | None,
+    thresholds: NDArray[Any] | None,
     top_k: int | None,
     seen: Seen,
 ) -> list[Panel]:
@@ -78,14 +77,16 @@ def _windows(
 
 
 def _items(
-    labels: Sequence[str], merged: Array, encodings: Sequence[Encoding], rows: Sequence[RowOutput], name: str
+    labels: Sequence[str], merged: NDArray[Any], encodings: Sequence[Encoding], rows: Sequence[RowOutput], name: str
 ) -> list[Item]:
     """Return each label with its values in all windows, the best one first."""
     order = np.argsort(-merged, kind="stable").tolist()
     return [Item(labels[i], encodings, [float(row[name][i]) for row in rows]) for i in order]
 
 
-def _chosen(labels: Sequence[str], scores: Array, thresholds: Array | None, top_k: int | None, result: Result) -> Panel:
+def _chosen(
+    labels: Sequence[str], scores: NDArray[Any], thresholds: NDArray[Any] | None, top_k: int | None, result: Result
+) -> Panel:
     """Show which labels the result lists, and why the others are missing."""
     order = np.argsort(-scores, kind="stable").tolist()
     listed = {item["label"] for item in result.get("labels", [result])}

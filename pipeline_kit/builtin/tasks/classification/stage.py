@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.classification.panels import classification_panels, logits_panels
 from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_windows
@@ -105,7 +106,7 @@ class Classification(Postprocessor):
         """Show how logits became scores, and scores labels."""
         return classification_panels(self._labels, self._function, self._merge, self._thresholds, self._top_k, seen)
 
-    def _listed(self, ranked: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[dict[str, Any]]]:
+    def _listed(self, ranked: NDArray[np.float32]) -> list[list[dict[str, Any]]]:
         """List each row's labels and scores, best first; minus infinity marks the ones left out."""
         order = np.argsort(-ranked, axis=1, kind="stable")[:, : self._top_k]
         counts = np.isfinite(ranked).sum(axis=1).tolist()

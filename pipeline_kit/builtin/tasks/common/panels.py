@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.merge import window_weights
 from pipeline_kit.contract.stages import Cell, Panel
@@ -90,21 +91,20 @@ def drop_window_column(
     return (columns, rows) if windows > 1 else (columns[1:], [row[1:] for row in rows])
 
 
-Array = np.ndarray[Any, Any]
 Column = tuple[str, Sequence[Cell]]
 Function = Literal["softmax", "sigmoid", "none"]
 
 _FEW = 4  # terms of a sum that are written out
 
 
-def exponentials(logits: Array, among: Array) -> tuple[Array, float, float]:
+def exponentials(logits: NDArray[Any], among: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
     """Return ``exp(z - m)`` of `logits`, m, the largest logit of `among`, and the sum over `among`; float64."""
     among = among.astype(np.float64)
     peak = float(among.max())
     return np.exp(logits.astype(np.float64) - peak), peak, float(np.exp(among - peak).sum())
 
 
-def softmax_lines(name: str, logit: float, among: Array, noun: str) -> str:
+def softmax_lines(name: str, logit: float, among: NDArray[Any], noun: str) -> str:
     """Write the softmax of one logit over those of `among`, ``[n]``.
 
     :param noun: what there are n of, in the plural.
@@ -150,12 +150,12 @@ def mean_line(name: str, values: Sequence[float], weights: Sequence[float] | Non
 def activation_panel(
     title: str,
     names: Sequence[str],
-    logits: Array,
-    scores: Array,
+    logits: NDArray[Any],
+    scores: NDArray[Any],
     function: Function,
     *,
     heading: str = "label",
-    among: Array | None = None,
+    among: NDArray[Any] | None = None,
     noun: str = "labels",
     extra: Sequence[Column] = (),
     best: int | None = None,

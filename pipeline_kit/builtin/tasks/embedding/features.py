@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.merge import floats
 from pipeline_kit.builtin.tasks.common.panels import (
@@ -84,7 +85,7 @@ class Features(Postprocessor):
         return {"tokens": tokens, "vectors": vectors}
 
 
-def _first_seen(windows: Sequence[Encoding]) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+def _first_seen(windows: Sequence[Encoding]) -> list[NDArray[np.bool_]]:
     """Return for each token of each window whether no earlier window holds it; special tokens always count.
 
     A token is known by its id and its place in the text. Several may have both in common (the bytes of
@@ -109,11 +110,11 @@ def _first_seen(windows: Sequence[Encoding]) -> list[np.ndarray[Any, np.dtype[np
     return kept
 
 
-Array = np.ndarray[Any, Any]
-
-
 def feature_panels(
-    encodings: Sequence[Encoding], vectors: Sequence[Array], first_seen: Sequence[Array], special_tokens: bool
+    encodings: Sequence[Encoding],
+    vectors: Sequence[NDArray[Any]],
+    first_seen: Sequence[NDArray[Any]],
+    special_tokens: bool,
 ) -> list[Panel]:
     """Show each token with the length of its vector and whether it is kept.
 

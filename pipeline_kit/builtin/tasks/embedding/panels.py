@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.merge import merge_windows
 from pipeline_kit.builtin.tasks.common.panels import (
@@ -22,8 +23,6 @@ from pipeline_kit.builtin.tasks.common.panels import (
 from pipeline_kit.builtin.tasks.embedding.modules import Dense, Mode, SentenceLayer, pool
 from pipeline_kit.contract.stages import Cell, Panel
 from pipeline_kit.contract.types import Encoding, Result, RowOutput
-
-Array = np.ndarray[Any, Any]
 
 _NUMBERS = 8  # of a vector that are shown
 
@@ -63,7 +62,7 @@ def pooling_panels(
     return [*panels, *merge_panels(items, "mean", "value", heading="of the vector"), _length(merged, normalize, result)]
 
 
-def _pooled(mode: Mode, hidden: Sequence[Array], skips: Sequence[int], several: bool) -> Panel:
+def _pooled(mode: Mode, hidden: Sequence[NDArray[Any]], skips: Sequence[int], several: bool) -> Panel:
     """Show the first numbers of each window's pooled vector, and what they were made of."""
     rows: list[Sequence[Cell]] = []
     for window, (values, skip) in enumerate(zip(hidden, skips, strict=True)):
@@ -91,12 +90,12 @@ def _pooled(mode: Mode, hidden: Sequence[Array], skips: Sequence[int], several: 
     )
 
 
-def _pool(values: Array, mode: Mode, skip: int) -> Array:
+def _pool(values: NDArray[Any], mode: Mode, skip: int) -> NDArray[Any]:
     mask = torch.ones(1, len(values), dtype=torch.int64)
     return np.asarray(pool(torch.from_numpy(values)[None], mask, mode, skip)[0])
 
 
-def _parts(mode: Mode, values: Array, skip: int) -> tuple[Array, float | None]:
+def _parts(mode: Mode, values: NDArray[Any], skip: int) -> tuple[NDArray[Any], float | None]:
     """Return the vectors that are added up, float64 ``[n, H]``, and what the sum is divided by, None if it is not."""
     kept = values[skip:].astype(np.float64)
     if mode == "mean":
@@ -109,14 +108,14 @@ def _parts(mode: Mode, values: Array, skip: int) -> tuple[Array, float | None]:
     return kept, None
 
 
-def _made_of(mode: Mode, column: Array, count: int, skip: int) -> Cell:
+def _made_of(mode: Mode, column: NDArray[Any], count: int, skip: int) -> Cell:
     """Return the sum of a column, or which token its number is from."""
     if mode == "max":
         return skip + int(column.argmax())
     return {"cls": skip, "last": count - 1}[mode] if mode in ("cls", "last") else float(column.sum())
 
 
-def _pool_line(mode: Mode, parts: Array, divisor: float | None, values: Array, skip: int) -> str:
+def _pool_line(mode: Mode, parts: NDArray[Any], divisor: float | None, values: NDArray[Any], skip: int) -> str:
     column = parts[:, 0]
     pooled = f"= {panel_number(float(_pool(values, mode, skip)[0]))}"
     if divisor is not None:
@@ -135,7 +134,7 @@ def _steps(
     modes: Sequence[Mode],
     layers: Sequence[SentenceLayer],
     dimensions: int | None,
-    values: Array,
+    values: NDArray[Any],
     skip: int,
     windows: int,
 ) -> Panel:
@@ -164,7 +163,7 @@ def _layer_name(layer: SentenceLayer) -> str:
     return f"Dense {layer.takes} to {layer.gives}, {'no activation' if name == '<lambda>' else name}"
 
 
-def _length(vector: Array, normalize: bool, result: Result) -> Panel:
+def _length(vector: NDArray[Any], normalize: bool, result: Result) -> Panel:
     """Show the length before and after it is made 1."""
     embedding = np.array(result["embedding"])
     before, after = (float(np.linalg.norm(v.astype(np.float64))) for v in (vector, embedding))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.panels import (
     ROWS,
@@ -23,8 +24,6 @@ from pipeline_kit.builtin.tasks.entities.labels import LabelTable
 from pipeline_kit.builtin.tasks.entities.words import LABELS, SCORES, Aggregation, Pieces, Tokens
 from pipeline_kit.contract.stages import Cell, Panel, Seen
 from pipeline_kit.contract.types import Encoding, RowOutput
-
-Array = np.ndarray[Any, Any]
 
 _LOGITS, _WINDOW, _PLACE = "logits", "window", "place"
 
@@ -70,7 +69,7 @@ def with_places(seen: Seen) -> list[RowOutput]:
     ]
 
 
-def _best(tokens: Tokens) -> tuple[Array, Array]:
+def _best(tokens: Tokens) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return each token's best label and its score, ``[N]`` each."""
     scores = tokens.values[SCORES]
     if LABELS in tokens.values:

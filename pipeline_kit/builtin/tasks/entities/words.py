@@ -9,6 +9,7 @@ from itertools import chain, pairwise
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.entities.labels import LabelTable
 from pipeline_kit.contract.types import Encoding, RowOutput
@@ -16,9 +17,6 @@ from pipeline_kit.errors import StageError
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 LABELS, SCORES = "labels", "scores"
-
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,10 @@ class Pieces:
     :param scores: its score, ``[P]``.
     """
 
-    starts: Ints
-    ends: Ints
-    labels: Ints
-    scores: np.ndarray[Any, Any]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scores: NDArray[Any]
 
 
 def pieces_of_tokens(tokens: Tokens, table: LabelTable) -> Pieces:
@@ -54,7 +52,7 @@ def pieces_of_tokens(tokens: Tokens, table: LabelTable) -> Pieces:
     return Pieces(places, places + 1, labels, scores)
 
 
-def pieces_of_words(tokens: Tokens, begins: Bools, how: Aggregation) -> Pieces:
+def pieces_of_words(tokens: Tokens, begins: NDArray[np.bool_], how: Aggregation) -> Pieces:
     """Return each word one label: that of its first token, of its best one, or the best of the mean scores.
 
     :param begins: whether a word begins with the token, ``[N]``.
@@ -77,7 +75,7 @@ def pieces_of_words(tokens: Tokens, begins: Bools, how: Aggregation) -> Pieces:
     return Pieces(at, ends, labels, chosen)
 
 
-def group(pieces: Pieces, table: LabelTable, inside: Bools | None = None) -> Pieces:
+def group(pieces: Pieces, table: LabelTable, inside: NDArray[np.bool_] | None = None) -> Pieces:
     """Join neighbours of one tag, unless the second one's label begins an entity; the score is their mean.
 
     :param inside: where no entity may begin, ``[P]``.
@@ -91,7 +89,7 @@ def group(pieces: Pieces, table: LabelTable, inside: Bools | None = None) -> Pie
     return Pieces(pieces.starts[at], pieces.ends[lasts], pieces.labels[at], means)
 
 
-def _fresh(labels: Ints, table: LabelTable) -> Bools:
+def _fresh(labels: NDArray[np.int64], table: LabelTable) -> NDArray[np.bool_]:
     """Return where an entity begins, by labels alone."""
     fresh = table.begins[labels]
     fresh[:1] = True
@@ -103,7 +101,7 @@ def _fresh(labels: Ints, table: LabelTable) -> Bools:
 _JOINERS = "\u200c\u200d"
 
 
-def words_of_text(tokens: Tokens, text: str) -> Bools:
+def words_of_text(tokens: Tokens, text: str) -> NDArray[np.bool_]:
     """Return for each token whether a word begins with it, ``[N]``; there must be a token.
 
     A word begins where the tokenizer begins one, and behind white space, since some tokenizers take a whole text for
@@ -124,7 +122,7 @@ def words_of_text(tokens: Tokens, text: str) -> Bools:
     return begins
 
 
-def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> Bools:
+def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each token whether a word begins with it, ``[N]``, where `text` is `words` joined by a blank."""
     lengths = np.fromiter((len(word) + 1 for word in words), dtype=np.int64, count=len(words))
     beginnings = np.cumsum(lengths) - lengths
@@ -137,7 +135,7 @@ def given_words(tokens: Tokens, text: str, words: Sequence[str]) -> Bools:
     return begins
 
 
-def _spaces(text: str) -> Bools:
+def _spaces(text: str) -> NDArray[np.bool_]:
     """Return for each character whether it is white space."""
     characters = np.frombuffer(text.encode("utf-32-le"), dtype="<U1")
     return np.asarray(np.char.isspace(characters), dtype=bool)
@@ -166,11 +164,11 @@ class Tokens:
     :param values: what the model returned for each, by name, ``[N, …]``.
     """
 
-    starts: Ints
-    ends: Ints
-    inside: Bools
-    breaks: Bools
-    values: Mapping[str, np.ndarray[Any, Any]]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+    breaks: NDArray[np.bool_]
+    values: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -180,10 +178,10 @@ class _Window:
     :param held: which tokens of the text these are, where the tokenizer says so.
     """
 
-    places: Ints
-    ids: Ints
-    spans: Ints
-    words: Ints
+    places: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    spans: NDArray[np.int64]
+    words: NDArray[np.int64]
     held: tuple[int, int] | None
 
 
@@ -259,9 +257,9 @@ def _shared(first: _Window, second: _Window) -> int | None:
     return None
 
 
-def _breaks(windows: Sequence[_Window], kept: Sequence[tuple[int, int]]) -> Bools:
+def _breaks(windows: Sequence[_Window], kept: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
     """Return where the tokenizer's words change, comparing within a window wherever that is possible."""
-    parts: list[Bools] = []
+    parts: list[NDArray[np.bool_]] = []
     before: int | None = None
     for window, (begin, end) in zip(windows, kept, strict=True):
         breaks = np.ones(len(window.words), dtype=bool)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.merge import tensor_of
 from pipeline_kit.builtin.tasks.common.panels import activation_panel, cell, counted, panel_number
@@ -147,7 +148,7 @@ class FillMask(Postprocessor):
             )
         return [best_seen[begin][1] for begin in sorted(best_seen)]
 
-    def _check_cut(self, source: str, spans: np.ndarray[Any, np.dtype[np.int64]], found: int) -> None:
+    def _check_cut(self, source: str, spans: NDArray[np.int64], found: int) -> None:
         """Raise ExampleError if there are masks in what was cut off at either end of the text."""
         kept = spans[spans[:, 1] > spans[:, 0]]
         begin, end = (int(kept[:, 0].min()), int(kept[:, 1].max())) if len(kept) else (0, 0)
@@ -203,15 +204,13 @@ def _text(example: Example) -> str:
     return text_of(read_fields(example, ("text",))["text"], "text")
 
 
-Array = np.ndarray[Any, Any]
-
 _MASKS = 10  # that are shown
 
 
 def mask_panels(
     masks: Sequence[Sequence[dict[str, Any]]],
     places: Sequence[tuple[int, int]],
-    logits: Sequence[Array],
+    logits: Sequence[NDArray[Any]],
     windows: Sequence[int | None],
     targets: int | None,
 ) -> list[Panel]:
@@ -248,7 +247,7 @@ def mask_panels(
     return panels
 
 
-def _note(vocabulary: int, scores: Array, window: int | None, targets: int | None, masks: int) -> str:
+def _note(vocabulary: int, scores: NDArray[Any], window: int | None, targets: int | None, masks: int) -> str:
     rest = vocabulary - len(scores)
     said = [
         f"the other {counted(rest, 'token')} of the vocabulary have "

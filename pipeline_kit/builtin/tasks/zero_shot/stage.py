@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_kit.builtin.tasks.common.choices import zero_shot_panels
 from pipeline_kit.builtin.tasks.common.merge import RankedParts, check_labels, floats, rank_parts
@@ -17,8 +18,6 @@ from pipeline_kit.contract.fields import read_fields, text_of
 from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext, Truncation
 from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest_match, for_message
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @final
@@ -146,7 +145,7 @@ class ZeroShot(Postprocessor):
             )
         return self._labels
 
-    def _value(self, logits: Floats, candidates: int) -> Floats:
+    def _value(self, logits: NDArray[np.float32], candidates: int) -> NDArray[np.float32]:
         """Return what is merged over windows, ``[1]``: the entailment logit, or how far it is above contradiction's."""
         check_labels(len(logits), self._names, self._checkpoint)
         entailed, opposite = self.decisive(candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,10 +39,11 @@ NULL = {"bert": 0, "roberta": 0, "xlnet": -1}
 
 
 @pytest.fixture(scope="module")
-def folders() -> Mapping[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     found = {}
     for name in NULL:
-        found[name] = checkpoint(name, head="question-answering", seed=1)
+        found[name] = tmp_path_factory.mktemp("panels") / name
+        shutil.copytree(checkpoint(name, head="question-answering", seed=1), found[name])
         weights = load_file(found[name] / "model.safetensors")
         sharp = {key: value * 3 if "qa_outputs" in key else value for key, value in weights.items()}
         save_file(sharp, found[name] / "model.safetensors", {"format": "pt"})
