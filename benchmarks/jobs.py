@@ -31,7 +31,7 @@ from pipeline_kit.bench.machine import paired_ratio
 from pipeline_kit.bench.rounds import turns
 from pipeline_kit.errors import StageError, UsageError
 from pipeline_kit.files.atomic import atomic_writer
-from pipeline_kit.job.watcher import JobWatcher
+from pipeline_kit.job.ledger import JobWatcher
 
 if TYPE_CHECKING:
     from pipeline_kit.bench.rounds import Peak
@@ -71,10 +71,10 @@ def run(source: Path, folder: Path, watcher: JobWatcher, shard: int | None, pipe
     from pipeline_kit.job.run import run_to_end
     from pipeline_kit.job.runner import Job
 
-    words = ["device=cpu", *([] if shard is None else [f"output.rows_per_shard={shard}"])]
+    words = ["device=cpu", "batching.deduplicate=false", *([] if shard is None else [f"output.rows_per_shard={shard}"])]
     config = compose(words, registry=load_registry())
     with Source.open([source], config.input, config.task.takes) as rows:
-        job = Job(config, rows, folder, build if pipe is None else lambda _: pipe)
+        job = Job(config, rows, str(folder), build if pipe is None else lambda _: pipe)
         summary = run_to_end(job, watcher)
     if summary.dead or summary.reused:
         raise StageError(f"{summary.dead} rows of the job failed, {summary.reused} were there before")
@@ -143,7 +143,7 @@ def speed(args: argparse.Namespace, rows: int, shard: int | None) -> list[Measur
     """Let stream, plain file and job take turns, after an uncounted pass of each over a few rows."""
     import pipeline_kit as pk
 
-    pipe = pk.load("device=cpu")
+    pipe = pk.load("device=cpu", "batching.deduplicate=false")
     sides: dict[str, Callable[[Path, Path], object]] = {
         STREAM: lambda source, folder: deque(pipe.stream(_texts(source)), maxlen=0),
         PLAIN: lambda source, folder: _write_plain(pipe, source, folder / "plain.jsonl"),

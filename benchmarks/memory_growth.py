@@ -30,7 +30,7 @@ def child(rows: int) -> None:
     import pipeline_kit as pk
     from pipeline_kit.bench.rounds import watch
 
-    pipe = pk.load("device=cpu")
+    pipe = pk.load("device=cpu", "batching.deduplicate=false")
     texts = [text for text, _ in labelled("short")]
     deque(pipe.stream(texts[:8]), maxlen=0)  # what torch takes once is no growth
     with watch(pipe.device) as peak:

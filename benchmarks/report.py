@@ -24,7 +24,19 @@ from pipeline_kit.files.atomic import atomic_writer
 
 OUTPUT = Path(__file__).parent / "RESULTS.md"
 Result = Mapping[str, Any]
-ORDER = ("classifier", "runtimes", "shipped", "embeddings", "latency", "limit", "memory", "cold_start", "job")
+ORDER = (
+    "classifier",
+    "runtimes",
+    "shipped",
+    "embeddings",
+    "generation",
+    "latency",
+    "limit",
+    "memory",
+    "cold_start",
+    "job",
+    "steps",
+)
 SETS = "short mixed long agreement"
 GOAL_COLUMNS = ("work", "goal", "measured", "lowest to highest round", "reached")
 

@@ -45,6 +45,7 @@ COMPARISONS = {
     "runtimes_mixed": Comparison("against_runtimes.py", ("--texts", "mixed"), 2.0),
     "shipped_checkpoint": Comparison("shipped_checkpoint.py", minutes=2.0),
     "embeddings": Comparison("embeddings.py", minutes=1.0),
+    "generation": Comparison("generation.py", minutes=12.0),
     "latency": Comparison("latency.py", minutes=1.2),
     "memory_growth": Comparison("memory_growth.py", minutes=1.7),
     "jobs": Comparison("jobs.py", minutes=40.0),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline_kit.version import __version__
+from pipeline_kit.contract.version import __version__
 
 if TYPE_CHECKING:
-    from pipeline_kit.compose.build import load
+    from pipeline_kit.compose.python import load, pipeline
     from pipeline_kit.contract.fields import read_fields, text_and_pair, text_of, texts_of
     from pipeline_kit.contract.options import option
     from pipeline_kit.contract.registry import Registry
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, RunStats, TokenBatch
     from pipeline_kit.errors import ExampleError, PipelineKitError, RowError, RowFailure, TransientError
     from pipeline_kit.explain.trace import Trace
-    from pipeline_kit.job.api import run_job
+    from pipeline_kit.job.run import run_job
     from pipeline_kit.runtime.pipeline import Pipeline
+    from pipeline_kit.serve.app import serve_app
 
 _HOMES = {
-    "compose.build": ("load",),
+    "compose.python": ("load", "pipeline"),
     "contract.fields": ("read_fields", "text_and_pair", "text_of", "texts_of"),
     "contract.options": ("option",),
     "contract.registry": ("Registry",),
@@ -27,8 +28,9 @@ _HOMES = {
     "contract.types": ("Encoding", "Example", "ModelOutput", "Result", "RowOutput", "RunStats", "TokenBatch"),
     "errors": ("ExampleError", "PipelineKitError", "RowError", "RowFailure", "TransientError"),
     "explain.trace": ("Trace",),
-    "job.api": ("run_job",),
+    "job.run": ("run_job",),
     "runtime.pipeline": ("Pipeline",),
+    "serve.app": ("serve_app",),
 }
 
 __all__ = [
@@ -54,8 +56,10 @@ __all__ = [
     "__version__",
     "load",
     "option",
+    "pipeline",
     "read_fields",
     "run_job",
+    "serve_app",
     "text_and_pair",
     "text_of",
     "texts_of",

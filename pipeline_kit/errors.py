@@ -12,6 +12,7 @@
     |-- OutputError               exit code 1: a file that cannot be written
     |-- JobError                  exit code 1: a job that stopped; what is done is kept
     |-- ExampleError              one example is not what the task takes
+    |   `-- MissingValueError     a row of a column or frame has no value
     |-- StageError                a stage broke its contract
     |-- TransientError            for stages to raise: the same call may succeed a moment later
     `-- RowError                  one row failed in a stage; raised by ``pipe(...)``
@@ -24,7 +25,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote
@@ -112,6 +112,13 @@ class ExampleError(PipelineKitError):
     """An example that the task or the tokenizer cannot take; it fails that row alone."""
 
 
+class MissingValueError(ExampleError):
+    """A row of a column or frame without a value: None or NaN."""
+
+    def __init__(self) -> None:
+        super().__init__("the value is missing (None or NaN); missing='skip' passes over such rows")
+
+
 class StageError(PipelineKitError):
     """A stage returned something its contract does not allow."""
 
@@ -154,11 +161,36 @@ class RowError(PipelineKitError):
 
 
 def closest_match(name: object, known: Sequence[str]) -> str | None:
-    """Return the one of `known` that `name` was most likely meant to be, or None."""
-    text = str(name)[:200].replace("-", "_").lower()
-    by_folded = {item.replace("-", "_").lower(): item for item in known}
-    found = get_close_matches(text, list(by_folded), n=1, cutoff=0.6)
-    return by_folded[found[0]] if found else None
+    """Return the one of `known` that `name` was most likely meant to be, or None where none is near.
+
+    Near is: a third of the letters differ, three at the most; or `name` begins a longer one, or is whole words of it.
+    """
+    text, near = _folded(name), list[tuple[int, int, str]]()
+    for place, item in enumerate(known):
+        other = _folded(item)
+        allowed = min(max(len(text), len(other)) // 3, 3)
+        distance = _edits(text, other) if abs(len(text) - len(other)) <= allowed else allowed + 1
+        whole = len(text) >= 3 and (other.startswith(text) or f"_{text}_" in f"_{other}_")
+        if distance <= allowed or whole:
+            near.append((distance, place, item))
+    return min(near)[2] if near else None
+
+
+def _folded(name: object) -> str:
+    return str(name)[:200].lstrip("-").replace("-", "_").lower()
+
+
+def _edits(one: str, other: str) -> int:
+    """Count the letters to insert, delete, replace or swap with their neighbour between two texts."""
+    before, last = [0], list(range(len(other) + 1))
+    for i, letter in enumerate(one):
+        row = [i + 1]
+        for j, mark in enumerate(other):
+            row.append(min(last[j + 1] + 1, row[j] + 1, last[j] + (letter != mark)))
+            if i and j and letter == other[j - 1] and mark == one[i - 1]:
+                row[-1] = min(row[-1], before[j - 1] + 1)
+        before, last = last, row
+    return last[-1]
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -224,6 +256,9 @@ def declare(schema: type[Any], path: str) -> None:
 def is_secret(path: str) -> bool:
     """Return whether the option or key `path`, such as ``tokenizer.headers.api_key``, is a secret by its name."""
     parts = path.split(".")
+    if parts[0] == "steps":  # an option of a step is one of its group, whatever the step is called
+        parts = parts[2:]
+        path = ".".join(parts)
     for end in range(len(parts), 0, -1):
         found = _declared.get(".".join(parts[:end]))
         if found is not None:

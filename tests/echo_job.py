@@ -18,15 +18,26 @@ from harness import checkpoint
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.stages import Model, Postprocessor, Tokenizer
-from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
+from pipeline_kit.contract.types import (
+    Device,
+    Encoding,
+    Example,
+    ModelOutput,
+    Result,
+    RowOutput,
+    RunStats,
+    Side,
+    TokenBatch,
+)
 from pipeline_kit.files.read.source import Source
 from pipeline_kit.job import sealed
+from pipeline_kit.job.ledger import JobWatcher
 from pipeline_kit.job.run import JobSummary, run_to_end
 from pipeline_kit.job.runner import Job
-from pipeline_kit.job.watcher import JobWatcher
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
-from pipeline_kit.runtime.pipeline import Pipeline
+from pipeline_kit.runtime.pipeline import Pipeline, Recipe
+from pipeline_kit.runtime.steps import Step, StepPipeline
 
 
 class Panic(BaseException):
@@ -94,6 +105,10 @@ class EchoPostprocessor(Postprocessor):
 
 def echo(config: PipelineConfig, **parts: Any) -> Pipeline:
     """Build what `config` asks for out of echo stages; `parts` replace some."""
+    if config.steps:
+        built = {name: echo(part, **parts) for name, part in config.parts.items()}
+        steps = {name: Step(step.wiring, built.get(name)) for name, step in config.steps.items()}
+        return StepPipeline.of(steps, Recipe(takes=config.task.takes))
     stages: dict[str, Any] = {
         "tokenizer": EchoTokenizer(),
         "model": EchoModel(),
@@ -102,6 +117,13 @@ def echo(config: PipelineConfig, **parts: Any) -> Pipeline:
         "batching": BatchingPolicy(max_tokens=200, window=16),
     }
     return Pipeline(**{**stages, **parts}, device=Device(), description={})
+
+
+class Interrupted(JobWatcher):
+    """Ends a run in its first shard, before it is written."""
+
+    def advanced(self, stats: RunStats) -> None:
+        raise InterruptedError
 
 
 @functools.cache
@@ -122,10 +144,11 @@ def run_echo(
     watcher: JobWatcher | None = None,
     restart: bool = False,
     retry: bool = False,
+    verify: bool = False,
     build: Callable[[PipelineConfig], Pipeline] = echo,
 ) -> JobSummary:
     with Source.open([str(name) for name in names], config.input, config.task.takes) as source:
-        return run_to_end(Job(config, source, out, build, restart, retry), watcher or JobWatcher())
+        return run_to_end(Job(config, source, str(out), build, restart, retry, verify=verify), watcher or JobWatcher())
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -9,17 +9,9 @@ import numpy as np
 
 from pipeline_kit.contract.stages import Panel
 from pipeline_kit.errors import RowFailure
-from pipeline_kit.explain.trace import (
-    Attribution,
-    BatchTrace,
-    Layer,
-    RowTrace,
-    SequenceTrace,
-    StageTrace,
-    Token,
-    Trace,
-    Value,
-)
+from pipeline_kit.explain.blocks import StageTrace, Value
+from pipeline_kit.explain.trace import BatchTrace, Layer, RowTrace, SequenceTrace, Token, Trace
+from pipeline_kit.explain.view import marked_tokens
 
 HOSTILE = (
     "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'>\"'&amp; {{ 7*7 }} \u202egnp.exe\u2066 "
@@ -161,11 +153,13 @@ def _row(text: str, place: int, found: SequenceTrace, logits: Any, made: BatchTr
         note="The largest wins.",
     )
     moved = np.sin(np.arange(len(found.tokens), dtype=np.float64)) / 3
-    told = Attribution(
-        "input x gradient", f"logit of '{LABELS[best]}'", 0, moved, 0.0123, "gradients through embeddings"
+    bars = Panel(
+        "", ("token", "score"), [(token.text, float(x)) for token, x in zip(found.tokens, moved, strict=True)], "score"
     )
+    view = (marked_tokens(f"logit of '{LABELS[best]}'", found, moved.tolist()), bars)
     result = {"label": LABELS[best], "score": float(scores[best])}
-    return RowTrace(text, (found,), ((0, place),), result, None, {"postprocessor": (panel,)}, (told,))
+    panels = {"postprocessor": (panel,)}
+    return RowTrace(text, (found,), ((0, place),), result, None, panels, {"attribution": view})
 
 
 def entities() -> Trace:

@@ -104,3 +104,102 @@ def register(registry):
     registry.postprocessor("poison", __name__ + ":Poison", Config)
 """
 """A plugin, as a file: ``postprocessor=poison`` fails on a text that says so."""
+
+TASK = '''
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from pipeline_kit import Model, ModelOutput, Postprocessor, option
+from pipeline_kit.kit import Evaluator, Metrics, Verdict, VECTOR, value_of
+
+
+@dataclass
+class MoodConfig:
+    """Options."""
+
+    loud: bool = option(False, "in capitals")
+
+
+class Mood(Postprocessor):
+    best_first = frozenset({"moods"})
+
+    def __init__(self, config, context):
+        self.loud, self.labels = config.loud, context.checkpoint.labels
+
+    def prepare(self, example):
+        fields = {"text": example} if isinstance(example, str) else dict(example)
+        return (str(fields.get("tone") or "") + fields["text"],)
+
+    def __call__(self, examples, encodings, outputs):
+        found = []
+        for windows in outputs:
+            logits = windows[0]["logits"].tolist()
+            order = sorted(range(len(logits)), key=lambda i: -logits[i])
+            name = self.labels[order[0]].upper() if self.loud else self.labels[order[0]].lower()
+            moods = [{"name": self.labels[i], "points": logits[i]} for i in order]
+            found.append({"mood": name, "logits": logits, "moods": moods})
+        return found
+
+    def cells(self, example, result):
+        return {"mood": "(" + result["mood"] + ")"}
+
+
+class MoodEvaluator(Evaluator):
+    fields = ("who",)
+
+    def __init__(self, context):
+        self.context, self.rows, self.right = context, 0, 0
+
+    def read(self, gold, example):
+        return (str(gold), example["who"])
+
+    def add(self, gold, results):
+        found = value_of(results[0], "mood")
+        self.rows, self.right = self.rows + 1, self.right + (found == gold[0])
+        return Verdict(found == gold[0], gold[0], found)
+
+    def metrics(self):
+        return Metrics({"hits": self.right / self.rows}, (f"the first label was {self.context.first}",))
+
+
+@dataclass
+class EvenConfig:
+    """Options."""
+
+    head: Literal["even-head"] | None = option(None, "the head")
+
+
+class Even(Model):
+    safe_padding_sides = frozenset({"left", "right"})
+
+    def __init__(self, config, context):
+        self.count, self.head = len(context.checkpoint.labels), context.head
+
+    def forward(self, batch):
+        assert self.head == "even-head"
+        return ModelOutput({"logits": torch.zeros(len(batch.input_ids), self.count)})
+
+
+def register(registry):
+    moods = {"list": {"struct": {"name": "string", "points": "float64"}}}
+    gives = {"mood": "string", "logits": VECTOR, "moods": moods}
+    registry.postprocessor("mood", __name__ + ":Mood", MoodConfig, gives=gives, summary="moods")
+    registry.model("even", __name__ + ":Even", EvenConfig, summary="all labels alike")
+    registry.task(
+        "mood-detection",
+        "mood",
+        head="sequence-classification",
+        takes=("text", "tone?"),
+        evaluator=__name__ + ":MoodEvaluator",
+        aliases=("mood-of",),
+        parameters=("postprocessor.loud",),
+        summary="The mood of a text.",
+        run='--text "I love this."',
+        tip="postprocessor.loud=true",
+    )
+    registry.task("even-moods", "mood", head="even-head", model="even", summary="No mood at all.")
+    registry.task("odd-moods", "mood", head="odd-head", summary="A head that no model has.")
+'''
+"""A plugin, as a file or a package, with tasks of its own: one evaluated, one with a head of its own, one broken."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.stages import Postprocessor, StageContext, Tokenizer
 from pipeline_kit.contract.types import Encoding, Example, Result, RowOutput, Side
@@ -28,10 +30,29 @@ def fault(text: str) -> None:
         time.sleep(600)
     if "~kill" in text:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "~die" in text:
+        die(*text.split()[1:3])
     if "~exit" in text:
         os._exit(7)
     if "~fail" in text and not os.environ.get("FAULTS_MENDED"):
         raise ValueError("no result for this one")
+
+
+def die(whom: str, flag: str) -> None:
+    """Once, while there is no file `flag`: kill this worker of a Ray cluster, its node, its raylet, or nobody."""
+    try:
+        os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    raylet = psutil.Process(os.getppid())
+    if whom in ("node", "raylet"):
+        others = [process for process in raylet.children() if process.pid != os.getpid() and whom == "node"]
+        for process in (*others, raylet):
+            process.kill()
+    if whom in ("node", "worker"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not os.path.exists(f"{flag}.go"):  # the shard is made by another worker in the meantime
+        time.sleep(0.02)
 
 
 def text_of(example: Example) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import pipeline_of
-from harness import with_files as with_files  # for the tests that took it from here
 from parity_helpers import check_any_order
 
 from pipeline_kit import Pipeline

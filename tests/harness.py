@@ -25,25 +25,9 @@ from pipeline_kit import Pipeline, builtin
 from pipeline_kit.cli.app import main
 from pipeline_kit.compose.build import build
 from pipeline_kit.compose.schema import parse_config
-from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.registry import Registry, Task
+from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.testing.checkpoints import tiny_checkpoint
-
-# The head and the postprocessor of each task, as conf/task/*.yaml has them.
-TASKS = {
-    "text-classification": ("sequence-classification", "classification"),
-    "token-classification": ("token-classification", "entities"),
-    "fill-mask": ("masked-lm", "fill_mask"),
-    "question-answering": ("question-answering", "answers"),
-    "zero-shot-classification": ("sequence-classification", "zero_shot"),
-    "multiple-choice": ("multiple-choice", "choice"),
-    "text-ranking": ("sequence-classification", "ranking"),
-    "sentence-embedding": ("base", "pooling"),
-    "feature-extraction": ("base", "features"),
-    "text-generation": ("causal-lm", "generated_text"),
-    "text2text-generation": ("seq2seq-lm", "generated_text"),
-    "summarization": ("seq2seq-lm", "generated_text"),
-    "translation": ("seq2seq-lm", "generated_text"),
-}
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "checkpoints"
 
@@ -84,6 +68,25 @@ def scratch() -> Path:
     return folder
 
 
+@functools.cache
+def builtins() -> Registry:
+    """Return a registry with the built-in stages and tasks. Nobody may add to it."""
+    registry = Registry()
+    builtin.register(registry)
+    return registry
+
+
+def task_of(name: str) -> Task:
+    """Return a built-in task's head, stages and fields."""
+    found: Task = builtins().get("task", name).detail
+    return found
+
+
+def layout_of(postprocessor: str, **options: Any) -> Layout:
+    """Return the columns of a built-in postprocessor's results."""
+    return Layout.of(builtins().get("postprocessor", postprocessor).detail, **options)
+
+
 def pipeline_of(
     task: str,
     folder: Path,
@@ -95,18 +98,16 @@ def pipeline_of(
     **postprocessor: Any,
 ) -> Pipeline:
     """Build a task's own stages on `folder`, without Hydra: `postprocessor` and the mappings are stage options."""
-    registry = Registry()
-    builtin.register(registry)
-    head, name = TASKS[task]
+    found = task_of(task)
     data = {
-        "task": {"name": task, "head": head, "src_lang": languages[0], "tgt_lang": languages[1]},
+        "task": {"name": task, "src_lang": languages[0], "tgt_lang": languages[1]},
         "checkpoint": {"path": str(folder), **(checkpoint or {})},
         "tokenizer": {"name": "hf", **(tokenizer or {})},
-        "model": {"name": "generate" if name == "generated_text" else "hf", **(model or {})},
-        "postprocessor": {"name": name, **postprocessor},
+        "model": {"name": found.model or "hf", **(model or {})},
+        "postprocessor": {"name": found.postprocessor, **postprocessor},
         "device": {"name": "cpu", "threads": 1},
     }
-    return build(parse_config(data, registry, []))
+    return build(parse_config(data, builtins(), []))
 
 
 def with_files(folder: Path, **files: Mapping[str, Any]) -> Path:

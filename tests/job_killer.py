@@ -23,6 +23,7 @@ from typing import Any
 import numpy  # noqa: F401 - loaded before the forks
 import pyarrow.parquet  # noqa: F401
 from echo_job import content_of, job_config, run_echo
+from harness import checkpoint
 
 from pipeline_kit.compose.schema import PipelineConfig
 
@@ -30,6 +31,12 @@ VARIANTS = {
     "jsonl": (),
     "csv": ("output.format=csv", "input.id=key", "input.carry=[number]"),
     "parquet": ("output.format=parquet", "input.carry=[number,key]"),
+    "steps": (
+        "steps=sentences_with_entities",
+        f"steps.entities.checkpoint.path={checkpoint()}",
+        f"steps.sentiment.checkpoint.path={checkpoint()}",
+        "steps.sentiment.when=entities.*.label",
+    ),
     "npy": ("task=sentence-embedding", "output.vectors=npy", "output.format=parquet", "input.id=key"),
 }
 ROWS = 48

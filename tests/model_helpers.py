@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import transformers
-from harness import checkpoint
 
 from pipeline_kit.builtin.models.hf.stage import HfModel
 from pipeline_kit.builtin.models.options import HfModelConfig
@@ -22,12 +20,6 @@ from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
 ROWS: tuple[tuple[int, ...], ...] = ((40, 41, 42), (50,), (60, 61, 62, 63, 64, 65, 66, 67, 68), (70, 80, 90, 100))
 SIDES: tuple[Side, ...] = ("right", "left")
 HEAD = "sequence-classification"
-Make = Callable[..., Path]
-
-
-def maker(_: pytest.TempPathFactory) -> Make:
-    """Return the function that writes each tiny checkpoint once."""
-    return checkpoint
 
 
 def checkpoint_of(folder: Path) -> Checkpoint:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import transformers
-from harness import TASKS, checkpoint, pipeline_of, with_files
+from harness import builtins, checkpoint, pipeline_of, task_of, with_files
 
-from pipeline_kit import Pipeline, builtin
+from pipeline_kit import Pipeline
 from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
 from pipeline_kit.contract.options import parse_options
-from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.contract.types import Side
 from pipeline_kit.errors import Fault
@@ -52,7 +51,7 @@ class Case:
 
     def folder(self, place: Path) -> Path:
         """Return the checkpoint; one with files of its own is a copy in `place`."""
-        head = TASKS[self.parity.task][0]
+        head = task_of(self.parity.task).head
         found = checkpoint(self.architecture, head=head, **self.parity.sizes, **self.options)
         if self.files:
             found = shutil.copytree(found, place / "checkpoint")
@@ -115,19 +114,16 @@ class Parity:
 
 
 def ways(pipe: Pipeline) -> Iterator[Pipeline]:
-    """Yield the pipeline with every padding policy on every side that is safe, each with one of three batchings.
-
-    Every side meets every batching, and every policy two of them.
-    """
+    """Yield the pipeline with every padding policy and three batchings, on the sides that are safe by turns."""
     pad, limit = pipe.padding.pad_token_id, pipe.tokenizer.max_length or 64
     policies = [PaddingPolicy("none", "right", pad)]
-    if pipe.tokenizer.pad_token_id is not None:
-        for side in sorted(pipe.model.safe_padding_sides):
-            policies += [PaddingPolicy("longest", side, pad, limit), PaddingPolicy("max_length", side, pad, limit)]
-            policies += [PaddingPolicy("multiple_of", side, pad, limit, multiple_of=7)]
+    sides = sorted(pipe.model.safe_padding_sides, reverse=True) if pipe.tokenizer.pad_token_id is not None else []
+    if sides:
+        policies += [PaddingPolicy("longest", sides[0], pad, limit), PaddingPolicy("max_length", sides[-1], pad, limit)]
+        policies += [PaddingPolicy("multiple_of", sides[0], pad, limit, multiple_of=7)]
     batchings = (BatchingPolicy(), BatchingPolicy(max_tokens=90), BatchingPolicy(False, None, 3, 4))
     for place, policy in enumerate(policies):
-        yield replace(pipe, padding=policy, batching=batchings[(place + place // 4) % 3])
+        yield replace(pipe, padding=policy, batching=batchings[place % 3])
 
 
 def check_any_order(
@@ -143,10 +139,7 @@ def check_any_order(
 
 def with_options(task: str, pipe: Pipeline, folder: Path, **options: Any) -> Pipeline:
     """Return `pipe` with other options of the task's postprocessor; its tokenizer and its model stay."""
-    head, name = TASKS[task]
-    registry = Registry()
-    builtin.register(registry)
-    stage = registry.get("postprocessor", name)
+    head, stage = task_of(task).head, builtins().get("postprocessor", task_of(task).postprocessor)
     found = resolve_checkpoint(CheckpointConfig(path=str(folder)))
     context = StageContext(found, pipe.device, head, task=task, tokenizer=pipe.tokenizer, model=pipe.model)
     faults: list[Fault] = []

@@ -11,9 +11,8 @@ from typing import Any
 from harness import scratch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
+from pipeline_kit.builtin.tokenizers.hf import HfTokenizer, TokenizersJson
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig, TokenizersJsonConfig
-from pipeline_kit.builtin.tokenizers.tokenizers_json import TokenizersJson
 from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.contract.types import Checkpoint
 

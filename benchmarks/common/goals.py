@@ -180,6 +180,14 @@ GOALS = (
         1.5,
         _faster("embeddings/short", _FLOAT32, _with("sentence-transformers")),
     ),
+    Goal(
+        "5 to 120 new tokens a row, GPT-2-small shape, against generate() at its best batch",
+        1.5,
+        _value("generation/gpt2"),
+    ),
+    Goal(
+        "5 to 120 new tokens a row, T5-small shape, against generate() at its best batch", 1.5, _value("generation/t5")
+    ),
     Goal("one text at a time, DistilBERT-base shape", 0.8, _value("latency/classifier"), "of its time", most=True),
     Goal("one text at a time, shipped checkpoint", 0.8, _value("latency/shipped"), "of its time", most=True),
     Goal("memory over the model, 10 times the input", 20.0, _value("memory/shipped"), "MB", most=True),

@@ -46,7 +46,7 @@ def matrix_limit(device: Device, clock: Callable[[], float] = time.perf_counter)
     import torch
     from torch import nn
 
-    from pipeline_kit.builtin.models.kernels.linears import PackedLinear, can_pack
+    from pipeline_kit.builtin.models.hf.linears import PackedLinear, can_pack
 
     if device.kind == "cpu" and torch.get_num_threads() != device.threads:
         torch.set_num_threads(device.threads)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline_kit.contract.types import Device
+from pipeline_kit.contract.version import __version__
 from pipeline_kit.runtime.device import available_cpus
-from pipeline_kit.version import __version__
 
 BUSY = 0.5
 """A 1-minute load average above this for each processor bends the figures."""
@@ -28,10 +28,7 @@ def load_per_cpu() -> float | None:
 
 
 def machine_facts(device: Device, load: float | None) -> dict[str, Any]:
-    """Return the processor, the device and the versions.
-
-    :param load: the load for each processor before anything was measured.
-    """
+    """Return the processor, its `load` before anything was measured, the device and the versions."""
     import torch
     import transformers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,9 +48,7 @@ def measure(
     step: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
-    """Measure `sides` on `examples`; the first one is what the others are compared with.
-
-    All take turns: one uncounted pass each, then rounds whose order rotates, then single texts.
+    """Measure `sides` on `examples`, by turns; the first one is what the others are compared with.
 
     :param step: called after each part, for a progress bar.
     :returns: the report, JSON values only.
@@ -76,7 +75,8 @@ def measure(
         "ratios": [_ratio(sides, timings, place) for place in range(1, len(sides))],
         "notes": [*plan.notes, *notes_of(reports, plan.load, left_out)],
     }
-    rounded: dict[str, Any] = _rounded(report)
+    # Six digits of every number: no measurement here is better than that.
+    rounded: dict[str, Any] = json.loads(json.dumps(report), parse_float=lambda text: float(f"{float(text):.6g}"))
     return rounded
 
 
@@ -111,15 +111,6 @@ def _ratio(sides: Sequence[BenchSide], timings: Sequence[Timing], place: int) ->
     }
 
 
-def _rounded(value: Any) -> Any:
-    """Keep six digits of every number: no measurement here is better than that."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
 def _characters(example: Example) -> int:
     values = [example] if isinstance(example, str) else list(example.values())
     texts = [text for value in values for text in (value if isinstance(value, list | tuple) else [value])]
@@ -132,12 +123,7 @@ _FEW_ROUNDS = 3
 
 
 def notes_of(sides: Sequence[dict[str, Any]], load: float | None, left_out: int) -> list[str]:
-    """Name what makes figures doubtful.
-
-    :param sides: the reports of the sides.
-    :param load: the load for each processor before the measurement.
-    :param left_out: texts that were not measured because a side could not answer them.
-    """
+    """Name what makes figures doubtful: the `sides`' own, the `load` before the start, texts that were `left_out`."""
     notes = []
     if load is not None and load > BUSY:
         notes.append(f"the machine is busy (load {load:.2f} for each processor before the start): do not quote these")

@@ -19,10 +19,7 @@ _NAME, _LINES = 30, 3
 
 
 def check_plot(name: str) -> Path:
-    """Check, before anything is measured, that a plot can be written to the file `name`.
-
-    :raises UsageError: for a name that is not a .png, a folder that is not there, or without matplotlib.
-    """
+    """Raise UsageError, before anything is measured, if a plot cannot be written to the file `name`."""
     path = Path(name).expanduser()
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot {for_message(name)}: the plot is a PNG; name the file .png")
@@ -34,10 +31,7 @@ def check_plot(name: str) -> Path:
 
 
 def write_plot(report: Mapping[str, Any], path: Path) -> None:
-    """Draw `report` and put the picture at `path`, complete or not at all.
-
-    :raises OutputError: if it cannot be written.
-    """
+    """Put the picture of `report` at `path`, complete or not at all; raise OutputError if it cannot be written."""
     picture = BytesIO()
     draw_plot(report).savefig(picture, dpi=160, format="png")
     with atomic_writer(path) as file:
@@ -68,20 +62,11 @@ def draw_plot(report: Mapping[str, Any]) -> Any:
     ]
     colours = [_FIRST, *[_OTHER] * (len(sides) - 1)]
     style = {"ecolor": _INK, "capsize": 3, "elinewidth": 1.1, "capthick": 1.1}
-    axes.barh(places, medians, height=0.58, color=colours, xerr=whiskers, error_kw=style)
+    bars = axes.barh(places, medians, height=0.58, color=colours, xerr=whiskers, error_kw=style)
     top = max(speed["q3"] for speed in speeds)
-    for place, speed in enumerate(speeds):
-        label = f"{speed['median']:,.0f}" + _ratio(report["ratios"], place)
-        axes.annotate(
-            label,
-            (speed["q3"], place),
-            (8, 0),
-            textcoords="offset points",
-            va="center",
-            color=_INK,
-            fontsize=9.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
+    labels = [f"{speed['median']:,.0f}" + _ratio(report["ratios"], place) for place, speed in enumerate(speeds)]
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+    axes.bar_label(bars, labels, padding=8, color=_INK, fontsize=9.5, bbox=box)
     axes.set_xlim(0, top * 1.55)
     axes.set_ylim(len(sides) - 0.5, -0.5)
     axes.set_yticks(places, names, fontsize=10, color=_INK)

@@ -115,9 +115,8 @@ def turns(count: int, number: int) -> list[int]:
 def warm_up(
     sides: Sequence[BenchSide], examples: Sequence[Example], step: Callable[[], None]
 ) -> tuple[list[Timing], list[Example]]:
-    """Let each side run once, uncounted, and keep the examples that every one of them can answer.
+    """Let each side run once, uncounted, with `step` after each turn, and keep the examples that all can answer.
 
-    :param step: called after each turn.
     :returns: a timing for each side, with its results for those examples, and these examples.
     :raises RowError: the first failure, if no example is left.
     """
@@ -150,10 +149,9 @@ def alternate(
     clock: Clock = time.perf_counter,
     enough: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
-    """Run `repeats` rounds, in each of which every side runs on all examples once.
+    """Run `repeats` rounds, in each of which every side runs on all examples once, or until they are `enough`.
 
     :param step: called after each turn.
-    :param enough: asked after each round whether that was the last one.
     :returns: for each round the order of the sides.
     """
     orders: list[list[int]] = []
@@ -180,10 +178,7 @@ def latencies(
     most: int,
     clock: Clock = time.perf_counter,
 ) -> None:
-    """Time single texts, in an order that is drawn, until each side had `most` or `budget` seconds each are over.
-
-    At least one text is timed; when all were, they begin again.
-    """
+    """Time single texts, one at least, in a drawn order, up to `most` or `budget` seconds for each side."""
     order = list(range(len(examples)))
     Random(0).shuffle(order)  # noqa: S311 - so that short and long texts come by turns
     for side in sides:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from pipeline_kit.contract.types import Device, Example, RunStats, TokenBatch
+from pipeline_kit.contract.types import Device, Example, TokenBatch
 
 if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
@@ -50,13 +50,12 @@ class BenchSide(ABC):
 
     name: str
     device: Device
+    best_first: Collection[str] = ()
+    """See :attr:`~pipeline_kit.contract.stages.Postprocessor.best_first`."""
 
     @abstractmethod
     def warm_up(self, examples: Sequence[Example]) -> TextBatch:
-        """Run on all examples and count what was done: the warm-up, which is not timed.
-
-        :raises StageError: if it cannot run on them.
-        """
+        """Run on all examples and count what was done, untimed; raise StageError if it cannot run on them."""
 
     @abstractmethod
     def run(self, examples: Sequence[Example]) -> object:
@@ -81,35 +80,31 @@ class PipelineSide(BenchSide):
         self.pipeline = pipeline
         self.config = config
         self.device = pipeline.device
+        self.best_first = pipeline.postprocessor.best_first
 
     def warm_up(self, examples: Sequence[Example]) -> TextBatch:
-        """Run once with an observer that counts."""
-        work, stats = TextBatch([]), RunStats()
+        work = TextBatch([])
 
         def observe(stage: str, given: Any, made: Any) -> None:
-            del given
             if stage == "padding":
                 batch: TokenBatch = made
                 work.count(batch.lengths, batch.input_ids.numel())
 
         before, self.pipeline.observer = self.pipeline.observer, observe
         try:
-            work.results = list(self.pipeline.results_or_failures(examples, stats))
+            work.results = list(self.pipeline.results_or_failures(examples))
         finally:
             self.pipeline.observer = before
         return work
 
     def run(self, examples: Sequence[Example]) -> object:
-        """Stream through, failures in their places."""
         return list(self.pipeline.results_or_failures(examples))
 
     def run_one(self, example: Example) -> object:
-        """Call the pipeline."""
         return self.pipeline([example])
 
     @property
     def description(self) -> Mapping[str, Any]:
-        """The pipeline's own."""
         return self.pipeline.description
 
 

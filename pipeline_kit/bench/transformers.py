@@ -14,13 +14,7 @@ if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
     from pipeline_kit.runtime.pipeline import Pipeline
 
-TASKS = (
-    "text-classification",
-    "token-classification",
-    "fill-mask",
-    "feature-extraction",
-    "zero-shot-classification",
-)
+TASKS = ("text-classification", "token-classification", "fill-mask", "feature-extraction", "zero-shot-classification")
 """Those that both have and whose work is the same; what a generator writes may differ in length."""
 
 
@@ -59,11 +53,9 @@ class TransformersSide(BenchSide):
         self._options = self._call_options()
 
     def warm_up(self, examples: Sequence[Example]) -> TextBatch:
-        """Run once with a hook on the network that counts."""
         work = TextBatch([])
 
         def hook(module: object, args: object, given: Mapping[str, Any]) -> None:
-            del module, args
             mask = given["attention_mask"]
             work.count(mask.sum(1).cpu().numpy(), mask.numel())
 
@@ -77,17 +69,14 @@ class TransformersSide(BenchSide):
         return work
 
     def run(self, examples: Sequence[Example]) -> list[Any]:
-        """Call it with all texts at once."""
         found = self._call([_read(example) for example in examples], examples)
         return found if isinstance(found, list) and len(found) == len(examples) else [found]
 
     def run_one(self, example: Example) -> object:
-        """Call it with one text."""
         return self._call(_read(example), [example])
 
     @property
     def description(self) -> Mapping[str, Any]:
-        """The arguments."""
         limit = self._pipe.tokenizer.model_max_length
         return {
             "task": self._config.task.name,

@@ -33,10 +33,7 @@ def target_token(context: StageContext) -> int | None:
 
 
 def check_language(key: str, value: str | None, known: Mapping[str, int], context: StageContext) -> None:
-    """Check that `value` is one of `known`.
-
-    :raises ConfigError: if it is missing or unknown, with the closest one.
-    """
+    """Raise ConfigError if `value` is missing or none of `known`, with the closest one."""
     if value in known:
         return
     codes, name = tuple(known), for_message(context.checkpoint.name)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+
+_turn, _silence = Lock(), ExitStack()
+_inside = 0
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide transformers' log, its progress bars and Python warnings in the body; put all back after it."""
+    """Hide transformers' log, its progress bars and Python warnings in the body; put all back after it.
+
+    Threads may be in the body at once: the last one to leave puts all back.
+    """
+    global _inside
+    with _turn:
+        _inside += 1
+        if _inside == 1:
+            _silence.enter_context(_silenced())
+    try:
+        yield
+    finally:
+        with _turn:
+            _inside -= 1
+            if not _inside:
+                _silence.close()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
     from transformers.utils import logging
 
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()

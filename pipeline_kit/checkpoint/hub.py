@@ -14,24 +14,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-from pipeline_kit.checkpoint.modules import MODULE_WEIGHTS, MODULES_NAME, network_folder
+from pipeline_kit.checkpoint import weights
 from pipeline_kit.checkpoint.scan import PICKLE_SUFFIXES
-from pipeline_kit.checkpoint.weights import INDEX_NAME, WEIGHTS_NAME, weight_files
 from pipeline_kit.errors import CheckpointError, for_message, hidden
 
-DOWNLOADED = ["*.json", "*.txt", "*.model", "*.spm", "model*.safetensors", MODULE_WEIGHTS]
+DOWNLOADED = ["*.json", "*.jinja", "*.txt", "*.model", "*.spm", "model*.safetensors", weights.MODULE_WEIGHTS]
 """What is fetched: never a pickle, never code, and of the weights only the set that transformers loads."""
 
-_SKIPPED = ["onnx/*", "openvino/*", "coreml/*", "original/*", "checkpoint-*/*"]
+SKIPPED = ["onnx/*", "openvino/*", "coreml/*", "original/*", "checkpoint-*/*"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 _ANSWER_SECONDS = 5.0
@@ -55,7 +47,7 @@ class _Wanted:
                 cache_dir=self.cache_dir,
                 local_files_only=offline,
                 allow_patterns=DOWNLOADED,
-                ignore_patterns=_SKIPPED,
+                ignore_patterns=SKIPPED,
                 library_name="pipeline-kit",
             )
         )
@@ -115,13 +107,14 @@ def _list_files(wanted: _Wanted) -> set[str]:
 def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
     """Refuse a repository that lacks what every checkpoint needs, before anything is downloaded."""
     where = f"the hub repository '{wanted.repository}'"
-    inner = "0_Transformer/"  # where older sentence-transformers repositories have their network
-    inner = inner if MODULES_NAME in names and "config.json" not in names and f"{inner}config.json" in names else ""
+    # Older sentence-transformers repositories have their network in a folder.
+    nested = weights.MODULES_NAME in names and "config.json" not in names and "0_Transformer/config.json" in names
+    inner = "0_Transformer/" if nested else ""
     if f"{inner}config.json" not in names:
         formats = sorted({Path(name).suffix for name in names} & {".gguf", ".onnx"})
         kind = f"; it holds {', '.join(formats)} files, use the repository they were made from" if formats else ""
         raise CheckpointError(f"{where} has no config.json, so it is not a transformers checkpoint{kind}")
-    if f"{inner}{WEIGHTS_NAME}" in names or f"{inner}{INDEX_NAME}" in names:
+    if f"{inner}{weights.WEIGHTS_NAME}" in names or f"{inner}{weights.INDEX_NAME}" in names:
         return
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
     if pickles:
@@ -130,16 +123,16 @@ def _check_listing(wanted: _Wanted, names: Collection[str]) -> None:
             "is never downloaded. Many such repositories have a conversion as a pull request: look for it at "
             f"{hidden(constants.ENDPOINT)}/{wanted.repository}/discussions and use checkpoint.revision=refs/pr/NUMBER"
         )
-    raise CheckpointError(f"{where} holds no {WEIGHTS_NAME}; use a repository with safetensors weights")
+    raise CheckpointError(f"{where} holds no {weights.WEIGHTS_NAME}; use a repository with safetensors weights")
 
 
 def _complete(wanted: _Wanted) -> Path | None:
     """Return the snapshot if all of it is cached, without a network."""
     try:
         snapshot = wanted.fetch(offline=True)
-        folder = network_folder(snapshot)
+        folder = weights.network_folder(snapshot)
         whole = (folder / "config.json").is_file() and all(
-            path.is_file() for path in weight_files(folder) or (folder / WEIGHTS_NAME,)
+            path.is_file() for path in weights.weight_files(folder) or (folder / weights.WEIGHTS_NAME,)
         )
     except (OSError, ValueError, CheckpointError):
         return None
@@ -151,7 +144,8 @@ def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Path:
     if (snapshot := _complete(wanted)) is not None:
         return snapshot
     what = f"'{wanted.repository}'" + (f" at revision {wanted.revision}" if wanted.revision else "")
-    if cause is not None and not _is_network(cause):
+    status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else 500
+    if cause is not None and status < 500 and status != 429:  # a useful answer, which waiting would not change
         raise CheckpointError(f"{reason}.{wanted.hint}") from cause
     command = " ".join(
         ["hf download", wanted.repository]
@@ -166,38 +160,29 @@ def _cached(wanted: _Wanted, reason: str, cause: Exception | None) -> Path:
     ) from cause
 
 
-def _is_network(error: Exception) -> bool:
-    """Return whether the hub returned no useful answer at all, so that waiting or going offline is the way out."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 500
-    return status >= 500 or status == 429
-
-
 def _explain(wanted: _Wanted, error: Exception) -> str:
     """Return in one line what the hub answered, or that it did not."""
     name, host = f"'{wanted.repository}'", hidden(constants.ENDPOINT)
     sign_in = "sign in with 'hf auth login' or set HF_TOKEN"
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return f"{name} is gated: accept its terms at {host}/{wanted.repository}, then {sign_in}"
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         revision = wanted.revision or "main"
         return f"{name} has no revision '{revision}'; its branches and tags are at {host}/{wanted.repository}/tree/main"
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return f"{host} has no repository {name}, or it is private: check the spelling; if it is private, {sign_in}"
-    if isinstance(error, HfHubHTTPError):
-        return _explain_status(name, error.response.status_code, sign_in)
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        meaning = {
+            401: f"it takes no anonymous access, or the token is not valid; {sign_in}",
+            403: "the token lacks the right to read this repository",
+            404: "no such repository; check the spelling",
+            429: "too many requests; wait a while, or sign in for a higher limit",
+        }.get(status, "it has trouble of its own; try again later" if status >= 500 else "it refused the request")
+        return f"the hub answered {status} for {name}: {meaning}"
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return _explain(wanted, error.__cause__)
     detail = for_message(str(error).strip().partition("\n")[0] or type(error).__name__, 120)
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"the cache {wanted.cache} cannot be written ({detail}); set checkpoint.cache_dir to another folder"
     return f"the hub at {host} cannot be reached ({detail})"
-
-
-def _explain_status(name: str, status: int, sign_in: str) -> str:
-    meaning = {
-        401: f"it takes no anonymous access, or the token is not valid; {sign_in}",
-        403: "the token lacks the right to read this repository",
-        404: "no such repository; check the spelling",
-        429: "too many requests; wait a while, or sign in for a higher limit",
-    }.get(status, "it has trouble of its own; try again later" if status >= 500 else "it refused the request")
-    return f"the hub answered {status} for {name}: {meaning}"

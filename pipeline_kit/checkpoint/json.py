@@ -23,10 +23,7 @@ class NotJsonError(CheckpointError):
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file, after symlinks, without waiting for anything.
-
-    :raises CheckpointError: if it cannot be opened or read, or is a folder, a FIFO, a device or a socket.
-    """
+    """Open a regular file, after symlinks, without waiting for anything; raise CheckpointError for all else."""
     # Opening a FIFO would wait for a writer that may never come, and reading a device may never end. What was
     # opened is looked at again, since the name may have come to mean another file.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -42,10 +39,7 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
 
 
 def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
-    """Parse a JSON file of at most `limit` bytes.
-
-    :raises CheckpointError: if it cannot be read, is too large, too deeply nested, or no JSON; says where.
-    """
+    """Parse a JSON file of at most `limit` bytes; raise CheckpointError if that cannot be done, and say where."""
     with open_file(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -67,20 +61,21 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    :raises CheckpointError: as :func:`read_json`, and if the file holds something else.
-    """
+    """Read a JSON object; raise CheckpointError as :func:`read_json`, and if the file holds something else."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object; this is not a model's file")
     return value
 
 
-def nodes(value: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield every mapping entry in `value`, at any depth, as full key, last key and value.
+def read_optional(path: Path) -> dict[str, Any]:
+    """Read a JSON object; ``{}`` if there is no such file, CheckpointError if something else has this name."""
+    return read_object(path) if os.path.lexists(path) else {}
 
-    :param path: the file that `value` was read from, for the message.
+
+def nodes(value: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield every mapping entry in `value`, from the file `path`, at any depth: full key, last key and value.
+
     :raises CheckpointError: if it is nested more than `MAX_DEPTH` deep.
     """
     waiting: list[tuple[str, Any, int]] = [("", value, 0)]

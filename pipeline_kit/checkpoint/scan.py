@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pipeline_kit.checkpoint.json import MAX_JSON_BYTES, NotJsonError, nodes, read_json, reason
-from pipeline_kit.checkpoint.weights import INDEX_NAME
+from pipeline_kit.checkpoint.weights import INDEX_NAME, WEIGHTS_NAME
+from pipeline_kit.contract.spelling import either, spelled
+from pipeline_kit.contract.types import Trust
 from pipeline_kit.errors import CheckpointError, for_message
 
 UnsafeFiles = Literal["refuse", "ignore"]
@@ -29,33 +31,32 @@ FORBIDDEN_KEYS = {
     "transformers_weights": "sends transformers to other weights than the ones that were checked",
 }
 
-DATA_SUFFIXES = frozenset({".json", ".model", ".spm", ".txt"})
+DATA_SUFFIXES = frozenset({".jinja", ".json", ".model", ".spm", ".txt"})
 """How the names of files end that a stage may read, beside the weights."""
 
-_MAX_FOLDER_DEPTH = 6
-_MAX_FILES = 20_000
+MAX_FOLDER_DEPTH = 6
+MAX_FILES = 20_000
 # Their keys are tokens or tensor names, which may be any text; no library looks for options in them.
 _WORD_LISTS = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", INDEX_NAME})
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Yield every file under `folder`, sorted; hidden folders such as ``.git`` are not entered.
+    """Yield every file under `folder`, sorted, hidden folders such as ``.git`` left out.
 
-    :raises CheckpointError: if there are too many, if the folder cannot be listed, or if something that a stage may
-        read is not a regular file.
+    :raises CheckpointError: if there are too many, or one that a stage may read is not a regular file.
     """
     count = 0
     for place, folders, names in os.walk(folder, onerror=_unreadable):
         here = Path(place)
-        deep = len(here.relative_to(folder).parts) >= _MAX_FOLDER_DEPTH
+        deep = len(here.relative_to(folder).parts) >= MAX_FOLDER_DEPTH
         for name in sorted(names + folders):
             if not name.startswith("."):
                 _check_kind(here / name)
         folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             count += 1
-            if count > _MAX_FILES:
-                raise CheckpointError(f"{folder} holds over {_MAX_FILES} files; name the model's own folder")
+            if count > MAX_FILES:
+                raise CheckpointError(f"{folder} holds over {MAX_FILES} files; name the model's own folder")
             yield here / name
 
 
@@ -84,27 +85,35 @@ def _unreadable(error: OSError) -> None:
     raise CheckpointError(f"{error.filename} cannot be listed: {error.strerror or error}") from error
 
 
-def scan_folder(folder: Path, unsafe_files: UnsafeFiles = "refuse") -> None:
+def scan_folder(folder: Path, unsafe_files: UnsafeFiles = "refuse", trust: Trust | None = None) -> None:
     """Refuse a folder that holds pickles, code, or configuration that asks for code.
 
     :param unsafe_files: ``ignore`` leaves pickles and code where they are, unopened; keys in
         configuration files are refused either way.
+    :param trust: of a checkpoint in a format of the model stage's own: ``pickle`` lets pickles through, never code.
     :raises CheckpointError: naming the file, the key, and what to do.
     """
     unsafe: list[Path] = []
     for path in files_of(folder):
-        suffix = path.suffix.lower()
-        if suffix in PICKLE_SUFFIXES | CODE_SUFFIXES:
+        if is_unsafe(path, trust):
             unsafe.append(path)
         elif path.name == "adapter_config.json" and path.parent == folder:
             raise CheckpointError(
                 f"{path} makes this a PEFT adapter, which would load another model that is not checked. "
                 "Merge it first: model.merge_and_unload().save_pretrained(FOLDER), then use that folder"
             )
-        elif suffix == ".json" and path.name not in _WORD_LISTS:
+        elif path.suffix.lower() == ".json" and path.name not in _WORD_LISTS:
             _scan_json(path)
     if unsafe and unsafe_files == "refuse":
-        raise CheckpointError(_unsafe_message(folder, unsafe))
+        weights = any((folder / name).exists() for name in (WEIGHTS_NAME, INDEX_NAME))
+        names = [path.relative_to(folder).as_posix() for path in unsafe]
+        raise CheckpointError(unsafe_message(folder, names, trust, weights))
+
+
+def is_unsafe(path: PurePath, trust: Trust | None) -> bool:
+    """Return whether a file of this name is code, or a pickle that `trust` does not let through."""
+    suffix = path.suffix.lower()
+    return suffix in CODE_SUFFIXES or (suffix in PICKLE_SUFFIXES and trust != "pickle")
 
 
 def _scan_json(path: Path) -> None:
@@ -142,20 +151,25 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _unsafe_message(folder: Path, unsafe: list[Path]) -> str:
-    names = [path.relative_to(folder).as_posix() for path in unsafe]
+def unsafe_message(folder: object, names: Sequence[str], trust: Trust | None, weights: bool = False) -> str:
+    """Return why a folder with these unsafe files is refused; `weights` says whether it has safetensors too."""
     shown = ", ".join(for_message(name, 60) for name in names[:5]) + (
         f" and {len(names) - 5} more" if names[5:] else ""
     )
-    code = all(path.suffix.lower() in CODE_SUFFIXES for path in unsafe)
+    code = all(PurePath(name).suffix.lower() in CODE_SUFFIXES for name in names)
     danger = "is code" if code else "can run code when it is opened"
     head = f"{folder} holds {shown}: such a file {danger}."
-    if (folder / "model.safetensors").exists() or (folder / INDEX_NAME).exists():
+    if weights:
         return (
             f"{head} The folder also holds safetensors, which are all that is needed: remove the file(s), "
             "or set checkpoint.unsafe_files=ignore to leave them unopened"
         )
-    return f"{head} {CONVERT}"
+    if trust is None:
+        return f"{head} {CONVERT}"
+    way = either("add checkpoint.trust=pickle on the command line", "pass the text 'checkpoint.trust=pickle'")
+    pickles = "" if code else f" If you trust where the folder is from, {way}."
+    ignore = spelled("checkpoint.unsafe_files=ignore")
+    return f"{head} Remove it, or set {ignore} to leave it unopened.{pickles}"
 
 
 CONVERT = (

@@ -1,8 +1,10 @@
-"""What a model folder's safetensors hold, read from their headers alone and checked before anything loads them."""
+"""Where in a model folder the weights are, and what they hold, read from their headers before anything loads them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,10 +37,9 @@ _DISGUISES = (
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """List the safetensors files that hold the model: one file, or the shards of an index.
+    """List the safetensors files that hold the model: one file, the shards of an index, or none.
 
-    :raises CheckpointError: if the index is broken or a shard is missing or outside the folder. An
-        empty tuple means that the folder has neither file.
+    :raises CheckpointError: if the index is broken or a shard is missing or outside the folder.
     """
     if os.path.lexists(folder / WEIGHTS_NAME):
         return (folder / WEIGHTS_NAME,)
@@ -67,11 +68,7 @@ def _shard(folder: Path, index: Path, name: str) -> Path:
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tensors of a safetensors file by name, each with ``dtype`` and ``shape``.
-
-    :raises CheckpointError: if the file is truncated, has an oversized or broken header, or is
-        something else under this name.
-    """
+    """Return ``dtype`` and ``shape`` of a safetensors file's tensors by name; raise CheckpointError if it is broken."""
     with open_file(path) as file:  # a regular file, or an error
         start = file.read(64)
     for magic, meaning in _DISGUISES:
@@ -94,3 +91,57 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
 def _broken(path: Path, why: str) -> str:
     return f"{path} is not a usable safetensors file: {why}; download or copy it again"
+
+
+MODULES_NAME = "modules.json"
+MODULE_WEIGHTS = "[0-9]*_*/model*.safetensors"
+"""Where the modules behind the network keep their weights: ``2_Dense/model.safetensors``."""
+
+
+@dataclass(frozen=True)
+class ModuleEntry:
+    """One module.
+
+    :param type: the dotted name of its class, which is read as a word and never imported.
+    :param path: its folder inside the checkpoint's, empty for the checkpoint's own.
+    """
+
+    type: str
+    path: str
+
+    @property
+    def kind(self) -> str:
+        """The class's name alone: ``Pooling``."""
+        return self.type.rpartition(".")[2]
+
+
+def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
+    """Read a folder's ``modules.json``, None if it has none; raise CheckpointError if it is wrong or leads out."""
+    file = folder / MODULES_NAME
+    if not os.path.lexists(file):
+        return None
+    entries = read_json(file)
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise CheckpointError(f"'{file}' is not a list of modules")
+    found = tuple(ModuleEntry(str(entry.get("type", "")), str(entry.get("path", ""))) for entry in entries)
+    for entry in found:
+        # The files of a hub cache are links out of the folder, so the path is judged as it is written.
+        if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts or {"\\", "\0"} & {*entry.path}:
+            raise CheckpointError(f"'{file}' names a path outside the folder: {for_message(entry.path)}")
+    return found
+
+
+def network_folder(folder: Path) -> Path:
+    """Return the folder that holds the network's ``config.json``: `folder`, or the one its ``modules.json`` names.
+
+    Folders written before 2021 have the network in ``0_Transformer``.
+
+    :returns: `folder` itself where neither has a ``config.json``.
+    :raises CheckpointError: if there is no ``config.json`` in `folder` and its ``modules.json`` is broken.
+    """
+    if os.path.lexists(folder / "config.json"):
+        return folder
+    for entry in read_modules(folder) or ():
+        if entry.kind == "Transformer" and os.path.lexists(folder / entry.path / "config.json"):
+            return folder / entry.path
+    return folder

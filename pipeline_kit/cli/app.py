@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -28,13 +29,15 @@ from pipeline_kit.cli.stdio import (
     use_utf8,
     write_out,
 )
+from pipeline_kit.contract.spelling import command_line
+from pipeline_kit.contract.version import __version__
 from pipeline_kit.errors import PipelineKitError, UsageError, did_you_mean, for_message, learn_environment
-from pipeline_kit.version import __version__
 
 PROG = "pipeline-kit"
 
 COMMANDS = {
     "run": "run a pipeline over texts or a file",
+    "serve": "answer HTTP requests with a pipeline",
     "explain": "show what happens inside a pipeline, stage by stage",
     "bench": "measure a pipeline, alone or against others",
     "evaluate": "measure how good a pipeline is, on a file with labels",
@@ -48,6 +51,8 @@ COMMANDS = {
     "completion": "print the completion script of a shell",
 }
 _HIDDEN = ("__complete",)
+_HOMES = {**dict.fromkeys(("ls", "show", "cfg", "validate"), "inspect"), "__complete": "completion"}
+"""The modules that hold several commands, each as a class."""
 
 EPILOG = """\
 examples:
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(words: list[str], debug: bool) -> int:
     """Turn whatever is raised into an exit code; print nothing of errors that follow from a signal."""
     try:
-        with handled(), _plain_warnings():
+        with command_line(), handled(), _plain_warnings():
             learn_environment()
             code = _dispatch(words)
             flush_out()
@@ -108,8 +113,18 @@ def _guarded(words: list[str], debug: bool) -> int:
 
 
 def load_command(name: str) -> Any:
-    """Import the module of a subcommand: it has ``configure(parser)`` and ``execute(args) -> int``."""
-    return import_module("pipeline_kit.cli.commands." + name.strip("_").replace("-", "_"))
+    """Import a subcommand: a module, or a class of one, with ``configure(parser)`` and ``execute(args) -> int``."""
+    module = import_module("pipeline_kit.cli.commands." + _HOMES.get(name, name.replace("-", "_")))
+    return getattr(module, name.strip("_").capitalize(), module)
+
+
+def command_and_parser(name: str) -> tuple[Any, Parser]:
+    """Return a subcommand and the parser of all its flags."""
+    command = load_command(name)
+    parser = Parser(prog=f"{PROG} {name}", description=command.__doc__, epilog=getattr(command, "EPILOG", None))
+    command.configure(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command, parser
 
 
 def _dispatch(words: list[str]) -> int:
@@ -121,17 +136,14 @@ def _dispatch(words: list[str]) -> int:
     if name in ("-h", "--help", "help") and not [word for word in rest if word in COMMANDS]:
         write_out(_help())
         return 0
-    if name == "help":
-        name, rest = next(word for word in rest if word in COMMANDS), ["--help"]
     if name in ("-V", "--version"):
         print_out(version_line())
         return 0
+    if name == "help":
+        name, rest = next(word for word in rest if word in COMMANDS), ["--help"]
     if name not in COMMANDS and name not in _HIDDEN:
-        raise _no_command(name)
-    command = load_command(name)
-    parser = Parser(prog=f"{PROG} {name}", description=command.__doc__, epilog=getattr(command, "EPILOG", None))
-    command.configure(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        name = _other_name(name)
+    command, parser = command_and_parser(name)
     args = parse(parser, rest, words=getattr(command, "TAKES_WORDS", None))
     if hasattr(args, "cfg") and (name == "cfg" or _prints_config(args, name)):
         command = load_command("cfg")
@@ -154,13 +166,29 @@ def _prints_config(args: argparse.Namespace, name: str) -> bool:
     return args.cfg is not None
 
 
+def _other_name(name: str) -> str:
+    """Return the subcommand that `name` is another name of.
+
+    :raises UsageError: with the words to use, if it is none.
+    """
+    from pipeline_kit.compose import aliases  # here, since few words need it
+
+    found = aliases.COMMANDS.get(name, name)
+    if found in COMMANDS:
+        return found
+    raise UsageError(f"'{name}': {found}") if found != name else _no_command(name)
+
+
 def _no_command(name: str) -> UsageError:
     names = ", ".join(COMMANDS)
     if name.startswith("-") or "=" in name:
         return UsageError(
             f"'{for_message(name, 80)}': name a subcommand first, such as: {PROG} run {for_message(name, 80)} ..."
         )
-    hint = did_you_mean(name, COMMANDS) or f' To run on a text: {PROG} run --text "{for_message(name, 80)}"'
+    from pipeline_kit.compose import aliases, overrides, plugins  # here, since they take a while
+
+    meant = aliases.alone(name, overrides.options(plugins.load_registry())) or f'--text "{for_message(name, 80)}"'
+    hint = did_you_mean(name, COMMANDS) or f" Try: {PROG} run {meant}"
     return UsageError(f"'{for_message(name, 80)}' is not a subcommand.{hint}\n  subcommands: {names}")
 
 
@@ -194,12 +222,16 @@ def _plain_warnings() -> Iterator[None]:
         warnings.formatwarning = before
 
 
+RARE = "config, less often"
+"""The title of the flags that ``--help`` leaves out and ``--help-config`` shows."""
 _DASHES = "\0--"  # argparse drops a value that is just "--"; no argument of a process can hold a NUL
 _PATHS = ("config", "config_dir", "html", "input", "output", "plot", "plugin", "save")
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser without abbreviations whose errors are ours."""
+
+    rare = False
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
         super().__init__(
@@ -222,7 +254,9 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f"{name} {for_message(value, 40)}: the choices are {', '.join(action.choices)}.{hint}")
 
     def print_help(self, file: object = None) -> None:
-        """Print the help as all output is printed."""
+        """Print the help as all output is printed; the rare flags only if ``--help-config`` asks for them."""
+        groups = self._action_groups
+        self._action_groups = [group for group in groups if (group.title == RARE) == self.rare]
         print_out(self.format_help(), flush=True)
 
     @property
@@ -238,7 +272,8 @@ def parse(parser: Parser, argv: Sequence[str], words: str | None = None) -> argp
     :raises UsageError: for an unknown flag, with the closest one, or a word the command does not take.
     """
     flags = parser.flags
-    known, rest = _joined(argv, flags)
+    known, rest = _joined(argv, flags, habits=words == "override")
+    parser.rare = "--help-config" in known
     args, extra = parser.parse_known_args(known)
     extra += rest
     for name, value in vars(args).items():
@@ -256,15 +291,23 @@ def parse(parser: Parser, argv: Sequence[str], words: str | None = None) -> argp
     return args
 
 
-def _joined(argv: Sequence[str], flags: dict[str, bool]) -> tuple[list[str], list[str]]:
-    """Tie each long flag to its value with ``=``, and split off what follows ``--``."""
+def _joined(argv: Sequence[str], flags: dict[str, bool], habits: bool) -> tuple[list[str], list[str]]:
+    """Tie each long flag to its value with ``=``, and split off what follows ``--``.
+
+    :param habits: write ``--task ner`` and the like, which are no flags, as the overrides that they mean.
+    """
     joined: list[str] = []
-    items = iter(argv)
-    for item in items:
+    items = deque(argv)
+    while items:
+        item = items.popleft()
         if item == "--":
             return joined, list(items)
+        if habits and item.startswith("--") and item.partition("=")[0] not in flags:
+            from pipeline_kit.compose.aliases import override_of_flag  # here, since few words need it
+
+            item = override_of_flag(item, items) or item
         if item.startswith("--") and flags.get(item):
-            value = next(items, None)
+            value = items.popleft() if items else None
             joined.append(item if value is None else f"{item}={_DASHES if value == '--' else value}")
         elif item.startswith("--") and item.endswith("=--"):
             joined.append(item.removesuffix("--") + _DASHES)
@@ -282,15 +325,19 @@ def _plain(value: Any) -> Any:
 def _check_path(flag: str, value: str | Sequence[str]) -> None:
     """See that `value` may be the name of a file, or several such names; whether there is one is checked later."""
     for name in [value] if isinstance(value, str) else value:
+        if "://" in name:
+            from pipeline_kit.files.storage.base import refuse_secrets
+
+            refuse_secrets(name)
+            if flag in ("--html", "--plot", "--save"):
+                raise UsageError(f"{flag} {for_message(name)}: this file is written on this machine only; name a path")
         try:
             os.lstat(Path(name).expanduser())
-        except (RuntimeError, ValueError) as error:  # the home of nobody; NUL, or half of a character
-            raise UsageError(f"{flag} {for_message(name, 80)}: no file can have this name: {error}") from error
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG and not glob.has_magic(name):
-                raise UsageError(
-                    f"{flag} {for_message(name, 80)}: no file can have this name: it is too long"
-                ) from error
+        except (RuntimeError, ValueError, OSError) as error:  # the home of nobody; NUL, or half of a character
+            if isinstance(error, OSError) and (error.errno != errno.ENAMETOOLONG or glob.has_magic(name)):
+                continue
+            why = "it is too long" if isinstance(error, OSError) else error
+            raise UsageError(f"{flag} {for_message(name, 80)}: no file can have this name: {why}") from error
 
 
 def installed_version(distribution: str) -> str | None:
@@ -303,12 +350,12 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def requirements() -> list[str]:
-    """Return what the package needs to run, as written in its metadata; nothing if it is not installed."""
+def requirements(*, extras: bool = False) -> list[str]:
+    """Return what the package needs, or its extras need, as its metadata has it; nothing if it is not installed."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
-        return [line for line in requires(PROG) or [] if "extra ==" not in line]
+        return [line for line in requires(PROG) or [] if ("extra ==" in line) is extras]
     except PackageNotFoundError:
         return []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import IO, Any
 
 from pipeline_kit.cli.stdio import is_terminal
@@ -52,14 +52,14 @@ def add_file_flags(group: argparse._ArgumentGroup, formats: Sequence[str]) -> No
         metavar="FILE",
         action="append",
         default=[],
-        help="a file, a quoted pattern, a saved dataset's folder, - for stdin; repeatable",
+        help="a file, a quoted pattern, a saved dataset's folder, a URL of one (s3://bucket/in.jsonl), - for stdin; "
+        "repeatable",
     )
     otherwise = ", else text" if "text" in formats else ""
     group.add_argument(
         "--input-format",
         metavar="|".join(formats),
-        choices=FORMATS,
-        help=f"default: by the file's ending{otherwise}",
+        help=f"or a plugin's, see: pipeline-kit ls input_format; default: by the file's ending{otherwise}",
     )
     group.add_argument(
         "--fields",
@@ -148,7 +148,7 @@ class Inputs:
                     return None
                 total += rows
                 continue
-            if not Path(name).is_file():
+            if not os.path.isfile(name):  # one in a store is not read twice for a bar
                 return None
             try:
                 with open(name, "rb") as stream:

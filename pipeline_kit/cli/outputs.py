@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,12 +18,13 @@ from pipeline_kit.cli.selection import Selection
 from pipeline_kit.cli.stdio import flush_out, prepare_stdout, print_out, say, stdout
 from pipeline_kit.cli.tables import console, print_lines, table
 from pipeline_kit.contract.types import Example, Result, RunStats
-from pipeline_kit.errors import RowFailure, StageError, UsageError, for_message
+from pipeline_kit.errors import RowFailure, StageError, UsageError, for_message, without_secrets
 from pipeline_kit.files.atomic import atomic_writer, refuse_overlap
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.paths import Record
 from pipeline_kit.files.read.source import SourceRow
-from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, StreamFormat, Write, ending_of
+from pipeline_kit.files.storage.base import scheme_of
+from pipeline_kit.files.write.base import FileFormat, StreamFormat, Write, ending_of
 from pipeline_kit.files.write.formats import check_installed
 from pipeline_kit.files.write.layout import ERROR, ID, Layout
 from pipeline_kit.files.write.one_file import error_text, gzip_writer, rows_file
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 0.2
 TABLE_ROWS = 200
-_OTHERS = (".arrow", ".bz2", ".feather", ".tsv", ".xls", ".xlsx", ".xz", ".zip", ".zst")
+_LONGEST_NAME = 120
+OTHER_ENDINGS = (".arrow", ".bz2", ".feather", ".tsv", ".xls", ".xlsx", ".xz", ".zip", ".zst")
 
 
 Sink = Callable[["OutputRow"], None]
@@ -130,12 +133,30 @@ def table_sink(heading: Sequence[str] | None, paused: Callable[[], AbstractConte
                 print_table(waiting, title)
 
 
-def numbered(path: Path, number: int) -> Path:
-    """Return the file of the n-th run of a sweep: ``out.jsonl`` becomes ``out.0.jsonl``."""
+def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Name the runs of a sweep by the overrides in which they differ: ``checkpoint=a,padding=none``.
+
+    A name is safe in any folder: other characters are written as ``%2F``, and a long one ends with a hash.
+    """
+    varied = [place for place, texts in enumerate(zip(*jobs, strict=True)) if len(set(texts)) > 1]
+    names: list[str] = []
+    for job in jobs:
+        text = ",".join(word.lstrip("+") for word in without_secrets(job[place] for place in varied))
+        name = "".join(c if c.isalnum() or c in "=,.+-_" else f"%{ord(c):02X}" for c in text)
+        if len(name.encode()) > _LONGEST_NAME:
+            digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+            name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest}"
+        numbers = (f"-{number}" if number > 1 else "" for number in count(1))  # runs may differ in a secret alone
+        names.append(next(name + number for number in numbers if name + number not in names))
+    return names
+
+
+def swept(path: Path, name: str) -> Path:
+    """Return the file of a run of a sweep: ``out.jsonl`` becomes ``out.padding=none.jsonl``."""
     if path.suffix.lower() == ".gz":
-        inner = numbered(path.with_suffix(""), number)
+        inner = swept(path.with_suffix(""), name)
         return inner.with_name(inner.name + path.suffix)
-    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return path.with_name(f"{path.stem}.{name}{path.suffix}") if name else path
 
 
 def output_path(name: str | None, format: str | None, files: Sequence[FileFormat] = ("jsonl",)) -> Path | None:
@@ -145,13 +166,15 @@ def output_path(name: str | None, format: str | None, files: Sequence[FileFormat
     :raises UsageError: for a table in a file, or a format that is not the one that the ending names.
     """
     if name is None:
-        if format in FILE_FORMATS[1:]:
+        if format not in (None, "jsonl", "table"):
             raise UsageError(f"--format {format} is for files: pass --output FILE.{format}")
         return None
     if format == "table":
         raise UsageError(f"--format table is for a terminal; --output writes {' or '.join(files)}")
     if name == "-":
         raise UsageError("--output -: leave --output out to print to stdout")
+    if scheme_of(name) is not None:
+        raise UsageError(f"--output {for_message(name)}: this file is written on this machine only; name a path")
     if name.endswith("/"):
         raise UsageError(f"--output {for_message(name)}: is a folder; name a file in it")
     path = Path(name).expanduser()
@@ -162,10 +185,10 @@ def output_path(name: str | None, format: str | None, files: Sequence[FileFormat
 def _check_ending(path: Path, format: str | None, files: Sequence[FileFormat]) -> None:
     shown, ending, suffix = for_message(str(path)), ending_of(path), path.suffix.lower()
     if files == ("jsonl",):
-        if ending not in (None, "jsonl") or suffix in (*_OTHERS, ".gz"):
+        if ending not in (None, "jsonl") or suffix in (*OTHER_ENDINGS, ".gz"):
             raise UsageError(f"--output {shown}: results are written as JSON lines; name the file .jsonl")
         return
-    if suffix in _OTHERS:
+    if suffix in OTHER_ENDINGS:
         endings = ", ".join(f".{known}" for known in files)
         raise UsageError(
             f"--output {shown}: no {suffix} files are written; name the file {endings}, .jsonl.gz or .csv.gz"
@@ -352,7 +375,7 @@ _CHECKPOINT_SUFFIXES = (".jinja", ".json", ".model", ".safetensors", ".spm", ".t
 
 
 def check_outputs(
-    outputs: Iterable[tuple[str, Path | None]],
+    outputs: Iterable[tuple[str, str | Path | None]],
     files: Sequence[str],
     selection: Selection,
     configs: Iterable[PipelineConfig],
@@ -366,11 +389,11 @@ def check_outputs(
     :raises UsageError: naming both.
     :raises CheckpointError: if a checkpoint is not there.
     """
-    written = [(flag, path) for flag, path in outputs if path is not None]
+    written: list[tuple[str, str | Path]] = [(flag, path) for flag, path in outputs if path is not None]
     if not written and (file := _file_behind_stdout()) is not None:
         written = [("stdout", file)]
     if written:
-        checkpoints = dict.fromkeys(config.checkpoint.path for config in configs)
+        checkpoints = dict.fromkeys(part.checkpoint.path for config in configs for part in config.parts.values())
         refuse_overlap(written, [*files, *selection.files, *(file for path in checkpoints for file in _files(path))])
 
 

@@ -6,18 +6,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 
 import yaml
 
-from pipeline_kit.compose.schema import POLICIES
-from pipeline_kit.compose.yaml_scan import MAX_BYTES
-from pipeline_kit.contract.registry import KINDS, Registry
+from pipeline_kit.compose.schema import GROUPS
+from pipeline_kit.compose.yaml_scan import MAX_BYTES, conf_trees, yaml_files
+from pipeline_kit.contract.registry import Registry
 from pipeline_kit.errors import HIDDEN, ConfigError, Fault, for_message, hidden, is_secret, redacted
-
-GROUPS = (*POLICIES, *KINDS)
 
 
 @dataclass(frozen=True)
@@ -49,17 +44,6 @@ class Preset:
         return re.sub(r"^what: +", "", self.comment[0], flags=re.IGNORECASE) if self.comment else ""
 
     @property
-    def extends(self) -> str | None:
-        """The option of its own group that it starts from, None if there is none."""
-        found = re.search(r"^ *- ([\w-]+)$", self.text, flags=re.MULTILINE)
-        return None if found is None or found[1] == "_self_" else found[1]
-
-    def listed(self, key: str) -> list[str]:
-        """Return the names in a one-line list of its YAML, such as ``takes: [text, "text_pair?"]``."""
-        found = re.search(rf"^ +{key}: *\[(.*)\]", self.text, flags=re.MULTILINE)
-        return [name.strip().strip("\"'") for name in found[1].split(",")] if found else []
-
-    @property
     def run_line(self) -> str | None:
         """The command that the comment names to try it with, None if there is none."""
         found = (re.match(r"run: +(.*)", line, flags=re.IGNORECASE) for line in self.comment)
@@ -68,25 +52,18 @@ class Preset:
 
 def presets(registry: Registry, config_dirs: Sequence[str], groups: Sequence[str] = GROUPS) -> Iterator[Preset]:
     """Go through the presets of `groups`; one that a source before it has too is given again."""
-    trees: list[tuple[Traversable, str]] = [(resources.files("pipeline_kit.conf"), "pipeline-kit")]
-    for package, owner in registry.conf_packages.items():
-        trees.append((resources.files(package.removeprefix("pkg://")), owner))
     for folder in config_dirs:
         if not os.path.isdir(os.path.expanduser(folder)):
-            raise ConfigError([Fault(f"--config-dir {for_message(folder)}", "there is no such folder.")])
-        trees.append((Path(os.path.expanduser(folder)), folder))
+            raise ConfigError([Fault(f"--config-dir {for_message(folder)}", "this folder does not exist.")])
+    trees = conf_trees(registry, config_dirs)
     for group in groups:
         for tree, owner in trees:
-            place = tree / group
-            if not place.is_dir():
-                continue
-            for item in sorted(place.iterdir(), key=lambda found: found.name):
-                if item.name.endswith(".yaml") and item.is_file():
-                    with item.open("rb") as file:
-                        text = file.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
-                    if tree is not trees[0][0]:  # the package's own hold none, and parsing YAML is slow
-                        text = _without_secrets(text, group)
-                    yield Preset(group, item.name.removesuffix(".yaml"), owner, text)
+            for item in (item for item in yaml_files(tree, group) if item.is_file()):
+                with item.open("rb") as file:
+                    text = file.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
+                if tree is not trees[0][0]:  # the package's own hold none, and parsing YAML is slow
+                    text = _without_secrets(text, group)
+                yield Preset(group, item.name.removesuffix(".yaml"), owner, text)
 
 
 def _without_secrets(text: str, group: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from pipeline_kit.cli.stdio import is_terminal, say
 from pipeline_kit.contract.types import Device, RunStats
 from pipeline_kit.errors import RowFailure, for_message
-from pipeline_kit.job.watcher import JobWatcher
+from pipeline_kit.job.ledger import JobWatcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -111,6 +111,8 @@ def summary(stats: RunStats, device: Device, seconds: float) -> str:
         parts.append(f"{stats.truncated_rows:,} truncated")
     if stats.windows:
         parts.append(f"{stats.windows:,} windows")
+    if stats.repeats:
+        parts.append(f"{stats.repeats:,} repeats")
     seconds = max(seconds, 1e-9)
     speed = f"{stats.rows / seconds:,.0f} rows/s, {stats.tokens / seconds:,.0f} tokens/s"
     threads = f", {device.threads} thread{'s' if device.threads != 1 else ''}" if device.kind == "cpu" else ""
@@ -134,6 +136,7 @@ class JobProgress(JobWatcher):
         self._before = 0
         self._start = self._told = monotonic()
         self._bar: Progress | None = None
+        self._workers: Mapping[str, int] = {}
 
     def __enter__(self) -> JobProgress:
         """Begin."""
@@ -152,11 +155,16 @@ class JobProgress(JobWatcher):
         if rows:
             self._say(f"{rows:,} rows were done before", {"event": "resumed", "rows": rows})
 
+    def planned(self, rows: int) -> None:
+        """Take the number of rows, which need not be counted then."""
+        self._total = rows
+
     def loaded(self, notes: Sequence[str]) -> None:
         """Begin to count time once the model is there."""
         for note in notes:
             self._say(f"note: {note}", {"event": "note", "note": note})
-        self._total = self._count() if self._telling != "quiet" else None
+        if self._total is None and self._telling != "quiet":
+            self._total = self._count()
         self._start = self._told = monotonic()
         if self._telling == "person" and is_terminal(sys.stderr):
             self._bar = _begin(self._total, self._before, text=True)
@@ -180,6 +188,17 @@ class JobProgress(JobWatcher):
         if self._telling == "json":
             self._say("", {"event": "shard", "shard": receipt.shard, "rows": receipt.rows, "failed": receipt.dead})
 
+    def workers(self, counts: Mapping[str, int]) -> None:
+        """Show how many workers there are, and what became of others."""
+        self._workers = counts
+
+    def event(self, name: str, text: str, fields: Mapping[str, Any]) -> None:
+        """Print what happened to a worker."""
+        if self._bar is None:
+            self._say(text, {"event": name, **fields})
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
+
     def _numbers(self, stats: RunStats) -> dict[str, Any]:
         seconds = max(monotonic() - self._start, 1e-9)
         left = None if self._total is None else max(0, self._total - self._before - stats.rows)
@@ -191,12 +210,14 @@ class JobProgress(JobWatcher):
             "seconds_left": None if left is None or not stats.rows else round(left * seconds / stats.rows),
             "failed": stats.failed,
             "truncated": stats.truncated_rows,
+            **self._workers,
         }
 
     def _text(self, stats: RunStats) -> str:
         found = self._numbers(stats)
         parts = [f"{found['rows_per_second']:,.0f} rows/s", f"{found['tokens_per_second']:,} tokens/s"]
         parts += [f"{found[name]:,} {name}" for name in ("failed", "truncated") if found[name]]
+        parts += [f"{count:,} {name}" for name, count in self._workers.items() if count or name == "workers"]
         return ", ".join(parts)
 
     def _say(self, text: str, content: dict[str, Any]) -> None:

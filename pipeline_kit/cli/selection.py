@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipeline_kit.cli.app import RARE
 from pipeline_kit.cli.stdio import is_terminal, prepare_stdout, print_out, stdout
 from pipeline_kit.errors import UsageError, did_you_mean, for_message, without_secrets
 from pipeline_kit.files.atomic import atomic_writer
 from pipeline_kit.files.json_text import json_line
-from pipeline_kit.files.write.base import FILE_FORMATS
 
 if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
@@ -42,16 +42,22 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         "config", "OVERRIDE is key=value, such as padding=longest or tokenizer.max_length=64"
     )
     group.add_argument("--config", metavar="FILE", help="start from this YAML file")
+    group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
+    group.add_argument("--help-config", action="help", help="show the flags for folders, plugins and the config itself")
+    group = parser.add_argument_group(
+        RARE, "pipeline-kit ls lists what OVERRIDE may choose, show KIND/NAME its options"
+    )
     group.add_argument("--config-name", "-cn", metavar="NAME", help="start from NAME.yaml of a --config-dir")
     add_source_flags(group)
-    group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
     group.add_argument(
         "--cfg", "-c", metavar="job", choices=["job"], help="print the composed config and do nothing else"
     )
     group.add_argument("--package", "-p", metavar="KEY", help="with --cfg: only the part under KEY")
     group.add_argument("--resolve", action="store_true", help="with --cfg: say what 'auto' and null became")
     for flag in _UNSUPPORTED:
-        group.add_argument(flag, dest="unsupported", action=_Unsupported, nargs="?", help=argparse.SUPPRESS)
+        # Without a value argparse passes the const to the type, too.
+        refuse = partial(_refuse, flag)
+        group.add_argument(flag, dest="unsupported", type=refuse, nargs="?", const="", help=argparse.SUPPRESS)
 
 
 def add_source_flags(parser: argparse._ActionsContainer) -> None:
@@ -68,18 +74,8 @@ def add_source_flags(parser: argparse._ActionsContainer) -> None:
     )
 
 
-class _Unsupported(argparse.Action):
-    """Reports what to use instead of a flag of Hydra's that has no meaning here."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Raise."""
-        raise UsageError(f"Hydra's {option_string} does not work here; {_UNSUPPORTED[str(option_string)]}")
+def _refuse(flag: str, value: str) -> NoReturn:
+    raise UsageError(f"Hydra's {flag} does not work here; {_UNSUPPORTED[flag]}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,9 @@ class Selection:
         if args.config is not None:
             if name is not None:
                 raise UsageError("--config and --config-name both name the config to start from; pass one")
-            path = _config_file(args.config)
+            from pipeline_kit.compose.compose import config_file
+
+            path = config_file(args.config)
             folders, name = [str(path.parent), *folders], path.stem
         for word in args.words:
             if "=" not in word and not word.startswith("~"):
@@ -129,15 +127,20 @@ class Selection:
     def compositions(self, registry: Registry) -> list[tuple[list[str], PipelineConfig]]:
         """Compose the config, or with ``-m`` all of them, each with the overrides that made it.
 
+        From here on this process is as patient with stores as the last of them says.
+
         :raises ConfigError: before anything runs, if any of them has a fault.
         """
         from pipeline_kit.compose import compose
+        from pipeline_kit.files.storage.retries import use_storage
 
         jobs = [list(self.overrides)]
         if self.multirun:
             jobs = compose.sweep(self.overrides, registry=registry, config_dir=self.config_dirs)
         start = {"registry": registry, "config_dir": self.config_dirs, "config_name": self.config_name}
-        return [(job, compose.compose([*job, *self.flags], **start)) for job in jobs]  # type: ignore[arg-type]
+        found = [(job, compose.compose([*job, *self.flags], **start)) for job in jobs]  # type: ignore[arg-type]
+        use_storage(found[-1][1].storage)
+        return found
 
 
 def _flag_overrides(args: argparse.Namespace) -> Iterator[str]:
@@ -161,7 +164,7 @@ def _flag_overrides(args: argparse.Namespace) -> Iterator[str]:
         yield from (f"input.fields.{name}={written(column)}" for name, column in fields.items())
     if getattr(args, "input_format", None) is not None:
         yield f"input.format={args.input_format}"
-    if getattr(args, "output_format", None) in FILE_FORMATS:
+    if getattr(args, "output_format", None) not in (None, "table"):
         yield f"output.format={args.output_format}"
 
 
@@ -179,15 +182,6 @@ def subtree(data: Any, key: str | None) -> Any:
     return data
 
 
-def _config_file(name: str) -> Path:
-    path = Path(os.path.expanduser(name))
-    if path.suffix not in (".yaml", ".yml") or not os.path.isfile(path):
-        raise UsageError(f"--config {for_message(name)}: pass a YAML file that is there, a regular one")
-    if path.suffix == ".yml":
-        raise UsageError(f"--config {for_message(name)}: name it {path.stem}.yaml; Hydra reads no .yml")
-    return path
-
-
 def _stray(word: str) -> UsageError:
     shown = for_message(word, 80)
     text = f"'{shown}' is neither a flag nor an override (key=value)."
@@ -195,7 +189,10 @@ def _stray(word: str) -> UsageError:
         return UsageError(f"{text} Did you forget --config {shown}?")
     if word.endswith((".txt", ".csv", ".tsv", ".jsonl")):
         return UsageError(f"{text} Did you forget --input {shown}?")
-    return UsageError(f'{text} Did you forget --text "{shown}"?')
+    from pipeline_kit.compose import aliases, overrides, plugins  # here, since they take a while
+
+    meant = aliases.alone(word, overrides.options(plugins.load_registry()))
+    return UsageError(f"{text} Did you mean {meant}?" if meant else f'{text} Did you forget --text "{shown}"?')
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ def stop(number: int, frame: FrameType | None = None) -> None:
 
     :raises Stopped: unless the run is ending already.
     """
-    del frame
     error = sys.exc_info()[1]
     while error is not None:
         if isinstance(error, Stopped):

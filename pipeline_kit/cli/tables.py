@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from textwrap import wrap as folded_text
 from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.cli.stdio import is_terminal, stdout
@@ -14,15 +17,29 @@ if TYPE_CHECKING:
 
 CELL = 60
 WIDE = 10_000
+_NARROWEST = 12
 
 
-def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Lay `rows` out in columns, two spaces apart; the last one is not padded."""
-    shown = [[for_message(cell) for cell in row] for row in rows]
+def columns(rows: Sequence[Sequence[str]], indent: str = "", whole: int = 1) -> str:
+    """Lay `rows` out in columns, two spaces apart, as wide as the terminal; another program gets each row in one line.
+
+    :param whole: how many columns, from the left, are never folded: names to copy.
+    """
+    shown = [[for_message(cell, 1000) for cell in row] for row in rows]
     if not shown:
         return ""
     widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
+    screen = shutil.get_terminal_size().columns if is_terminal(stdout()) else WIDE
+    room = screen - len(indent) - 2 * (len(widths) - 1)
+    while sum(widths) > room and max(widths[whole:], default=0) > _NARROWEST:
+        widths[widths.index(max(widths[whole:]), whole)] -= 1
+    lines = []
+    for row in shown:
+        cells = [
+            folded_text(cell, width) if len(cell) > width else [cell] for cell, width in zip(row, widths, strict=True)
+        ]
+        for parts in zip_longest(*cells, fillvalue=""):
+            lines.append("  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)))
     return "\n".join(f"{indent}{line}".rstrip() for line in lines)
 
 
@@ -39,7 +56,6 @@ def table(first: str | None, *names: str, wrap: bool = False, left: Sequence[str
     :param first: the name of the first column; None for none.
     :param wrap: whether cells of the others may be folded too.
     :param left: those of `names` whose cells stand to the left.
-    :param options: of rich's ``Table``.
     """
     from rich import box
     from rich.table import Table

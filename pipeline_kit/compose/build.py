@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, get_args
+from functools import partial
+from typing import Any
 
-from pipeline_kit.builtin.models.options import GenerationHead
-from pipeline_kit.checkpoint.resolve import resolve_checkpoint
-from pipeline_kit.compose.compose import compose
+from pipeline_kit.checkpoint.resolve import find_folder, resolve_checkpoint
+from pipeline_kit.compose.aliases import FIXED
+from pipeline_kit.compose.compose import at_call
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.compose.schema import PipelineConfig, StageChoice
-from pipeline_kit.contract.registry import KINDS, Registry
-from pipeline_kit.contract.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
+from pipeline_kit.compose.schema import PipelineConfig, StageChoice, parse_config
+from pipeline_kit.contract.options import choices_of
+from pipeline_kit.contract.registry import KINDS
+from pipeline_kit.contract.stages import (
+    ENCODING_FIELDS,
+    PAIR,
+    Model,
+    Postprocessor,
+    StageContext,
+    TextWriter,
+    Tokenizer,
+)
 from pipeline_kit.contract.types import Checkpoint, Device
 from pipeline_kit.errors import (
     CheckpointError,
@@ -22,85 +31,211 @@ from pipeline_kit.errors import (
     Fault,
     PipelineKitError,
     RegistryError,
+    closest_match,
     for_message,
     redacted,
 )
-from pipeline_kit.explain.record import explain
+from pipeline_kit.explain.record import explain, explain_steps
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.calls import StageCalls, no_exit
-from pipeline_kit.runtime.device import emulated, resolve_device
-from pipeline_kit.runtime.padding import PaddingConfig, PaddingPolicy
-from pipeline_kit.runtime.pipeline import Pipeline
+from pipeline_kit.runtime.device import emulated
+from pipeline_kit.runtime.padding import PaddingPolicy
+from pipeline_kit.runtime.pipeline import Pipeline, Recipe
+from pipeline_kit.runtime.steps import Step, StepPipeline
+
+_BUILTIN = "pipeline_kit.builtin."
+_MOST_VARIANTS = 8
 
 
-def load(
-    *overrides: str,
-    config_dir: str | Path | Sequence[str | Path] = (),
-    config_name: str = "config",
-    plugins: Sequence[str] = (),
-) -> Pipeline:
-    """Compose a config and build its pipeline: the Python twin of the command line.
-
-    :param overrides: as on the command line: ``"task=sentence-embedding"``, ``"device.threads=2"``.
-    :param config_dir: a folder, or several, with YAML of your own.
-    :param config_name: the config to start from, for one that stands in `config_dir`.
-    :param plugins: files or modules with a ``register(registry)`` function; installed ones are found.
-    :raises ConfigError: with all faults of the config at once.
-    :raises CheckpointError: if the model folder or hub id cannot be used.
-    :raises DeviceError: if the device is not on this machine.
-    """
-    folders = [config_dir] if isinstance(config_dir, str | Path) else config_dir
-    registry = load_registry(plugins)
-    return build(compose(overrides, registry=registry, config_dir=folders, config_name=config_name))
+def rebuild(data: Mapping[str, Any], plugins: Sequence[str]) -> Pipeline:
+    """Build the pipeline of a composed config that was kept as plain data, such as in a pickle."""
+    return build(parse_config(data, load_registry(plugins), []), plugins=plugins)
 
 
 @no_exit("building the pipeline")
-def build(config: PipelineConfig, registry: Registry | None = None) -> Pipeline:
+def build(config: PipelineConfig, plugins: Sequence[str] = ()) -> Pipeline:
     """Build the pipeline that `config` describes.
 
-    :param registry: not needed, since the config holds its stages; taken for symmetry with `compose`.
+    :param plugins: the plugins that `config` needs besides installed ones, for building it once more.
     """
-    del registry
-    checkpoint = resolve_checkpoint(config.checkpoint)
-    device = resolve_device(config.device, checkpoint)
-    postprocessor_class = _class(config.postprocessor, Postprocessor)
-    requires = postprocessor_class.required_fields
+    return _build_steps(config, plugins) if config.steps else _build(config, plugins, [])
+
+
+def _build_steps(config: PipelineConfig, plugins: Sequence[str]) -> Pipeline:
+    """Build each step's pipeline; those whose models would be the same share one."""
+    models: BuiltModels = []
+    built = {name: _build(part, plugins, models) for name, part in config.parts.items()}
+    steps = {name: Step(step.wiring, built.get(name)) for name, step in config.steps.items()}
+    described = {name: {k: v for k, v in pipe.description.items() if k != "options"} for name, pipe in built.items()}
+    notes = [f"{name}: {note}" for name, pipe in built.items() for note in pipe.description["notes"]]
+    last = next(reversed(built.values())).description
+    description = {"task": last["task"], "checkpoint": last["checkpoint"], "steps": described, "notes": notes}
+    gives = {name: step.column for name, step in config.steps.items()}
+    recipe = Recipe(config.data, tuple(plugins), rebuild, tuple(config.task.takes), gives)
+    return StepPipeline.of(steps, recipe, description=description, explainer=explain_steps)
+
+
+BuiltModels = list[tuple[tuple[Any, ...], Model]]
+"""Models with all that they were built from."""
+
+
+def _build(config: PipelineConfig, plugins: Sequence[str], models: BuiltModels) -> Pipeline:
+    """Build one pipeline.
+
+    :param models: those that are there already; one that is built is added.
+    """
+    checkpoint = checkpoint_of(config)
+    device = config.policies["device"].load()(config.device, checkpoint)
+    if not isinstance(device, Device):
+        raise RegistryError([Fault(f"device={config.device.name}", "its function returned no Device.")])
+    context = _context(config, checkpoint, device)
+    model_class = config.model.spec.load(Model)
+    with _reading(checkpoint, config.model):
+        context = replace(context, reserved_positions=model_class.reserved_positions(config.model.options, context))
+    tokenizer_class = config.tokenizer.spec.load(Tokenizer)
+    with _reading(checkpoint, config.tokenizer):
+        tokenizer: Tokenizer = tokenizer_class(config.tokenizer.options, context)
+    context = replace(context, tokenizer=tokenizer)
+    # What a model sees of a tokenizer follows from the tokenizer's options and the checkpoint. Tokenizers themselves
+    # are not shared: each encodes on a thread of its own pipeline's.
+    alone = replace(context, tokenizer=None, required_fields=frozenset(), truncation="longest_first")
+    made_of = (config.model, config.tokenizer, replace(alone, overflow="truncate", pair_names=PAIR))
+    model = next((model for known, model in models if known == made_of), None)
+    if model is None:
+        with _reading(checkpoint, config.model):
+            model = model_class(config.model.options, context)
+        models.append((made_of, model))
+    context = replace(context, model=model)
+    light = _light_parts(config, context)
+    calls = StageCalls(config.runner.retries, config.runner.retry_delay)
+    labels = checkpoint.labels if context.head.endswith("-classification") else ()
+    gives = config.gives or {}
+    recipe = Recipe(config.data, tuple(plugins), rebuild, tuple(config.task.takes), gives, labels)
+    light |= {"explainer": explain, "adapter": partial(_adapted, config, context, {}), "recipe": recipe}
+    pipeline = Pipeline(device=device, description={}, calls=calls, **light)
+    return replace(pipeline, description=_describe(config, checkpoint, pipeline))
+
+
+def _context(config: PipelineConfig, checkpoint: Checkpoint, device: Device) -> StageContext:
+    """Return what the stages of `config` may know before any of them is built."""
+    postprocessor = config.postprocessor.spec.load(Postprocessor)
+    requires = postprocessor.required_fields
     if not requires <= ENCODING_FIELDS:
         unknown = ", ".join(sorted(requires - ENCODING_FIELDS))
         raise RegistryError(
             [Fault(f"postprocessor={config.postprocessor.name}", f"requires unknown fields: {unknown}.")]
         )
-    head = config.task.head
-    context = StageContext(
+    return StageContext(
         checkpoint,
         device,
-        head,
+        config.task.head,
         requires,
         config.task.name,
-        truncation=postprocessor_class.truncation,
-        overflow=postprocessor_class.overflow,
-        pair_names=postprocessor_class.pair_names,
+        truncation=postprocessor.truncation,
+        overflow=postprocessor.overflow,
+        pair_names=postprocessor.pair_names,
         src_lang=config.task.src_lang,
         tgt_lang=config.task.tgt_lang,
+        others=tuple(other_checkpoints_of(config)),
     )
-    model_class = _class(config.model, Model)
-    with _reading(checkpoint, config.model):
-        context = replace(context, reserved_positions=model_class.reserved_positions(config.model.options, context))
-    tokenizer_class = _class(config.tokenizer, Tokenizer)
-    with _reading(checkpoint, config.tokenizer):
-        tokenizer: Tokenizer = tokenizer_class(config.tokenizer.options, context)
-    context = replace(context, tokenizer=tokenizer)
-    with _reading(checkpoint, config.model):
-        model: Model = model_class(config.model.options, context)
-    context = replace(context, model=model)
-    with _reading(checkpoint, config.postprocessor):
-        postprocessor: Postprocessor = postprocessor_class(config.postprocessor.options, context)
-    padding = _padding(config.padding, tokenizer, model)
-    batching = BatchingPolicy.of(config.batching, device.kind, writes=head in get_args(GenerationHead))
-    stages = (tokenizer, model, postprocessor)
-    calls = StageCalls(config.runner.retries, config.runner.retry_delay)
-    pipeline = Pipeline(*stages, padding, batching, device, {}, calls=calls, explainer=explain)
-    return replace(pipeline, description=_describe(config, checkpoint, pipeline))
+
+
+def check(config: PipelineConfig) -> None:
+    """Raise what building would raise of the head, as far as options and the files of a local checkpoint show it.
+
+    No weights are read and no stage is loaded. A model's options may have a method ``check(checkpoint, head)``, which
+    raises for a checkpoint that the stage could not use.
+
+    :raises ConfigError: if the model does not have the head that the task needs.
+    :raises CheckpointError: if the checkpoint is a folder that is broken, or without the head.
+    """
+    options, spec = config.model.options, config.model.spec
+    head, known = getattr(options, "head", None) or config.task.head, choices_of(spec.config, "head")
+    if known and head not in known:
+        problem = f"it needs the head '{for_message(head, 80)}', which model={spec.name} does not have."
+        raise ConfigError([Fault(f"task={config.task.name}", problem, tuple(known), closest_match(head, known))])
+    if find_folder(config.checkpoint.path) is not None and hasattr(options, "check"):
+        options.check(checkpoint_of(config), head)
+
+
+def checkpoint_of(config: PipelineConfig) -> Checkpoint:
+    """Find and check the checkpoint that `config` names, in the format that its model stage reads.
+
+    :raises CheckpointError: as :func:`~pipeline_kit.checkpoint.resolve.resolve_checkpoint`.
+    """
+    return resolve_checkpoint(config.checkpoint, lambda: getattr(_plugin_model(config), "checkpoint_format", None))
+
+
+def other_checkpoints_of(config: PipelineConfig) -> list[Checkpoint]:
+    """Find and check the checkpoints that the model stage reads beside that one, see `Model.other_checkpoints`.
+
+    :raises CheckpointError: as :func:`~pipeline_kit.checkpoint.resolve.resolve_checkpoint`.
+    """
+    model = _plugin_model(config)
+    paths = () if model is None else model.other_checkpoints(config.model.options)
+    return [resolve_checkpoint(replace(config.checkpoint, path=path, revision=None, prompts={})) for path in paths]
+
+
+def _plugin_model(config: PipelineConfig) -> type[Model] | None:
+    """Return the class of a model stage that is not built in.
+
+    The built-in ones read the Hugging Face format and no other checkpoint, and their modules import torch.
+    """
+    built_in = config.model.spec.target.startswith(_BUILTIN)
+    return None if built_in else config.model.spec.load(Model)
+
+
+def _light_parts(config: PipelineConfig, context: StageContext) -> dict[str, Any]:
+    """Return the tokenizer and the model of `context` with what is light to build for them."""
+    tokenizer, model = context.tokenizer, context.model
+    assert tokenizer is not None
+    assert model is not None
+    with _reading(context.checkpoint, config.postprocessor):
+        postprocessor = config.postprocessor.spec.load(Postprocessor)(config.postprocessor.options, context)
+    batching: type[BatchingPolicy] = config.policies["batching"].load(BatchingPolicy)
+    return {
+        "tokenizer": tokenizer,
+        "model": model,
+        "postprocessor": postprocessor,
+        "padding": _padding(config, tokenizer, model),
+        "batching": batching.of(config.batching, context.device.kind, writes=isinstance(model, TextWriter)),
+    }
+
+
+def _adapted(
+    config: PipelineConfig,
+    context: StageContext,
+    made: dict[str, dict[str, Any]],
+    pipeline: Pipeline,
+    options: Mapping[str, Any],
+) -> Pipeline:
+    """Return `pipeline` with other options around the same model; the parts of the last few calls stay in `made`.
+
+    :raises ConfigError: for options that are not there, or for which the model would be loaded anew.
+    """
+    key = repr(sorted(options.items()))
+    found = made.get(key)  # read once: other threads may clear it
+    if found is None:
+        changed, model = at_call(config, options), context.model
+        assert model is not None
+        other_model, room = changed.model.options != config.model.options, context.reserved_positions
+        if other_model:
+            room = model.reserved_positions(changed.model.options, context)
+        if room != context.reserved_positions or changed.tokenizer.options != config.tokenizer.options:
+            context = replace(context, reserved_positions=room)
+            with _reading(context.checkpoint, config.tokenizer):
+                tokenizer = changed.tokenizer.spec.load(Tokenizer)(changed.tokenizer.options, context)
+            context = replace(context, tokenizer=tokenizer)
+        if other_model:
+            context = replace(context, model=model.with_options(changed.model.options, context))
+        if context.model is None:
+            raise ConfigError([Fault("model", FIXED)])
+        if len(made) >= _MOST_VARIANTS:
+            made.clear()
+        found = _light_parts(changed, context) | {"recipe": replace(pipeline.recipe, data=changed.data)}
+        found["description"] = _describe(changed, context.checkpoint, replace(pipeline, **found))
+        made[key] = found
+    return replace(pipeline, **found)
 
 
 @contextmanager
@@ -114,7 +249,7 @@ def _reading(checkpoint: Checkpoint, choice: StageChoice) -> Iterator[None]:
     except (PipelineKitError, MemoryError):
         raise
     except Exception as error:
-        if not choice.spec.target.startswith("pipeline_kit.builtin."):
+        if not choice.spec.target.startswith(_BUILTIN):
             raise
         raise CheckpointError(
             f"{choice.spec.kind}={choice.name} cannot use the checkpoint '{for_message(checkpoint.name)}': "
@@ -143,18 +278,9 @@ def _describe(config: PipelineConfig, checkpoint: Checkpoint, pipeline: Pipeline
     }
 
 
-def _class(choice: StageChoice, interface: type[Any]) -> Any:
-    found = choice.spec.load()
-    if not issubclass(found, interface):
-        where = f"{choice.spec.kind}={choice.name}"
-        raise RegistryError(
-            [Fault(where, f"'{choice.spec.target}' is not a {interface.__name__}; see docs/plugins.md.")]
-        )
-    return found
-
-
-def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> PaddingPolicy:
+def _padding(choices: PipelineConfig, tokenizer: Tokenizer, model: Model) -> PaddingPolicy:
     """Make the padding policy definite, giving up padding where it would change the model's answers."""
+    config = choices.padding
     side = config.side or tokenizer.padding_side
     sides = model.safe_padding_sides
     if config.side is not None and config.side not in sides and sides:
@@ -174,13 +300,15 @@ def _padding(config: PaddingConfig, tokenizer: Tokenizer, model: Model) -> Paddi
         note = "padding changes this architecture's answers, so only rows of equal length share a batch"
     elif name != "none" and tokenizer.pad_token_id is None:
         note = "the checkpoint has no padding token, so only rows of equal length share a batch"
-    return PaddingPolicy(
+    policy: type[PaddingPolicy] = PaddingPolicy if note else choices.policies["padding"].load(PaddingPolicy)
+    return policy(
         name="none" if note else name,
         side=side,
         pad_token_id=tokenizer.pad_token_id or 0,
         max_length=config.max_length if config.max_length is not None else limit,
         multiple_of=config.multiple_of,
         note=note,
+        config=config,
     )
 
 

@@ -12,8 +12,9 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from io import StringIO
@@ -31,23 +32,45 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobRuntime
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from pipeline_kit.compose.yaml_scan import MAX_BYTES, is_config_name, read_regular_file, scan_bytes
-from pipeline_kit.contract.options import defaults
+from pipeline_kit.compose.schema import task_preset
+from pipeline_kit.compose.yaml_scan import (
+    CONF_MODULE,
+    MAX_BYTES,
+    MAX_DEPTH,
+    is_config_name,
+    read_regular_file,
+    scalars_in,
+    scan_bytes,
+)
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.errors import ConfigError, Fault, for_message
 
-CONF_MODULE = "pipeline_kit.conf"
 MAX_INCLUDED, MAX_COMBINATIONS = 200, 1000
-_INCLUDED: Counter[str] = Counter()
-"""How often each file was included by the config that is being composed."""
+
+
+@dataclass
+class _Composition:
+    """The config that is being composed; there is one at a time.
+
+    :param included: how often each file was included.
+    :param words: every scalar of the user's files.
+    """
+
+    folders: tuple[Path, ...] = ()
+    builtin: frozenset[str] = frozenset()
+    included: Counter[str] = field(default_factory=Counter)
+    words: set[str] = field(default_factory=set)
+
+
+_composing = _Composition()
 # A word that is not true, false, null, nan or inf, which are no strings in an override.
 _PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*")
 _LOCK = threading.RLock()
@@ -55,16 +78,38 @@ _VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") e
 
 
 def compose_container(
-    registry: Registry, overrides: Sequence[str], config_name: str, config_dirs: Sequence[Path]
+    registry: Registry,
+    overrides: Sequence[str],
+    config_name: str,
+    config_dirs: Sequence[Path],
+    builtin: Collection[str] = (),
+    words: set[str] | None = None,
 ) -> dict[str, Any]:
     """Compose a config into plain data, references not yet resolved.
 
+    :param overrides: ``+group=name`` for a group of the user's own, whether a 'defaults' has it already or not.
     :param config_dirs: folders of the user, looked through after the package's own ``conf``.
+    :param builtin: options that no file of the user may have the name of, such as ``padding/longest``.
+    :param words: gets every word in the files of the user that are read: the names it may ask plugins for.
     """
-    home = next((path for path in config_dirs if os.path.isfile(path / f"{config_name}.yaml")), None)
+    homes = (path for path in config_dirs if os.path.isfile(path / f"{config_name}.yaml"))
+    home = None if config_name == "config" else next(homes, None)  # "config" is always the package's
     with _isolated_hydra(registry, home):
-        path = _search_path(registry, [folder for folder in config_dirs if folder != home], home is not None)
-        cfg = hydra.compose(config_name=config_name, overrides=[*path, *overrides])
+        _composing.folders, _composing.builtin = tuple(config_dirs), frozenset(builtin)
+        paths = [] if home is None else [f"pkg://{CONF_MODULE}"]
+        paths += [*registry.conf_packages, *(f"file://{folder.resolve()}" for folder in config_dirs if folder != home)]
+        search = [f"hydra.searchpath=[{','.join(map(_quoted, paths))}]"] if paths else []
+        try:
+            cfg = hydra.compose(config_name=config_name, overrides=[*search, *overrides])
+        except ConfigCompositionException as error:
+            chosen = re.match(r"Multiple values for ([\w/-]+)\.", str(error))
+            if chosen is None or not any(text.startswith(f"+{chosen[1]}=") for text in overrides):
+                raise
+            plain = [text[1:] if text.startswith(f"+{chosen[1]}=") else text for text in overrides]
+            return compose_container(registry, plain, config_name, config_dirs, builtin, words)
+        finally:
+            if words is not None:
+                words |= _composing.words
         found = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(found, dict)
         return {str(key): value for key, value in found.items()}
@@ -73,14 +118,17 @@ def compose_container(
 def written(value: Any) -> str:
     """Write a value in Hydra's grammar of overrides."""
     if isinstance(value, str):
-        # Of a quoted value Hydra unescapes quotes, and the backslashes in front of one.
-        quoted = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value).replace("'", "\\'")
-        return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
+        return value if _PLAIN.fullmatch(value) else _quoted(value)
     if isinstance(value, list):
         return f"[{','.join(map(written, value))}]"
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}: {written(item)}' for key, item in value.items())}}}"
     return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """Quote a text: Hydra unescapes quotes, and the backslashes in front of one."""
+    return "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'") + "'"
 
 
 def parse_override(text: str) -> Override:
@@ -91,33 +139,68 @@ def parse_override(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 
 
-def expand_sweep(registry: Registry, overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[list[str]]:
-    """Expand Hydra's sweep syntax (``a=1,2``, ``range``, ``choice``, ``glob``) into one list of overrides each."""
-    with _isolated_hydra(registry):
-        # A glob such as task=* needs the options, which the loader knows once something was composed.
-        hydra.compose(config_name="config", overrides=_search_path(registry, config_dirs))
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        lists = []
-        for override in parser.parse_overrides(list(overrides)):
-            key = override.get_key_element()
-            swept = override.is_sweep_override()
-            if swept and not override.is_discrete_sweep():
-                raise HydraException(f"{override.input_line}: an interval has no list of values; use range or choice")
-            value = override.value()
-            if isinstance(value, RangeSweep):  # counted first: to shuffle it Hydra makes a list of it
-                _check_combinations(sum(1 for _ in islice(value.range(), MAX_COMBINATIONS + 1)), override.input_line)
-            values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
-            lists.append([f"{key}={value}" for value in values])
-            if not lists[-1]:
-                raise ConfigError([Fault(for_message(override.input_line, 80), "matches no option.")])
-            _check_combinations(prod(map(len, lists)), override.input_line)
-        return [list(combination) for combination in product(*lists)]
+def expand_sweep(overrides: Sequence[str], options: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Expand Hydra's sweep syntax (``a=1,2``, ``range``, ``choice``, ``glob``) into one list of overrides each.
+
+    :param options: what ``glob`` chooses from, by group.
+    """
+    lists = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        value: Any = override.value()
+        swept = override.is_sweep_override()
+        if swept and not override.is_discrete_sweep():
+            raise HydraException(f"{override.input_line}: an interval has no list of values; use range or choice")
+        if isinstance(value, RangeSweep):  # counted first: to shuffle it Hydra makes a list of it
+            _check_combinations(sum(1 for _ in islice(value.range(), MAX_COMBINATIONS + 1)), override.input_line)
+        values: Iterable[str] = [override.get_value_element_as_str()] if not swept else ()
+        if isinstance(value, Glob):
+            values = value.filter(sorted(options.get(override.key_or_group, ())))
+        elif swept:
+            values = override.sweep_string_iterator()
+        lists.append([f"{key}={value}" for value in values])
+        if not lists[-1]:
+            raise ConfigError([Fault(for_message(override.input_line, 80), "matches no option.")])
+        _check_combinations(prod(map(len, lists)), override.input_line)
+    return [list(combination) for combination in product(*lists)]
 
 
 def _check_combinations(count: int, text: str | None) -> None:
     if count > MAX_COMBINATIONS:
         problem = f"makes {count} or more combinations of options."
         raise ConfigError([Fault(for_message(text, 80), problem, allowed=(f"{MAX_COMBINATIONS} at the most",))])
+
+
+def plain(value: Any, where: str = "", depth: int = 0) -> Any:
+    """Return what Python passed as plain data: an OmegaConf config resolved in the whole that it is a part of.
+
+    Paths, dtypes and devices of torch become their names.
+
+    :raises ConfigError: for any other object.
+    """
+    value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike):
+        name = str(value)
+        return name if set(name) & set("/\\~") else f"./{name}"  # Path("./x") loses the dot
+    if type(value).__module__ == "torch":
+        return str(value)
+    if depth < MAX_DEPTH and isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
+    if depth < MAX_DEPTH and isinstance(value, Mapping):
+        return {str(key): plain(item, f"{where}.{key}".lstrip("."), depth + 1) for key, item in value.items()}
+    problem = f"is nested more than {MAX_DEPTH} deep." if isinstance(value, list | tuple | Mapping) else ""
+    raise ConfigError([Fault(where, problem or f"{type(value).__name__} is not the type of an option.")])
+
+
+def escaped(value: Any) -> Any:
+    """Return data whose texts come back as they are from :func:`resolve`, ``${`` among them."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: escaped(item) for key, item in value.items()}
+    return list(map(escaped, value)) if isinstance(value, list) else value
 
 
 def to_yaml(data: Any) -> str:
@@ -132,25 +215,15 @@ def resolve(data: dict[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def _search_path(registry: Registry, config_dirs: Sequence[Path], with_own: bool = False) -> list[str]:
-    paths = [*registry.conf_packages, *(f"file://{path.resolve()}" for path in config_dirs)]
-    if with_own:
-        paths.insert(0, f"pkg://{CONF_MODULE}")
-    if not paths:
-        return []
-    quoted = ",".join("'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'" for path in paths)
-    return [f"hydra.searchpath=[{quoted}]"]
-
-
 class _Header(dict[str, str | None]):
     """A file's header. Hydra reads it each time the file is included, so a bomb of includes is stopped here."""
 
     where = ""
 
     def __getitem__(self, key: str) -> str | None:
-        _INCLUDED[self.where] += 1
-        if _INCLUDED.total() > MAX_INCLUDED:
-            [(where, count)] = _INCLUDED.most_common(1)
+        _composing.included[self.where] += 1
+        if _composing.included.total() > MAX_INCLUDED:
+            [(where, count)] = _composing.included.most_common(1)
             problem = f"is included {count} times or more; does its 'defaults' lead back to itself?"
             raise ConfigError([Fault(where, problem, allowed=(f"{MAX_INCLUDED} included files at the most",))])
         return super().__getitem__(key)
@@ -159,30 +232,38 @@ class _Header(dict[str, str | None]):
 class _ScannedSource(ConfigSource):
     """A folder of YAML. What Hydra composes is scanned here, and the same bytes are parsed."""
 
-    def _item(self, config_path: str) -> Traversable:
-        root = Path(self.path) if self.scheme() == "file" else resources.files(self.path)
-        return root.joinpath(self._normalize_file_name(config_path))
-
     def is_group(self, config_path: str) -> bool:
         return (config_path == "" or is_config_name(config_path)) and super().is_group(config_path)  # type: ignore[safe-super]
 
     def is_config(self, config_path: str) -> bool:
+        if self.scheme() == "file" and config_path.removesuffix(".yaml") == "config":
+            return False  # of another program, perhaps; here it is the package's
         return is_config_name(config_path) and super().is_config(config_path)  # type: ignore[safe-super]
 
     def load_config(self, config_path: str) -> ConfigResult:
         if self.path == "hydra.conf":  # Hydra's own
             return super().load_config(config_path)  # type: ignore[safe-super]
-        item = self._item(config_path)
+        root: Traversable = Path(self.path) if self.scheme() == "file" else resources.files(self.path)
+        item = root.joinpath(self._normalize_file_name(config_path))
         where = str(item)
-        data = read_regular_file(item, MAX_BYTES + 1) if isinstance(item, Path) else item.read_bytes()
+        name = config_path.removesuffix(".yaml")
+        hiding = [path for folder in _composing.folders if os.path.lexists(path := folder / f"{name}.yaml")]
+        if hiding and name in _composing.builtin:
+            problem = f"has the name of the built-in '{name.replace('/', '=')}'; rename it."
+            raise ConfigError([Fault(for_message(str(hiding[0])), problem)])
+        try:
+            data = read_regular_file(item, MAX_BYTES + 1) if isinstance(item, Path) else item.read_bytes()
+        except OSError as error:
+            raise ConfigError([Fault(for_message(where), f"cannot be read: {error.strerror}.")]) from error
         faults = scan_bytes(data, where)
         if faults:
             raise ConfigError(faults)
+        if self.scheme() == "file":
+            _composing.words |= scalars_in(data)
         text = data.decode("utf-8-sig")
         header = _Header(self._get_header_dict(text))
         header.where = where
-        config = OmegaConf.load(StringIO(text))
-        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.load(StringIO(text)), header)
 
 
 class _ScannedFolder(_ScannedSource, FileConfigSource):
@@ -199,6 +280,7 @@ def _isolated_hydra(registry: Registry, home: Path | None = None) -> Iterator[No
 
     :param home: the folder that holds the config to start from, if it is not the package's own.
     """
+    global _composing
     with _LOCK:
         _load_plugins_of_hydra_alone()
         store, runtime, holder = ConfigStore.instance(), JobRuntime.instance(), GlobalHydra.instance()
@@ -206,21 +288,15 @@ def _isolated_hydra(registry: Registry, home: Path | None = None) -> Iterator[No
         saved = (holder.hydra, store.repo, runtime.conf.copy(), version.VersionBase.instance().getbase(), sources.types)
         holder.hydra = None
         sources.types = {**sources.types, "file": _ScannedFolder, "pkg": _ScannedPackage}
-        _INCLUDED.clear()
+        _composing = _Composition()
         # Only Hydra's own entries are kept: a surrounding app may have groups called model or task too.
-        store.repo = {
-            key: node for key, node in store.repo.items() if key == "hydra" or key == "_dummy_empty_config_.yaml"
-        }
+        store.repo = {key: store.repo[key] for key in ("hydra", "_dummy_empty_config_.yaml") if key in store.repo}
         for spec in registry.specs():
-            node = {"name": spec.name, **defaults(spec.config)}
-            store.store(name=spec.name, group=spec.kind, node=node, provider=spec.source)
+            node, package = (task_preset(spec), "_global_") if spec.kind == "task" else (spec.node(), None)
+            store.store(name=spec.name, group=spec.kind, node=node, package=package, provider=spec.source)
+        where = CONF_MODULE if home is None else str(home.resolve())
         try:
-            start = (
-                initialize_config_module(CONF_MODULE, **_VERSION_BASE)
-                if home is None
-                else initialize_config_dir(str(home.resolve()), **_VERSION_BASE)
-            )
-            with start:
+            with (initialize_config_module if home is None else initialize_config_dir)(where, **_VERSION_BASE):
                 yield
         finally:
             GlobalHydra.instance().hydra = saved[0]
@@ -238,14 +314,11 @@ def _load_plugins_of_hydra_alone() -> None:
     if Plugins in Singleton._instances:
         return
     name = "hydra_plugins"
-    saved = sys.modules.get(name)
-    empty = ModuleType(name)
+    saved = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = empty = ModuleType(name)
     empty.__path__ = []
-    sys.modules[name] = empty
     try:
         Plugins.instance()
     finally:
-        if saved is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = saved
+        del sys.modules[name]
+        sys.modules.update(saved)

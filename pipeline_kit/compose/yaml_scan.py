@@ -6,13 +6,18 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline_kit.contract.registry import BUILTIN, Registry
 from pipeline_kit.errors import Fault, for_message
+
+CONF_MODULE = "pipeline_kit.conf"
 
 CONTROL_KEYS = frozenset({"_target_", "_args_", "_partial_", "_recursive_", "_convert_", "()"})
 """Keys by which Hydra or logging configs name Python to run; a stage is named, never pointed at."""
@@ -24,6 +29,8 @@ _PATH = rf"(?!hydra(?:/|$)){_PART}(?:/{_PART})*"
 _PACKAGE = r"(?!(?:_global_\.)?hydra\b)\w[\w.-]*"
 _GROUP = re.compile(rf"(?:(?:override|optional) +)*/?(?!hydra[/@]|hydra$)[\w-]+(?:/[\w-]+)*(?:@{_PACKAGE})?")
 _CONFIG = re.compile(rf"/?{_PATH}(?:@{_PACKAGE})?")
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
+_FLOAT = re.compile(r"[-+]?\.?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")  # a text to YAML 1.1, a number to OmegaConf
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -92,10 +99,8 @@ def _header(text: str) -> Iterator[tuple[int, str]]:
         if line.strip() and not re.match(r"\s*#\s*@", line):
             return
         if line.strip() and not re.fullmatch(rf"\s*#+\s*@package +{_PACKAGE}\s*", line):
-            yield (
-                number,
-                f"'{for_message(line.strip(), 80)}' names no package that can be: write '# @package _global_'.",
-            )
+            shown = for_message(line.strip(), 80)
+            yield number, f"'{shown}' names no package that can be: write '# @package _global_'."
 
 
 def _keys(node: yaml.Node) -> Iterator[tuple[int, str]]:
@@ -111,7 +116,7 @@ def _keys(node: yaml.Node) -> Iterator[tuple[int, str]]:
                 yield line, "a list or mapping cannot be a key."
             elif key.tag.endswith(":merge"):
                 yield line, "the merge key '<<' is not allowed; write the options out."
-            elif not key.style and not re.fullmatch(r"0|-?[1-9]\d{0,17}", name) and _no_text(key):
+            elif not (key.style or _WHOLE.fullmatch(name)) and (not key.tag.endswith(":str") or _FLOAT.match(name)):
                 kind = key.tag.rpartition(":")[2].replace("str", "float")
                 yield line, f"YAML reads the key '{for_message(name, 80)}' as {kind}, not as a text; quote it."
             elif name in seen:
@@ -119,10 +124,6 @@ def _keys(node: yaml.Node) -> Iterator[tuple[int, str]]:
             else:
                 seen.add(name)
                 yield from _keys(value)
-
-
-def _no_text(key: yaml.ScalarNode) -> bool:
-    return not key.tag.endswith(":str") or re.match(r"[-+]?\.?\d[\d_]*(\.\d*)?[eE][-+]?\d+$", key.value) is not None
 
 
 def _defaults(root: yaml.MappingNode) -> Iterator[tuple[int, str]]:
@@ -201,11 +202,9 @@ def resolved_size(data: Any) -> int:
             return sum(len(str(key)) + size(inner) for key, inner in value.items())
         if isinstance(value, list):
             return sum(map(size, value), 1)
-        return (
-            len(_REFERENCE.sub("", value)) + sum(map(referred, _REFERENCE.findall(value)))
-            if isinstance(value, str)
-            else 1
-        )
+        if not isinstance(value, str):
+            return 1
+        return len(_REFERENCE.sub("", value)) + sum(map(referred, _REFERENCE.findall(value)))
 
     def target(reference: str) -> Any:
         found = data
@@ -227,7 +226,21 @@ def resolved_size(data: Any) -> int:
     return size(data)
 
 
-def scalars_in(path: Path) -> set[str]:
+def scalars_in(data: bytes) -> set[str]:
     """Return every scalar of a scanned YAML file: the names it may ask plugins for."""
-    events = yaml.parse(read_regular_file(path, MAX_BYTES).decode("utf-8-sig"), Loader=_LOADER)
+    events = yaml.parse(data.decode("utf-8-sig"), Loader=_LOADER)
     return {event.value for event in events if isinstance(event, yaml.ScalarEvent)}
+
+
+def conf_trees(registry: Registry, config_dir: Sequence[str | Path]) -> list[tuple[Traversable, str]]:
+    """List the folders of configs and who brings each: the package, its plugins, the user."""
+    packages = {CONF_MODULE: BUILTIN, **registry.conf_packages}
+    shipped = [(resources.files(package.removeprefix("pkg://")), who) for package, who in packages.items()]
+    return [*shipped, *((Path(os.path.expanduser(folder)), str(folder)) for folder in config_dir)]
+
+
+def yaml_files(tree: Traversable, group: str) -> list[Traversable]:
+    """List the options of a group in a folder of configs, by name."""
+    folder = tree / group
+    found = [item for item in folder.iterdir() if item.name.endswith(".yaml")] if folder.is_dir() else []
+    return sorted(found, key=lambda item: item.name)

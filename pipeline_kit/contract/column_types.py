@@ -5,7 +5,7 @@ A kind is one of `SCALARS`, ``{"list": kind}`` or ``{"struct": {name: kind}}``; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,9 @@ ColumnType = str | Mapping[str, Any]
 
 VECTOR: ColumnType = {"list": "float32"}
 VECTORS: ColumnType = {"list": VECTOR}
+
+COUNTS: Mapping[str, ColumnType] = {"truncated": "int64", "truncated_chars": "int64", "windows": "int64"}
+"""What a pipeline adds to the result of a text that was cut or split."""
 
 _NUMBERS = frozenset({int, float})
 _NUMBERS_OR_NULL = frozenset({int, float, NoneType})
@@ -38,6 +41,24 @@ def holds(value: Any, kind: ColumnType) -> bool:
         return all(holds(item, inner) for item in value)
     fields: Mapping[str, ColumnType] = kind["struct"]
     return isinstance(value, Mapping) and all(key in fields and holds(item, fields[key]) for key, item in value.items())
+
+
+def library_type(
+    kind: ColumnType,
+    scalars: Mapping[str, Any],
+    list_of: Callable[[Any], Any],
+    struct_of: Callable[[list[tuple[str, Any]]], Any],
+) -> Any:
+    """Return `kind` as a library's own type, from its scalar types by our names, and its types of lists and structs."""
+
+    def typed(kind: ColumnType) -> Any:
+        if isinstance(kind, str):
+            return scalars[kind]
+        if "list" in kind:
+            return list_of(typed(kind["list"]))
+        return struct_of([(name, typed(inner)) for name, inner in kind["struct"].items()])
+
+    return typed(kind)
 
 
 def infer_type(values: Iterable[Any]) -> ColumnType:

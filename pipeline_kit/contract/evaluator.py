@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline_kit.contract.types import Example, Result
 from pipeline_kit.errors import StageError, for_message
@@ -21,6 +21,7 @@ class EvaluationContext:
     :param options: the options of the postprocessor.
     :param labels_map: what a label of the file stands for, where the user says it.
     :param threshold: the score from which a label counts as predicted, where several may be.
+    :param first: the label of the first row, which may decide between several evaluators.
     """
 
     task: str
@@ -29,6 +30,7 @@ class EvaluationContext:
     options: Any = None
     labels_map: Mapping[str, str] = field(default_factory=dict)
     threshold: float = 0.5
+    first: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,13 @@ class Metrics:
 
 
 class Evaluator(ABC):
-    """Judges the results of one task, one row after the other. It keeps labels and predictions, never texts."""
+    """Judges the results of one task, one row after the other. It keeps labels and predictions, never texts.
+
+    A task names what makes one from an :class:`EvaluationContext`: such a class, or a function that chooses one.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of a labelled row beside those of the task, such as a second text."""
 
     @property
     def options(self) -> Mapping[str, Any]:

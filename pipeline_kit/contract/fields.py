@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import ExampleError, closest_match, did_you_mean, for_message
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a column has no value in a row: None, NaN, or the ``NA`` and ``NaT`` of pandas."""
+    if isinstance(value, str):
+        return False
+    nan = isinstance(value, Real) and value != value
+    return value is None or nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+def lacks_value(example: object, takes: Sequence[str]) -> bool:
+    """Return whether an example has no value: it is missing, or a mapping where a field that the task needs is.
+
+    :param takes: the task's fields, a ``?`` behind one that may be left out.
+    """
+    if not isinstance(example, Mapping):
+        return is_missing(example)
+    null = {name: is_missing(value) for name, value in example.items()}
+    known = any(name.removesuffix("?") in null for name in takes)
+    return any(null.get(name, False) for name in takes) or (known and all(null.values()))
 
 
 def read_fields(example: Example, required: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, Any]:

@@ -44,7 +44,8 @@ def option(
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "least": least, "secret": secret}
     if isinstance(default, list | dict) or (is_dataclass(default) and not isinstance(default, type)):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    # Only by keyword, or it could not stand behind the options with defaults of a dataclass that is extended.
+    return field(default=default, metadata=metadata, kw_only=default is REQUIRED)
 
 
 def default_of(item: Field[Any]) -> Any:
@@ -89,6 +90,13 @@ def list_options(schema: type[Any]) -> list[OptionInfo]:
         else:
             found.append(OptionInfo(item.name, _type_name(kind), shown[item.name], item.metadata.get("help", "")))
     return found
+
+
+def choices_of(schema: type[Any], name: str) -> list[Any]:
+    """List what the option `name` may be, if it is a closed list of words; else nothing."""
+    kind = get_type_hints(schema).get(name)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return [value for one in kinds if get_origin(one) is Literal for value in get_args(one) if isinstance(value, str)]
 
 
 def parse_options(

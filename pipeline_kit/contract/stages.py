@@ -1,4 +1,4 @@
-"""Panels: what a stage shows about its own work, as plain data that every view can draw."""
+"""The three stages as interfaces, and the panels in which a stage shows its own work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from pipeline_kit.contract.gradients import Differentiable, Target
 from pipeline_kit.contract.types import (
     Checkpoint,
     Device,
@@ -19,7 +20,7 @@ from pipeline_kit.contract.types import (
     Side,
     TokenBatch,
 )
-from pipeline_kit.errors import ExampleError
+from pipeline_kit.errors import ExampleError, for_message
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ class Seen:
 
     :param raw: for each encoding what the model returned, before `reduce`; padding is taken off.
     :param outputs: for each encoding what `reduce` left of it, as ``Postprocessor.__call__`` gets it.
+    :param labels: the checkpoint's label names, by index.
     """
 
     example: Example
@@ -61,6 +63,11 @@ class Seen:
     raw: Sequence[RowOutput]
     outputs: Sequence[RowOutput]
     result: Result
+    labels: Sequence[str] = ()
+
+    def places(self, part: int) -> list[int]:
+        """Return the places of the encodings of one of the texts that `prepare` made of the example."""
+        return [place for place, encoding in enumerate(self.encodings) if encoding.part == part]
 
 
 ENCODING_FIELDS = frozenset({"special_tokens_mask", "offsets", "tokens", "word_ids", "sequence_ids"})
@@ -92,6 +99,7 @@ class StageContext:
     :param src_lang: the language of the texts, where the user names it.
     :param tgt_lang: the language to write in, where the user names it.
     :param model: the built model; None while tokenizer and model themselves are built.
+    :param others: what the model stage named in :meth:`Model.other_checkpoints`, each found and checked.
     """
 
     checkpoint: Checkpoint
@@ -107,6 +115,7 @@ class StageContext:
     src_lang: str | None = None
     tgt_lang: str | None = None
     model: Model | None = None
+    others: tuple[Checkpoint, ...] = ()
 
 
 class Tokenizer(ABC):
@@ -141,8 +150,7 @@ class Tokenizer(ABC):
             No encoding is empty or longer than `max_length`.
         :param examples: strings, or mappings with ``text`` and perhaps ``text_pair``, whatever the task: its
             postprocessor's :meth:`Postprocessor.prepare` has made these of its own fields.
-        :raises ExampleError: when an example cannot be encoded; use
-            :func:`~pipeline_kit.contract.fields.text_and_pair` to read one.
+        :raises ExampleError: when an example cannot be encoded; ``text_and_pair`` of ``contract.fields`` reads one.
         """
 
     @abstractmethod
@@ -163,7 +171,6 @@ class Tokenizer(ABC):
         :param messages: each with a ``role`` and a ``content``, strings, and perhaps more keys.
         :raises ExampleError: if the checkpoint has no form for conversations, or none for this one.
         """
-        del messages
         raise ExampleError(f"{type(self).__name__} has no form for conversations; pass the field 'text'")
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
@@ -171,8 +178,15 @@ class Tokenizer(ABC):
 
         :param example: one that was given to ``encode``: what the postprocessor's `prepare` made.
         """
-        del example, encodings
         return ()
+
+
+class CheckpointFormat(Protocol):
+    """A function that checks a folder, and returns what stands for ``config.json``; see `Model.checkpoint_format`."""
+
+    def __call__(self, checkpoint: Checkpoint, /) -> Mapping[str, Any]:
+        """Raise CheckpointError if the folder lacks something."""
+        ...
 
 
 class Model(ABC):
@@ -181,25 +195,50 @@ class Model(ABC):
     Threads: ``forward`` is called from one thread at a time.
     """
 
+    deterministic: bool = False
+    """Whether equal rows have equal answers, in any batch and call: then a row that repeats is run once for all.
+
+    True promises that ``forward`` draws no random numbers, and keeps nothing from one call to the next.
+    """
+
+    checkpoint_format: ClassVar[CheckpointFormat | None] = None
+    """What a checkpoint of this stage must hold; None: ``config.json`` and safetensors, which are checked already.
+
+    A stage that reads other files, or none, sets a static method. It is called with a checkpoint whose `path` and
+    `trust` are set, of which pickles and code were refused. It returns what stands for ``config.json``: ``{}``, or what
+    other stages read there, such as ``id2label`` for the labels. It raises CheckpointError with what is missing.
+    """
+
+    @classmethod
+    def other_checkpoints(cls, config: Any) -> Sequence[str]:
+        """Return the paths of checkpoints that it reads beside ``checkpoint.path``: folders or hub ids.
+
+        They are checked like that one and come as ``context.others``; a job notices when one changes.
+
+        :param config: what the model will be built with.
+        """
+        return ()
+
     @classmethod
     def reserved_positions(cls, config: Any, context: StageContext) -> int:
-        """How many of the checkpoint's positions no text may take, since the model writes there.
+        """How many of the checkpoint's positions no text may take, since the model, built with `config`, writes there.
 
         Asked before the tokenizer is built, which cuts texts accordingly.
 
-        :param config: what the model will be built with.
         :raises ConfigError: if that leaves no position for a text.
         """
-        del config, context
         return 0
+
+    def with_options(self, config: Any, context: StageContext) -> Model | None:
+        """Return this model with other options for one call, its weights shared; None: it must be loaded anew."""
+        return None
 
     @property
     @abstractmethod
     def safe_padding_sides(self) -> frozenset[Side]:
         """The padding sides under which a row's answer does not depend on its padding.
 
-        Empty for an architecture that lets padding leak into its answer: then only rows of equal
-        length share a batch, whatever the padding policy says.
+        Empty where padding leaks into the answer: then only rows of equal length share a batch, whatever the policy.
         """
 
     @property
@@ -239,12 +278,17 @@ class Model(ABC):
 
     def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
         """Return each layer's attention weights ``[B, heads, T, T]`` by name, from a run of its own; {}: unknown."""
-        del batch
         return {}
+
+    def differentiable(self) -> Differentiable | None:
+        """Return the network with gradients, for views such as attribution; None, the default: there is none.
+
+        It may be loaded for this, which takes as long as building the stage.
+        """
+        return None
 
     def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
         """Return panels on how `batch` became `output`, for ``pipeline-kit explain``; none by default."""
-        del batch, output
         return ()
 
 
@@ -269,6 +313,10 @@ class Postprocessor(ABC):
     pair_names: ClassVar[tuple[str, str]] = PAIR
     """What messages call the two texts of a pair that `prepare` returns: where they came from."""
 
+    best_first: ClassVar[frozenset[str]] = frozenset()
+    """The keys of results whose lists stand best first: ``tune`` compares their first items, and what other items have
+    in common, but not their order."""
+
     def prepare(self, example: Example) -> Sequence[Example]:
         """Read the task's fields and say what is to be encoded: texts and pairs, for any tokenizer.
 
@@ -281,13 +329,19 @@ class Postprocessor(ABC):
         """
         return (example,)
 
+    def wanted(self, batch: TokenBatch) -> torch.Tensor | None:
+        """Return the tokens whose outputs are read, bool ``[B, T]``, from the rows of `batch` alone; None: all.
+
+        A model may then return its outputs for these alone: read them with :meth:`ModelOutput.at`.
+        """
+        return None
+
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Shrink `output` on its device before it is copied to the CPU: softmax, pooling ...
 
         A row of the returned tensors depends on that row of `output` and `batch` alone. Tensors that
         ``__call__`` does not need should not be returned. The default returns `output` as it is.
         """
-        del batch
         return output
 
     @abstractmethod
@@ -309,59 +363,41 @@ class Postprocessor(ABC):
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
         """Show the arithmetic that led to a result, for ``pipeline-kit explain``; the default shows none."""
-        del seen
         return ()
 
+    def cells(self, example: Example, result: Result) -> Mapping[str, Any]:
+        """Return what a table on a terminal shows of `result` and of the columns carried with it; by default all."""
+        return result
 
-class Differentiable(ABC):
-    """A network that takes token embeddings, in float32 and without anything that has no gradient.
+    def attribution_targets(self, seen: Seen) -> Sequence[Target] | None:
+        """Return the numbers of the model that made a result, for views such as attribution.
 
-    It reads one row at a time, a batch of one without padding, and returns for it what the stage returns in any batch.
-    """
-
-    @property
-    @abstractmethod
-    def note(self) -> str:
-        """What network it is, in a few words for people, such as ``the network itself``."""
-
-    @abstractmethod
-    def embed(self, batch: TokenBatch) -> torch.Tensor:
-        """Return what stands for the row's tokens in the network before anything else is added to it.
-
-        :param batch: one row without padding, ``input_ids [1, T]``.
-        :returns: ``[1, T, H]``, float32, without a gradient of its own.
+        :returns: one for each window of a long text; none for a result that holds nothing, such as no entity. None:
+            results of this stage are made of no such numbers. By default, where the model returns ``logits [L]`` for
+            each window of one text: the logit of the result's ``label``, or else the largest.
         """
-
-    @abstractmethod
-    def forward_embeddings(self, embeddings: torch.Tensor, batch: TokenBatch) -> ModelOutput:
-        """Run the network on other embeddings in place of the row's own; positions, segments and ids stay the row's.
-
-        :param embeddings: ``[N, T, H]``, N variants of what :meth:`embed` returned.
-        :returns: the tensors of ``forward`` with first dimension ``N``, through which gradients flow back to
-            `embeddings`.
-        """
-
-
-@runtime_checkable
-class HasGradients(Protocol):
-    """A model stage that has such a network."""
-
-    def differentiable(self) -> Differentiable:
-        """Return the network; it may be loaded for this, which takes as long as building the stage.
-
-        :raises UsageError: if this checkpoint's network cannot be run from embeddings.
-        """
-        ...
+        count = len(seen.labels)
+        logits = [row["logits"] for row in seen.raw if "logits" in row and row["logits"].shape == (count,)]
+        if not count or len(logits) < len(seen.raw) or any(encoding.part for encoding in seen.encodings):
+            return None
+        named = [place for place, label in enumerate(seen.labels) if label == seen.result.get("label")]
+        best = max(named or range(count), key=lambda place: sum(float(found[place]) for found in logits))
+        name = f"logit of '{for_message(seen.labels[best], 60)}'"
+        return [Target.logit(number, name, best) for number in range(len(logits))]
 
 
 @runtime_checkable
 class TextWriter(Protocol):
     """What a model may have besides: it writes ids, and can give them one by one.
 
+    Its ``forward`` gets up to 256 rows, however long, and decides itself how many of them it runs together.
+
     :ivar stop_strings: writing ends where the text has one of these.
+    :ivar max_new_tokens: writing ends after so many ids.
     """
 
     stop_strings: Sequence[str]
+    max_new_tokens: int
 
     def write(self, batch: TokenBatch) -> Iterator[int]:
         """Return the ids for a batch of one row as they are written; closing the iterator ends the writing.

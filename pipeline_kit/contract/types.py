@@ -30,6 +30,9 @@ the batch dimension and, for the names in ``ModelOutput.per_token``, without pad
 
 Side = Literal["right", "left"]
 
+Trust = Literal["data", "pickle"]
+"""What of a checkpoint may be opened: data alone, or files too that can run code when they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
@@ -78,6 +81,8 @@ class TokenBatch:
     :param lengths: the number of tokens of each row, ``[B]`` on the CPU.
     :param side: where the padding stands.
     :param has_padding: whether there is any padding at all; without it a model may ignore the mask.
+    :param wanted: True for the tokens whose outputs are read, bool ``[B, T]``; None: all. A model may ignore it, or
+        return an output that is per token for these alone, see :meth:`ModelOutput.at`.
     """
 
     input_ids: torch.Tensor
@@ -86,6 +91,7 @@ class TokenBatch:
     lengths: np.ndarray[Any, Any]
     side: Side
     has_padding: bool
+    wanted: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,17 @@ class ModelOutput:
             return self.tensors[name]
         except KeyError:
             raise KeyError(f"the model returned no '{name}', only {', '.join(sorted(self.tensors))}") from None
+
+    def at(self, name: str, wanted: torch.Tensor) -> torch.Tensor:
+        """Return what the tensor `name` holds for the tokens of `wanted`, ``[N, ...]``, row by row.
+
+        It is for all tokens if its name is in `per_token`, else for the batch's wanted ones alone: ``[B, M, ...]``,
+        those of a row from the front on, M at least the most that a row has.
+        """
+        values = self[name]
+        if name in self.per_token:
+            return values[wanted]
+        return values[wanted.sort(dim=1, descending=True).values[:, : values.shape[1]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +148,15 @@ class Checkpoint:
     """A model folder that was found and checked: data, never code.
 
     :param path: the local folder with the network and the tokenizer.
-    :param name: what the user called it, a folder or a hub id.
+    :param name: what the user called it, a folder, a URL or a hub id.
     :param config: the parsed ``config.json``.
     :param tokenizer_config: the parsed ``tokenizer_config.json``, empty if there is none.
     :param revision: the commit of a hub checkpoint, None for a folder.
     :param root: the folder that `path` is a part of, as in older sentence-transformers folders; None where it is
         all there is.
     :param prompts: texts that the user named to be put before an embedding model's texts, by name.
+    :param own_format: whether it was checked by the model stage's own :attr:`Model.checkpoint_format`.
+    :param trust: ``pickle`` where the user trusts the folder on the command line; a stage opens no pickle without it.
     """
 
     path: Path
@@ -147,6 +166,8 @@ class Checkpoint:
     revision: str | None = None
     root: Path | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
+    own_format: bool = False
+    trust: Trust = "data"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -166,6 +187,9 @@ class RunStats:
     :param rows: examples that went in; `failed` of them have no result.
     :param truncated_rows: examples of which something was cut off.
     :param tokens: tokens the model saw, padding not counted; `padded_tokens` counts padding too.
+    :param written_tokens: ids of texts that were streamed; `unfinished_rows` of them ended as no more may be written.
+    :param repeats: encodings that got the answer of an equal one, see ``batching.deduplicate``; in no other count of
+        what the model did.
     :param retries: calls that were retried, see ``runner.retries``.
     :param seconds: time spent in each stage; tokenizing overlaps with the model.
     """
@@ -177,6 +201,9 @@ class RunStats:
     batches: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    written_tokens: int = 0
+    unfinished_rows: int = 0
+    repeats: int = 0
     retries: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 

@@ -5,12 +5,31 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline_kit.errors import InputError, StageError, UsageError, closest_match, for_message
+from pipeline_kit.contract.fields import texts_of
+from pipeline_kit.errors import ExampleError, InputError, StageError, UsageError, closest_match, for_message
 from pipeline_kit.files.json_text import parse_json
 
 SHOWN = 12
+
+
+class LabelSet(Protocol):
+    """Labels that are known by their number."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The labels, by their number."""
+
+    @property
+    def note(self) -> str | None:
+        """What a reader must know of how labels were read."""
+
+    def gold(self, value: Any, example: Mapping[str, Any]) -> int:
+        """Return the number of the label that the value of a row means."""
+
+    def predicted(self, name: Any) -> int:
+        """Return the number of a label that the pipeline returned."""
 
 
 class Labels:
@@ -23,11 +42,7 @@ class Labels:
     def __init__(
         self, names: Sequence[str], mapping: Mapping[str, str] | None = None, whose: str = "checkpoint's"
     ) -> None:
-        """Know `names` by their number.
-
-        :param mapping: what a value stands for: a label, by its name or number.
-        :param whose: whose labels they are, for messages.
-        """
+        """Know `names`, which are `whose`, by number; `mapping`: what a value stands for, a label or its number."""
         self.names = tuple(names)
         self._whose = whose
         self._exact = {name: number for number, name in reversed(list(enumerate(names)))}
@@ -36,10 +51,7 @@ class Labels:
         self.by_number = False
 
     def check_map(self) -> None:
-        """See that every target of the map is a label.
-
-        :raises UsageError: naming the first unknown one.
-        """
+        """Raise UsageError for the first target of the map that is not a label."""
         for value, target in self._mapping.items():
             if self._find(target) is None:
                 near = _nearest(target, self.names)
@@ -49,10 +61,7 @@ class Labels:
                 )
 
     def find(self, value: Any) -> int:
-        """Return the number of the label that `value` means.
-
-        :raises InputError: if it is none, with the labels there are and the closest one.
-        """
+        """Return the number of the label that `value` means; raise InputError with those there are and the closest."""
         text = text_of_label(value)
         mapped = self._mapping.get(_folded(text))
         found = self._find(text if mapped is None else mapped)
@@ -68,14 +77,10 @@ class Labels:
 
     def gold(self, value: Any, example: Mapping[str, Any]) -> int:
         """Return the number of the label that `value` means, whatever its example; see :meth:`find`."""
-        del example
         return self.find(value)
 
     def predicted(self, name: Any) -> int:
-        """Return the number of a label that the pipeline returned.
-
-        :raises StageError: if there is none.
-        """
+        """Return the number of a label that the pipeline returned; raise StageError if there is none."""
         found = self._exact.get(name)
         if found is None:
             raise StageError(
@@ -100,10 +105,7 @@ class Labels:
 
 
 def text_of_label(value: Any) -> str:
-    """Return a label as a text: a string, a whole number, or true and false.
-
-    :raises InputError: if it is missing or something else.
-    """
+    """Return a string, a whole number, or true and false as a text; raise InputError for another label."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise InputError("the label is empty; leave rows without a label out of the file")
     if isinstance(value, bool):
@@ -117,6 +119,14 @@ def text_of_label(value: Any) -> str:
     return value.strip()
 
 
+def texts_of_row(example: Mapping[str, Any], name: str, least: int = 1) -> list[str]:
+    """Return the list of texts in a field of a labelled row; raise InputError if it is none."""
+    try:
+        return texts_of(example.get(name), name, least=least)
+    except ExampleError as error:
+        raise InputError(str(error)) from error
+
+
 def listed(names: Sequence[str]) -> str:
     """Name labels for a message, the first ones of many."""
     shown = ", ".join(for_message(name, 60) for name in names[:SHOWN])
@@ -124,10 +134,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def parse_labels_map(values: Sequence[str]) -> dict[str, str]:
-    """Read the values of ``--labels-map``: ``neg=NEGATIVE,pos=POSITIVE``, or the same as a JSON object.
-
-    :raises UsageError: if one is neither, or says two things of one label.
-    """
+    """Read ``--labels-map``: ``neg=NEGATIVE,pos=POSITIVE``, or the same as JSON; raise UsageError for anything else."""
     found: dict[str, str] = {}
     for text in values:
         for value, target in _pairs(text):
@@ -163,3 +170,10 @@ def _nearest(text: str, names: Sequence[str]) -> str | None:
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
+
+
+def as_list(gold: Any) -> list[Any] | None:
+    """Return a list of labels, also one that is written as JSON in a cell; None if it is none."""
+    if isinstance(gold, str) and gold.lstrip().startswith("["):
+        gold = parse_json(gold)
+    return gold if isinstance(gold, list) else None

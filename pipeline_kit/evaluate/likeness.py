@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, final
 
 import numpy as np
 
+from pipeline_kit.contract.column_types import COUNTS
+
 LEAST_COSINE = 0.99
 """From here on a vector counts as the same."""
 
-# Keys of results whose lists stand best first: their first item is the answer, the others may change places.
-_BEST_FIRST = frozenset(("answers", "labels", "masks", "ranking"))
 # Keys whose lists of numbers are scores of several things and no vector.
 _SCORES = frozenset(("scores",))
-# What the pipeline adds of the tokenizer's work, which no engine changes.
-_COUNTS = frozenset(("truncated", "truncated_chars", "windows"))
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,12 @@ class Quality:
         return max(self.differences.values(), default=None)
 
 
-def compare_results(reference: Sequence[Any], other: Sequence[Any]) -> Quality:
-    """Compare `other` with `reference`, two lists of as many results."""
-    found = _Comparison()
+def compare_results(reference: Sequence[Any], other: Sequence[Any], best_first: Collection[str] = ()) -> Quality:
+    """Compare `other` with `reference`, two lists of as many results.
+
+    :param best_first: the keys whose lists' first item is the answer, while the others may change places.
+    """
+    found = _Comparison(best_first)
     same = [found.walk("", mine, theirs) for mine, theirs in zip(reference, other, strict=True)]
     agreement = sum(same) / len(same) if same else 1.0
     cosine = min(found.cosines, default=None)
@@ -75,7 +76,7 @@ def _without_numbers(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         if _is_vector(key, list(value.values())):
             return None
-        kept = {str(name): _without_numbers(str(name), item) for name, item in value.items() if name not in _COUNTS}
+        kept = {str(name): _without_numbers(str(name), item) for name, item in value.items() if name not in COUNTS}
         return None if None in kept.values() else kept
     if isinstance(value, list | tuple):
         parts = None if _is_vector(key, value) else [_without_numbers(key, item) for item in value]
@@ -87,7 +88,8 @@ def _without_numbers(key: str, value: Any) -> Any:
 class _Comparison:
     """Goes through pairs of results and keeps what differs."""
 
-    def __init__(self) -> None:
+    def __init__(self, best_first: Collection[str]) -> None:
+        self._best_first = best_first
         self.differences: dict[str, float] = {}
         self.cosines: list[float] = []
         self.not_finite = 0
@@ -109,21 +111,18 @@ class _Comparison:
 
     def _lists(self, path: str, key: str, mine: Sequence[Any], theirs: Sequence[Any]) -> bool:
         if mine and theirs and all(isinstance(item, Mapping) for item in (*mine, *theirs)):
-            return self._items(path, mine, theirs, key in _BEST_FIRST)
+            # Labels with scores, entities and the like: what is called the same is the same item.
+            named, other = _named(mine), _named(theirs)
+            inside = [self.walk(path, item, other[name]) for name, item in named.items() if name in other]
+            if key in self._best_first:
+                return next(iter(named)) == next(iter(other))
+            return named.keys() == other.keys() and all(inside)
         if len(mine) != len(theirs):
             return False
         if mine and all(map(_is_number, (*mine, *theirs))) and any(isinstance(item, float) for item in mine):
             comparable = self._numbers(path, mine, theirs)
             return comparable and (not _is_vector(key, mine) or self._cosine(mine, theirs))
         return all([self.walk(path, a, b) for a, b in zip(mine, theirs, strict=True)])
-
-    def _items(self, path: str, mine: Sequence[Any], theirs: Sequence[Any], best_first: bool) -> bool:
-        """Compare lists of labels with scores, entities and the like: what is called the same is the same item."""
-        named, other = _named(mine), _named(theirs)
-        inside = [self.walk(path, item, other[name]) for name, item in named.items() if name in other]
-        if best_first:
-            return next(iter(named)) == next(iter(other))
-        return named.keys() == other.keys() and all(inside)
 
     def _numbers(self, path: str, mine: Sequence[float], theirs: Sequence[float]) -> bool:
         """Keep the largest difference; return whether all could be compared."""

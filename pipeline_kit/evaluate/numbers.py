@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from abc import abstractmethod
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
+from pipeline_kit.contract.types import Example, Result
+from pipeline_kit.errors import InputError, for_message
 
 CONFIDENCE = 0.95
 
@@ -37,3 +46,68 @@ def mean(rows: Iterable[dict[str, float]], names: Sequence[str] = ("precision", 
     """Return the unweighted means of `names` as ``macro_NAME``; there must be a row."""
     listed = list(rows)
     return {f"macro_{name}": sum(row[name] for row in listed) / len(listed) for name in names}
+
+
+class ScoreEvaluator(Evaluator):
+    """Spearman's and Pearson's correlation of the ``score`` with the label, by scipy.
+
+    Equal scores share their mean rank. Neither is defined for fewer than two rows, or where all scores of one side
+    are equal.
+    """
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self._gold, self._predicted = array("d"), array("d")
+
+    def score(self, results: Sequence[Result]) -> float:
+        return float(value_of(results[0], "score"))
+
+    def read(self, gold: Any, example: Mapping[str, Any]) -> float:
+        return number_of(gold, "the label")
+
+    def add(self, gold: float, results: Sequence[Result]) -> Verdict:
+        found = self.score(results)
+        self._gold.append(gold)
+        self._predicted.append(found)
+        return Verdict(None, gold, found, found)
+
+    def metrics(self) -> Metrics:
+        from scipy.stats import pearsonr, spearmanr
+
+        gold, predicted = np.asarray(self._gold), np.asarray(self._predicted)
+        problem = None
+        if len(gold) < 2:
+            problem = "a correlation needs two rows at least"
+        elif np.ptp(gold) == 0 or np.ptp(predicted) == 0:
+            side = "of the file" if np.ptp(gold) == 0 else "that were predicted"
+            problem = f"all scores {side} are equal, so there is no correlation"
+        if problem is not None:
+            return Metrics({"spearman": None, "pearson": None}, (problem,))
+        rank, linear = spearmanr(gold, predicted), pearsonr(gold, predicted)
+        return Metrics({"spearman": float(rank.statistic), "pearson": float(linear.statistic)})
+
+
+class PairEvaluator(ScoreEvaluator):
+    """The same for how alike the results of two texts are, the fields ``text`` and ``text_pair`` of a row."""
+
+    fields: ClassVar[tuple[str, ...]] = ("text_pair",)
+
+    @abstractmethod
+    def score(self, results: Sequence[Result]) -> float:
+        """Return how alike the two results are."""
+
+    def parts(self, example: Mapping[str, Any]) -> Sequence[Example]:
+        rest = {name: value for name, value in example.items() if name != "text_pair"}
+        return (rest, {**rest, "text": example["text_pair"]})
+
+
+def number_of(value: Any, what: str) -> float:
+    """Read a finite number, also one in a cell; raise InputError if `what` is none."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except (ValueError, OverflowError):
+            found = math.nan
+        if math.isfinite(found):
+            return found
+    shown = "empty" if value is None or value == "" else f"'{for_message(value, 60)}'"
+    raise InputError(f"{what} is {shown}, not a number")

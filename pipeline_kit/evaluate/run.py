@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pipeline_kit.contract.evaluator import Evaluator, Verdict
+from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Example, Result, RunStats
-from pipeline_kit.errors import InputError, RowFailure, UsageError
+from pipeline_kit.errors import InputError, RowFailure, UsageError, did_you_mean, for_message
 from pipeline_kit.files.read.source import SourceRow
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ class Labelled:
     id: str
     example: dict[str, Any]
     gold: Any
+
+
+def maker_of(task: str, registry: Registry) -> Any:
+    """Return what makes the task's evaluator from an ``EvaluationContext``; raise UsageError if it has none."""
+    known = [spec.name for spec in registry.specs("evaluator")]
+    if task not in known:
+        raise UsageError(
+            f"task '{for_message(task, 60)}' cannot be evaluated; these can: {', '.join(known)}."
+            + did_you_mean(task, known)
+        )
+    return registry.get("evaluator", task).load()
 
 
 def labelled(rows: Iterable[SourceRow]) -> Iterator[Labelled | RowFailure]:
@@ -60,10 +72,7 @@ def in_row(row: Labelled) -> Iterator[None]:
 
 
 def check_rows(rows: Iterable[Labelled | RowFailure], evaluator: Evaluator) -> int:
-    """Read all labels before a model is loaded; return the number of rows.
-
-    :raises InputError: at the first unknown label.
-    """
+    """Return the number of rows; raise InputError at the first unknown label, before a model is loaded."""
     count = 0
     for row in rows:
         count += 1
@@ -91,9 +100,8 @@ def run(
     judged: Callable[[Labelled, Verdict], None] = lambda row, verdict: None,
     failed: Callable[[RowFailure], None] = lambda failure: None,
 ) -> Counts:
-    """Judge every row that has a result. No more rows are held than the pipeline holds.
+    """Judge every row that has a result, and call `judged` with it, `failed` with each other one.
 
-    :param judged: called with each row that has a result, `failed` with each other one.
     :raises InputError: if a label is unknown, or does not go with its example.
     :raises StageError: if a result lacks what is judged.
     """
@@ -117,7 +125,7 @@ def run(
 
     start = perf_counter()
     outcomes: list[Result | RowFailure] = []
-    for outcome in pipeline.results_or_failures(examples(), counts.stats):
+    for outcome in pipeline.judged_results(examples(), counts.stats):
         outcomes.append(outcome)
         row, gold, parts = waiting[0]
         if len(outcomes) < parts:
@@ -160,10 +168,7 @@ def report(counts: Counts, evaluator: Evaluator) -> dict[str, Any]:
 
 
 def require_libraries() -> None:
-    """See, before anything is loaded, that they are there.
-
-    :raises UsageError: saying what to install.
-    """
+    """Raise UsageError, saying what to install, before anything is loaded."""
     missing = [name for module, name in (("sklearn", "scikit-learn"), ("scipy", "scipy")) if find_spec(module) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"

@@ -13,7 +13,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline_kit.contract.stages import Cell, Panel
-from pipeline_kit.explain.trace import StageTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,39 @@ class Text:
     text: str
     label: str = ""
     kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that passed between stages, described.
+
+    :param type: such as ``str``, ``Encoding``, ``float32 tensor``.
+    :param shape: of a tensor, or the length of a list; empty for one thing.
+    :param shown: the value itself in a few words.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    shown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTrace:
+    """One of the pipeline's steps: ``tokenizer``, ``padding``, ``model``, ``postprocessor``.
+
+    :param name: as in the config (``hf``), with `source`, the package it comes from, and its options.
+    :param seconds: spent in it.
+    """
+
+    kind: str
+    name: str
+    source: str
+    options: Mapping[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +193,19 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class Shaded:
-    """A sequence whose tokens have scores above or below nought.
+class Marked:
+    """A text with marked parts.
 
-    :param texts: its texts in pieces, each with its token's score; None for what is between tokens.
+    :param pieces: the whole of it, each piece with its mark: a label, a score above or below nought, or None.
     """
 
     title: str
-    tokens: tuple[str, ...]
-    scores: tuple[float, ...]
-    texts: tuple[tuple[tuple[str, float | None], ...], ...]
+    pieces: tuple[tuple[str, str | float | None], ...]
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The marks that are scores."""
+        return tuple(mark for _, mark in self.pieces if isinstance(mark, float))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +215,7 @@ class Result:
     value: Mapping[str, Any]
 
 
-Block = Panel | Text | Flow | TokenTable | Grid | Values | Norms | Attention | Shaded | Result
+Block = Panel | Text | Flow | TokenTable | Grid | Values | Norms | Attention | Marked | Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,7 @@ def panel_bars(panel: Panel) -> Bars | None:
     """Return the bars of a panel's column of numbers, None if it names none that is there."""
     if panel.bar is None or panel.bar not in panel.columns:
         return None
-    at = list(panel.columns).index(panel.bar)
-    found = [row[at] for row in panel.rows]
+    found = [row[list(panel.columns).index(panel.bar)] for row in panel.rows]
     return bars([""] * len(found), [float(x) if isinstance(x, int | float) else math.nan for x in found])
 
 

@@ -25,19 +25,8 @@ _NUMBERS = 12
 """Numbers of a tensor's row that are set side by side."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenPair:
-    """Two tokens that stand beside each other; None where one side has none."""
-
-    first: Token | None
-    second: Token | None
-
-    @property
-    def same(self) -> bool:
-        """Whether both are there with the same text and id."""
-        if self.first is None or self.second is None:
-            return False
-        return (self.first.text, self.first.id) == (self.second.text, self.second.id)
+TokenPair = tuple[Token | None, Token | None]
+"""Two tokens that stand beside each other; None where one side has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +53,13 @@ def token_pairs(first: SequenceTrace | None, second: SequenceTrace | None) -> li
         for step in range(max(left_end - left_start, right_end - right_start)):
             here = left[left_start + step] if left_start + step < left_end else None
             there = right[right_start + step] if right_start + step < right_end else None
-            found.append(TokenPair(here, there))
+            found.append((here, there))
     return found
+
+
+def _same(pair: TokenPair) -> bool:
+    one, two = pair
+    return one is not None and two is not None and (one.text, one.id) == (two.text, two.id)
 
 
 def apart(first: Any, second: Any) -> bool:
@@ -126,7 +120,7 @@ def compare_rows(first: Trace, second: Trace, place: int) -> RowComparison:
         panels.append(_tokens(index, one, two, pairs))
         for side, found in zip(marks, _marks(pairs), strict=True):
             side[index] = found
-        if not all(pair.same for pair in pairs):
+        if not all(map(_same, pairs)):
             unlike.add("tokens")
         facts = [line("padding", "batch", padding_of(first, place, index), padding_of(second, place, index))]
         cut = [None if side is None else side.truncated for side in (one, two)]
@@ -154,11 +148,11 @@ def compare_rows(first: Trace, second: Trace, place: int) -> RowComparison:
 
 
 def _tokens(index: int, one: SequenceTrace | None, two: SequenceTrace | None, pairs: Sequence[TokenPair]) -> Panel:
-    different = sum(not pair.same for pair in pairs)
+    different = len(pairs) - sum(map(_same, pairs))
     counts = " and ".join(str(len(side.tokens)) if side is not None else "no" for side in (one, two))
     title = f"sequence {index}: {counts} tokens, " + (f"{different} lines differ" if different else "all the same")
-    cells = [[(None, "") if t is None else (t.id, t.text) for t in (pair.first, pair.second)] for pair in pairs]
-    rows = [("" if pair.same else DIFFERS, *left, *right) for pair, (left, right) in zip(pairs, cells, strict=True)]
+    cells = [[(None, "") if t is None else (t.id, t.text) for t in pair] for pair in pairs]
+    rows = [("" if _same(pair) else DIFFERS, *left, *right) for pair, (left, right) in zip(pairs, cells, strict=True)]
     return Panel(title, ("", "id A", "token A", "id B", "token B"), rows if different else ())
 
 
@@ -167,13 +161,12 @@ def _marks(pairs: Sequence[TokenPair]) -> tuple[dict[int, str], dict[int, str]]:
     found: tuple[dict[int, str], dict[int, str]] = ({}, {})
     places = [-1, -1]
     for pair in pairs:
-        tokens = (pair.first, pair.second)
-        for side, (own, other) in enumerate((tokens, tokens[::-1])):
+        for side, (own, other) in enumerate((pair, pair[::-1])):
             if own is None:
                 continue
             places[side] += 1
             there = "BA"[side]
-            if not pair.same:
+            if not _same(pair):
                 known = other is not None and other.text == own.text
                 found[side][places[side]] = f"id {other.id} in {there}" if known and other else f"not so in {there}"
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,28 +17,20 @@ from pipeline_kit.explain.blocks import (
     Flow,
     Grid,
     Limits,
+    Marked,
     Norms,
     Result,
     Section,
-    Shaded,
     Side,
+    StageTrace,
     Text,
     TokenTable,
+    Value,
     Values,
 )
-from pipeline_kit.explain.compare import (
-    RowComparison,
-    compare_config,
-    compare_rows,
-    flat_config,
-    outputs_of,
-    place_of,
-)
+from pipeline_kit.explain.compare import RowComparison, compare_config, compare_rows, flat_config, outputs_of, place_of
 from pipeline_kit.explain.formats import example_text, excerpt, invisible, shape_of, visible
-from pipeline_kit.explain.trace import Attribution, BatchTrace, RowTrace, SequenceTrace, StageTrace, Trace, Value
-
-_BARS = 24
-"""Tokens that have a bar: those that moved the result most, in the order of the text."""
+from pipeline_kit.explain.trace import BatchTrace, Layer, RowTrace, SequenceTrace, Trace
 
 
 def document(*traces: Trace, names: Sequence[str] = (), limits: Limits = SHORT) -> Document:
@@ -60,25 +52,19 @@ def document(*traces: Trace, names: Sequence[str] = (), limits: Limits = SHORT) 
         sections = tuple(section for section in builder.sections() if section.blocks)
         sides.append(Side("AB"[at] if both else "", names[at] if names else name, trace.task, sections))
     titles = [next(trace.rows[i].example for trace in traces if i < len(trace.rows)) for i in range(shown)]
+    config = compare_config(*both) if both else Panel("", ("key", "value"), tuple(flat_config(traces[0].config)))
+    differences = [Section("config", (replace(config, rows=[row for row in config.rows if row[0]]),))] if both else []
+    for place, found in enumerate(compared):
+        blocks: tuple[Block, ...] = (*_example(traces[0].rows[place]), *found.panels)
+        differences.append(Section(f"row {place}", blocks, place))
     return Document(
         tuple(sides),
-        tuple(_differences(both, compared)) if both else (),
+        tuple(differences),
         tuple(excerpt(example_text(example), 90) or "(empty text)" for example in titles),
         count - shown,
-        Section("config", (compare_config(*both) if both else _config(traces[0]),)),
+        Section("config", (config,)),
         limits,
     )
-
-
-def _differences(traces: Sequence[Trace], compared: Sequence[RowComparison]) -> Iterator[Section]:
-    config = compare_config(*traces)
-    yield Section("config", (Panel(config.title, config.columns, [row for row in config.rows if row[0]]),))
-    for place, found in enumerate(compared):
-        yield Section(f"row {place}", (*_example(traces[0].rows[place]), *found.panels), place)
-
-
-def _config(trace: Trace) -> Panel:
-    return Panel("", ("key", "value"), tuple(flat_config(trace.config)))
 
 
 def _fitting(lengths: Sequence[int], room: int) -> int:
@@ -136,7 +122,8 @@ class _Builder:
             left = () if panels and not self.limits.reduced else tuple(self._outputs(place, row, reduced=True))
             yield Section("postprocessor", (*panels, *left), place)
         for place, row in rows:
-            yield Section("attribution", tuple(self._scores(place, row)), place)
+            for name, blocks in row.views.items():
+                yield Section(name, tuple(blocks), place)
         for place, row in rows:
             yield Section("result", tuple(_result(place, row)), place, "result" in self._unlike(place))
         mark = f"{'AB'[self.at]}: " if self.two else ""
@@ -172,9 +159,7 @@ class _Builder:
         sequence = row.sequences[number]
         name = sequence_name(place, sequence, row)
         special = sum(token.special for token in sequence.tokens)
-        title = f"sequence {name}: {len(sequence.tokens):,} tokens" + (
-            f", {special} of them special" if special else ""
-        )
+        title = f"sequence {name}: {len(sequence.tokens):,} tokens{f', {special} of them special' if special else ''}"
         if sequence.span is not None:
             title += f", window {sequence.window} with the text's tokens {sequence.span[0]} to {sequence.span[1]}"
         own = tuple(text.text for text in _example(row))
@@ -213,9 +198,8 @@ class _Builder:
             fit = min(count, room // max(1, width))
             room -= fit * width
             padding = int((batch.attention_mask == 0).sum())
-            title = f"batch {number}: {count} rows of {width} tokens, " + (
-                f"{padding} of {count * width} places are padding, on the {batch.side}" if padding else "no padding"
-            )
+            places = f"{padding} of {count * width} places are padding, on the {batch.side}"
+            title = f"batch {number}: {count} rows of {width} tokens, {places if padding else 'no padding'}"
             held = []
             for place, which in batch.rows[:fit]:
                 row = self.trace.rows[place]
@@ -232,11 +216,8 @@ class _Builder:
         yield from batch.panels
         if batch.layers:
             columns = ("hidden states", "shape", "dtype", "mean norm", "least", "largest")
-            yield Panel(
-                "length of the tokens' vectors, layer by layer",
-                columns,
-                [_layer(batch, i) for i in range(len(batch.layers))],
-            )
+            rows = [_layer(batch, layer) for layer in batch.layers]
+            yield Panel("length of the tokens' vectors, layer by layer", columns, rows)
         given = [f"{name} {shape_of(values.shape)} {values.dtype}" for name, values in batch.outputs.items()]
         yield Text(f"of batch {number} the model returned {', '.join(given) or 'nothing'}", kind="note")
 
@@ -264,13 +245,6 @@ class _Builder:
                     names if each else (),
                     not reduced and key in self._unlike(place),
                 )
-
-    def _scores(self, place: int, row: RowTrace) -> Iterator[Block]:
-        for found in row.attributions:
-            if 0 <= found.sequence < len(row.sequences):
-                sequence = row.sequences[found.sequence]
-                title = f"{found.method}: {found.target}, sequence {sequence_name(place, sequence, row)}"
-                yield from _attribution(title, found, sequence)
 
 
 def _passes(stage: StageTrace) -> tuple[str, str]:
@@ -301,38 +275,30 @@ def _token_table(
     sequence: SequenceTrace, marks: Mapping[int, str]
 ) -> tuple[tuple[str, ...], tuple[tuple[Cell, ...], ...]]:
     """Return the columns that hold anything, and the rows."""
-    several = len({token.sequence for token in sequence.tokens if token.sequence is not None}) > 1
+    tokens, source = sequence.tokens, sequence.source
+    several = len({token.sequence for token in tokens if token.sequence is not None}) > 1
+    typed = any(token.type for token in tokens)
+    known = [t.start is not None and t.sequence is not None and t.sequence < len(source) for t in tokens]
     columns: dict[str, list[Cell]] = {
-        name: [] for name in ("#", "id", "token", "in the text", "place", "word", "text", "type", "kind", "differs")
+        "#": [*range(len(tokens))],
+        "id": [t.id for t in tokens],
+        "token": [visible(t.text) for t in tokens],
+        "in the text": [
+            source[t.sequence or 0][t.start : t.end] if there else None for t, there in zip(tokens, known, strict=True)
+        ],
+        "place": [None if t.start is None else f"{t.start}-{t.end}" for t in tokens],
+        "word": [t.word for t in tokens],
+        "text": [t.sequence if several else None for t in tokens],
+        "type": [t.type if typed else None for t in tokens],
+        "kind": ["special" if t.special else None for t in tokens],
+        "differs": [marks.get(place) for place in range(len(tokens))],
     }
-    for place, token in enumerate(sequence.tokens):
-        known = token.start is not None and token.sequence is not None and token.sequence < len(sequence.source)
-        cells: tuple[Cell, ...] = (
-            place,
-            token.id,
-            visible(token.text),
-            sequence.source[token.sequence or 0][token.start : token.end] if known else None,
-            None if token.start is None else f"{token.start}-{token.end}",
-            token.word,
-            token.sequence if several else None,
-            token.type,
-            "special" if token.special else None,
-            marks.get(place),
-        )
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(cell)
-    if not any(columns["type"]):
-        columns["type"] = []
-    kept = [
-        name
-        for name, cells in columns.items()
-        if any(cell is not None for cell in cells) or name in ("#", "id", "token")
-    ]
-    return tuple(kept), tuple(zip(*(columns[name] for name in kept), strict=True))
+    always = ("#", "id", "token")
+    kept = {name: cells for name, cells in columns.items() if name in always or any(c is not None for c in cells)}
+    return tuple(kept), tuple(zip(*kept.values(), strict=True))
 
 
-def _layer(batch: BatchTrace, number: int) -> tuple[Cell, ...]:
-    layer = batch.layers[number]
+def _layer(batch: BatchTrace, layer: Layer) -> tuple[Cell, ...]:
     norms = layer.norms[batch.attention_mask == 1] if layer.norms.shape == batch.attention_mask.shape else layer.norms
     sizes = (float(norms.mean()), float(norms.min()), float(norms.max())) if norms.size else (None, None, None)
     return (layer.name, shape_of(layer.shape), layer.dtype, *sizes)
@@ -351,30 +317,29 @@ def _layers(batch: BatchTrace, line: int, name: str, names: tuple[str, ...]) -> 
         yield Attention(name, maps, columns if fits else None, names)
 
 
-def _attribution(title: str, found: Attribution, sequence: SequenceTrace) -> Iterator[Block]:
-    scores = tuple(float(score) for score in found.scores.tolist())
-    names = _names(sequence)
-    yield Shaded(title, names, scores, tuple(_pieces(sequence, scores, i) for i in range(len(sequence.source))))
-    sizes = [-abs(score) if np.isfinite(score) else 0.0 for score in scores]
-    rows = [(names[place], scores[place]) for place in sorted(np.argsort(sizes, kind="stable")[:_BARS].tolist())]
-    left = f"those with the largest scores, {len(rows)} of {len(names)} tokens; " if len(rows) < len(names) else ""
-    error = found.completeness_error
-    note = f"{left}completeness error {'not defined' if error is None else f'{error:.4f}'}; {found.note}"
-    yield Panel("", ("token", "score"), rows, "score", note=note)
-
-
-def _pieces(sequence: SequenceTrace, scores: Sequence[float], which: int) -> tuple[tuple[str, float | None], ...]:
-    """Cut one of the texts where its tokens begin and end; tokens that overlap lose what was shown before."""
-    text, at = sequence.source[which], 0
-    pieces: list[tuple[str, float | None]] = []
-    for token, score in zip(sequence.tokens, scores, strict=False):
-        if token.start is None or token.end is None or token.special or (token.sequence or 0) != which:
-            continue
-        start, end = max(at, token.start), min(token.end, len(text))
-        if end > start:
-            pieces += [(text[at:start], None), (text[start:end], score)]
+def _marked(row: RowTrace) -> Iterator[Marked]:
+    """Mark in the example's texts what the result cut out of them: in records with that part, its start and its end."""
+    result = row.result or {}
+    listed = [item for value in result.values() if isinstance(value, list | tuple) for item in value]
+    records = [record for record in (result, *listed) if isinstance(record, Mapping)]
+    fields = {"": row.example} if isinstance(row.example, str) else row.example
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else " ".join(map(str, value)) if isinstance(value, list | tuple) else ""
+        spans: list[tuple[int, int, str]] = []
+        for record in records:
+            start, end = record.get("start"), record.get("end")
+            if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+                continue
+            key = next((key for key, found in record.items() if found == text[start:end]), None)
+            if key is not None and not any(start < last and first < end for first, last, _ in spans):
+                spans.append((start, end, str(record.get("label", key))))
+        pieces: list[tuple[str, str | None]] = []
+        at = 0
+        for start, end, mark in sorted(spans):
+            pieces += [(text[at:start], None), (text[start:end], mark)]
             at = end
-    return tuple(piece for piece in [*pieces, (text[at:], None)] if piece[0])
+        if spans:
+            yield Marked(name, tuple(piece for piece in (*pieces, (text[at:], None)) if piece[0]))
 
 
 def _result(place: int, row: RowTrace) -> Iterator[Block]:
@@ -383,4 +348,5 @@ def _result(place: int, row: RowTrace) -> Iterator[Block]:
         told = f"row {place} failed in the stage {failure.stage}: {failure.error}: {failure.message}"
         yield Text(told, kind="fail")
     elif row.result is not None:
+        yield from _marked(row)
         yield Result(row.result)

@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import starmap
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
-from pipeline_kit.checkpoint.json import read_json
 from pipeline_kit.contract.stages import Model, Panel, Seen
-from pipeline_kit.contract.types import (
-    Checkpoint,
-    Encoding,
-    Example,
-    ModelOutput,
-    Result,
-    RowOutput,
-    RunStats,
-    Side,
-    TokenBatch,
-)
-from pipeline_kit.errors import CheckpointError, ExampleError, RowFailure, for_message
-from pipeline_kit.explain.sequences import show_encodings
-from pipeline_kit.explain.trace import BatchTrace, RowTrace, StageTrace, Trace, Value
-from pipeline_kit.explain.values import (
+from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, RunStats, Side, TokenBatch
+from pipeline_kit.errors import RowFailure, for_message
+from pipeline_kit.explain.blocks import StageTrace, Value
+from pipeline_kit.explain.describe import (
     attention_arrays,
     batch_values,
     describe_value,
     layer_of,
+    show_encodings,
     stage_source,
     to_numpy,
 )
+from pipeline_kit.explain.trace import BatchTrace, RowTrace, Trace
+from pipeline_kit.explain.view import View, add_views
 from pipeline_kit.runtime.calls import is_interruption
-from pipeline_kit.runtime.padding import split_rows
-
-if TYPE_CHECKING:
-    from pipeline_kit.runtime.pipeline import Pipeline
+from pipeline_kit.runtime.frames import is_example, rows_of
+from pipeline_kit.runtime.padding import equal_rows, split_rows
+from pipeline_kit.runtime.pipeline import Pipeline
+from pipeline_kit.runtime.steps import StepPipeline
 
 RowPlace = tuple[int, int]
 MOST_PARTS = 3
 """For how many parts of an example, such as the pairs of fifty labels, the tokenizer is asked about its work."""
 
 
-def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attentions: bool = False) -> Trace:
+def explain(
+    pipeline: Pipeline,
+    examples: Example | Sequence[Example],
+    *,
+    attentions: bool = False,
+    views: Mapping[str, View] | None = None,
+) -> Trace:
     """Run `pipeline` on `examples` and return all that was seen; the results in it are those of ``pipeline(x)``.
 
     The code that runs is the pipeline's own. A stage without panels is shown by what it took and returned.
@@ -53,13 +51,16 @@ def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attent
     :param examples: one example or several, which are then batched as in any run. All of what their batches held
         is kept, so give a few.
     :param attentions: also run the model once more for its attention weights, where it can give them.
+    :param views: by name, what plugins show besides.
     :raises ExampleError: if `examples` is neither an example nor several.
-    :raises StageError: if a stage breaks its contract, as in any run.
+    :raises UsageError: if one of `views` cannot show this pipeline.
+    :raises StageError: if a stage breaks its contract, as in any run, or a view fails.
     """
-    rows = _listed(examples)
+    rows = listed(pipeline, examples)
+    for view in (views or {}).values():
+        view.check(pipeline)
     notes: list[str] = list(pipeline.description.get("notes", ()))
-    watched = WatchedModel(pipeline.model, notes)
-    seen, stats = Recorder(watched), RunStats()
+    seen, stats = Recorder(pipeline.model, notes), RunStats()
 
     def observe(stage: str, given: Any, gave: Any) -> None:
         seen.observe(stage, given, gave)
@@ -67,7 +68,7 @@ def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attent
             pipeline.observer(stage, given, gave)
 
     start = perf_counter()
-    outcomes = list(replace(pipeline, model=watched, observer=observe).results_or_failures(rows, stats))
+    outcomes = list(replace(pipeline, model=seen, observer=observe).results_or_failures(rows, stats))
     seconds = perf_counter() - start
     account = _Account(pipeline, seen, notes)
     batches = tuple(account.batch(number, found, attentions) for number, found in enumerate(seen.batches))
@@ -80,16 +81,17 @@ def explain(pipeline: Pipeline, examples: Example | Sequence[Example], *, attent
             if compiled
             else f"the model ({type(pipeline.model).__name__}) does not report its layers"
         )
-    return Trace(
+    trace = Trace(
         task=str(pipeline.description.get("task", "")),
         config=pipeline.description,
-        labels=_labels(pipeline.description),
+        labels=pipeline.labels,
         stages=stage_traces(pipeline, seen, rows, outcomes, stats),
         rows=traced,
         batches=batches,
         seconds=seconds,
         notes=tuple(dict.fromkeys(notes)),
     )
+    return add_views(pipeline, trace, [account.passed.get(place) for place in range(len(rows))], views or {})
 
 
 @dataclass
@@ -109,7 +111,12 @@ class _Account:
             for row, encodings in enumerate(self._encodings)
             for place, encoding in enumerate(encodings)
         }
+        owners = list(self._owners.values())
+        groups = equal_rows([encoding for encodings in self._encodings for encoding in encodings])
+        self._equal = {owners[place]: [owners[twin] for twin in group] for group in groups for place in group}
         self._places: dict[RowPlace, RowPlace] = {}
+        self.passed: dict[int, Seen] = {}
+        """By row, what went through the postprocessor of those that have a result."""
         self._raw: dict[RowPlace, RowOutput] = {}
         self._reduced: dict[RowPlace, RowOutput] = {}
 
@@ -152,12 +159,21 @@ class _Account:
         self.notes += [note] if note else []
         panels = {"tokenizer": or_note(self.notes, "the tokenizer's panels", lambda: self._spelling(place), ())}
         if result is not None:
+            owned = [self._computed((place, number)) for number in range(len(encodings))]
+            raw, reduced = [self._raw[owner] for owner in owned], [self._reduced[owner] for owner in owned]
+            # A copy: what the trace holds must stay what the pipeline computed.
+            seen = self.passed[place] = Seen(example, encodings, raw, reduced, deepcopy(result), self.pipeline.labels)
             panels["postprocessor"] = or_note(
-                self.notes, "the postprocessor's panels", lambda: self._arithmetic(place, example, result), ()
+                self.notes, "the postprocessor's panels", lambda: tuple(self.pipeline.postprocessor.panels(seen)), ()
             )
-        places = tuple(self._places.get((place, number), (-1, -1)) for number in range(len(encodings)))
+        computed = (self._computed((place, number)) for number in range(len(encodings)))
+        places = tuple(self._places.get(owner, (-1, -1)) for owner in computed)
         kept = {kind: found for kind, found in panels.items() if found}
         return RowTrace(example, sequences, places, result, failure, kept)
+
+    def _computed(self, owner: RowPlace) -> RowPlace:
+        """Return the encoding that was in a batch for this one: itself, or an equal one, see batching.deduplicate."""
+        return owner if owner in self._places else next((o for o in self._equal[owner] if o in self._places), owner)
 
     def _spelling(self, place: int) -> tuple[Panel, ...]:
         """Ask the tokenizer about each part, which is what it was given."""
@@ -168,93 +184,47 @@ class _Account:
             found += [replace(panel, title=panel.title + name) for panel in panels]
         return tuple(found)
 
-    def _arithmetic(self, place: int, example: Example, result: Result) -> tuple[Panel, ...]:
-        encodings: Sequence[Encoding] = self._encodings[place]
-        owned = [(place, number) for number in range(len(encodings))]
-        raw, reduced = [self._raw[owner] for owner in owned], [self._reduced[owner] for owner in owned]
-        # A copy: what the trace holds must stay what the pipeline computed.
-        return tuple(self.pipeline.postprocessor.panels(Seen(example, encodings, raw, reduced, deepcopy(result))))
 
-
-def _listed(examples: Any) -> list[Example]:
-    if isinstance(examples, str | Mapping):
-        return [examples]
-    if isinstance(examples, bytes | bytearray) or not hasattr(examples, "__iter__"):
-        raise ExampleError(f"a pipeline takes a text, a mapping, or several of them, not {type(examples).__name__}")
-    return list(examples)
+def listed(pipeline: Pipeline, examples: Any) -> list[Example]:
+    """Return what a call of `pipeline` takes as a list of examples."""
+    return [examples] if is_example(examples) else list(rows_of(examples, pipeline.recipe.takes))
 
 
 def _arrays(output: ModelOutput) -> dict[str, Any]:
     return {name: to_numpy(tensor) for name, tensor in output.tensors.items()}
 
 
-def _labels(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the label names of the pipeline's checkpoint; none where it has no folder."""
-    told = description.get("checkpoint")
-    path = told.get("path") if isinstance(told, Mapping) else None
-    if not isinstance(path, str):
-        return ()
-    try:
-        config = read_json(Path(path) / "config.json")
-    except CheckpointError:
-        return ()
-    return Checkpoint(Path(path), path, config).labels if isinstance(config, Mapping) else ()
-
-
 def stage_traces(
     pipeline: Pipeline, seen: Recorder, examples: Sequence[Example], outcomes: Sequence[Any], stats: RunStats
 ) -> tuple[StageTrace, ...]:
-    """Describe tokenizer, padding, model and postprocessor; of several batches the first one's values are shown."""
+    """Describe tokenizer, padding, model and postprocessor; of several batches or encodings the first one's values."""
     parts = [part for parts in seen.parts() for part in parts]
     encodings = [encoding for found in seen.encodings() for encoding in found]
     results: list[Result] = [outcome for outcome in outcomes if not isinstance(outcome, RowFailure)]
-    batch: tuple[Value, ...] = ()
-    output: tuple[Value, ...] = ()
-    reduced: tuple[Value, ...] = ()
-    if seen.batches:
-        first = seen.batches[0]
-        batch = batch_values(first.batch)
-        output, reduced = (
-            tuple(describe_value(name, tensor) for name, tensor in given.tensors.items())
-            for given in (first.output, first.reduced or first.output)
-        )
-    texts, ids = describe_value("texts", parts), _encodings(encodings)
-    return (
-        _stage(pipeline, "tokenizer", pipeline.tokenizer, stats, (texts,), ids),
-        _stage(pipeline, "padding", pipeline.padding, stats, ids[:1], batch),
-        _stage(pipeline, "model", pipeline.model, stats, batch, output),
-        _stage(
-            pipeline,
-            "postprocessor",
-            pipeline.postprocessor,
-            stats,
-            (describe_value("examples", examples), *ids[:1], *reduced),
-            (describe_value("results", results),),
-        ),
-    )
-
-
-def _stage(
-    pipeline: Pipeline, kind: str, stage: Any, stats: RunStats, given: tuple[Value, ...], gave: tuple[Value, ...]
-) -> StageTrace:
-    node = pipeline.description.get(kind)
-    name = node.get("name") if isinstance(node, Mapping) else None
-    if name is None:
-        name = getattr(stage, "name", None) or type(stage).__name__
-    options = pipeline.description.get("options")
-    options = options.get(kind) if isinstance(options, Mapping) else None
-    options = options if isinstance(options, Mapping) else {}
-    return StageTrace(kind, str(name), stage_source(stage), options, given, gave, stats.seconds.get(kind, 0.0))
-
-
-def _encodings(encodings: Sequence[Encoding]) -> tuple[Value, ...]:
-    """Describe all encodings, then the fields that the first one has."""
-    found = [describe_value("encodings", encodings)]
-    if encodings:
-        first = encodings[0]
+    batch, output, reduced = list[Value](), list[Value](), list[Value]()
+    for first in seen.batches[:1]:
+        batch += batch_values(first.batch)
+        output += starmap(describe_value, first.output.tensors.items())
+        reduced += starmap(describe_value, (first.reduced or first.output).tensors.items())
+    ids = [describe_value("encodings", encodings)]
+    for encoding in encodings[:1]:
         fields = ("input_ids", "token_type_ids", "special_tokens_mask", "offsets", "word_ids", "sequence_ids")
-        found += [describe_value(name, getattr(first, name)) for name in fields if getattr(first, name) is not None]
-    return tuple(found)
+        ids += [describe_value(name, value) for name in fields if (value := getattr(encoding, name)) is not None]
+    last = [describe_value("examples", examples), ids[0], *reduced]
+    passed = {
+        "tokenizer": ([describe_value("texts", parts)], ids),
+        "padding": (ids[:1], batch),
+        "model": (batch, output),
+        "postprocessor": (last, [describe_value("results", results)]),
+    }
+    described, traces = pipeline.description, []
+    for kind, (given, gave) in passed.items():
+        stage = getattr(pipeline, kind)
+        name = described.get(kind, {}).get("name") or getattr(stage, "name", None) or type(stage).__name__
+        options = described.get("options", {}).get(kind, {})
+        seconds = stats.seconds.get(kind, 0.0)
+        traces.append(StageTrace(kind, str(name), stage_source(stage), options, tuple(given), tuple(gave), seconds))
+    return tuple(traces)
 
 
 def or_note(notes: list[str], what: str, call: Any, otherwise: Any) -> Any:
@@ -266,34 +236,6 @@ def or_note(notes: list[str], what: str, call: Any, otherwise: Any) -> Any:
             raise
         notes.append(f"{what} failed: {type(error).__name__}: {for_message(str(error))}")
         return otherwise
-
-
-@final
-class WatchedModel(Model):
-    """Wraps a model; records what its layers return, and its run time."""
-
-    def __init__(self, model: Model, notes: list[str]) -> None:
-        """Watch `model`; what goes wrong with watching is added to `notes`."""
-        self._model, self._notes = model, notes
-        self.layers: Sequence[tuple[str, Any]] = ()
-        self.seconds = 0.0
-
-    @property
-    def safe_padding_sides(self) -> frozenset[Side]:
-        """Those of the model."""
-        return self._model.safe_padding_sides
-
-    def forward(self, batch: TokenBatch) -> ModelOutput:
-        """Run the model; what its layers returned is then in `layers`, the time it took in `seconds`."""
-        with ExitStack() as stack:
-            seen = or_note(
-                self._notes, "watching the model", lambda: stack.enter_context(self._model.capture_layers()), ()
-            )
-            start = perf_counter()
-            output = self._model.forward(batch)
-            self.seconds = perf_counter() - start
-        self.layers = tuple(seen)
-        return output
 
 
 @dataclass
@@ -309,18 +251,44 @@ class SeenBatch:
 
 
 @final
-@dataclass
-class Recorder:
-    """Keeps what a pipeline's observer is told.
+class Recorder(Model):
+    """Stands for a pipeline's model and is its observer; keeps what passed between the stages.
 
     :ivar chunks: for each chunk its examples' parts, as the pipeline has them, and their encodings.
     :ivar batches: those that ran, in the order in which they did.
     """
 
-    model: WatchedModel
-    chunks: list[tuple[Sequence[Any], Sequence[Any]]] = field(default_factory=list)
-    batches: list[SeenBatch] = field(default_factory=list)
-    _padded: Sequence[Encoding] = ()
+    def __init__(self, model: Model, notes: list[str]) -> None:
+        """Watch `model`; what goes wrong with watching is added to `notes`."""
+        self._model, self._notes = model, notes
+        self.chunks: list[tuple[Sequence[Any], Sequence[Any]]] = []
+        self.batches: list[SeenBatch] = []
+        self._padded: Sequence[Encoding] = ()
+        self._layers: Sequence[tuple[str, Any]] = ()
+        self._seconds = 0.0
+        self._whole: ModelOutput | None = None
+
+    @property
+    def deterministic(self) -> bool:  # type: ignore[override]
+        """See :class:`Model`."""
+        return self._model.deterministic
+
+    @property
+    def safe_padding_sides(self) -> frozenset[Side]:
+        """Those of the model."""
+        return self._model.safe_padding_sides
+
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        """Run the model; note what its layers returned, and the time that it took."""
+        with ExitStack() as stack:
+            seen = or_note(
+                self._notes, "watching the model", lambda: stack.enter_context(self._model.capture_layers()), ()
+            )
+            start = perf_counter()
+            self._whole = self._model.forward(replace(batch, wanted=None))  # every token is looked at here
+            self._seconds = perf_counter() - start
+        self._layers = tuple(seen)
+        return self._whole if batch.wanted is None else self._model.forward(batch)  # the pipeline's own, to the bit
 
     def observe(self, stage: str, given: Any, gave: Any) -> None:
         """See :class:`pipeline_kit.runtime.pipeline.Pipeline`."""
@@ -329,7 +297,7 @@ class Recorder:
         elif stage == "padding":
             self._padded = given
         elif stage == "model":
-            self.batches.append(SeenBatch(self._padded, given, gave, self.model.layers, self.model.seconds))
+            self.batches.append(SeenBatch(self._padded, given, self._whole or gave, self._layers, self._seconds))
         elif stage == "reduce":
             self.batches[-1].reduced = gave
 
@@ -346,3 +314,33 @@ class Recorder:
     def encodings(self) -> list[Sequence[Encoding]]:
         """Return each example's encodings; nothing where there are none."""
         return [item if isinstance(item, list) else () for _, encoded in self.chunks for item in encoded]
+
+
+@dataclass(frozen=True)
+class StepTraces:
+    """The trace of each step that ran on any example, by name, and how many of the examples `failed`."""
+
+    steps: Mapping[str, Trace]
+    failed: int
+
+    def to_dict(self, *, most: int | None = None) -> dict[str, Any]:
+        """Return all of it as JSON values; see :meth:`pipeline_kit.explain.trace.Trace.to_dict`."""
+        return {"steps": {name: trace.to_dict(most=most) for name, trace in self.steps.items()}}
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<h2>{escape(name)}</h2>{trace._repr_html_()}" for name, trace in self.steps.items())
+
+
+def explain_steps(pipeline: StepPipeline, examples: Example | Sequence[Example], **options: Any) -> StepTraces:
+    """Run a pipeline with steps on `examples`, each step as :func:`pipeline_kit.explain.record.explain` does."""
+    traces: dict[str, Trace] = {}
+
+    def run(name: str, own: Pipeline, inputs: Iterable[Example], rows: Sequence[int]) -> Iterable[Any]:
+        given = list(inputs)
+        if not given:
+            return []
+        traces[name] = explain(own, given, **options)
+        return [row.result if row.failure is None else row.failure for row in traces[name].rows]
+
+    failed = sum(isinstance(outcome, RowFailure) for outcome in pipeline.outcomes(listed(pipeline, examples), run))
+    return StepTraces({name: traces[name] for name in pipeline.steps if name in traces}, failed)

@@ -60,10 +60,11 @@ def print_document(
     """
     shown = document(*traces, names=names, limits=FULL if full else SHORT)
     draw = _Drawing(shown.limits, times)
+    by_row = {"postprocessor", "result", *(name for trace in traces for row in trace.rows for name in row.views)}
     for heading, group in groupby(_sections(shown), key=_heading):
         given: list[b.Block] = []
         for section in group:
-            if heading in ("postprocessor", "attribution", "result") and len(shown.titles) > 1:
+            if heading in by_row and len(shown.titles) > 1:
                 given.append(b.Text(f"row {section.row}", kind="head"))
             given += section.blocks
         console.print(Rule(escaped(heading, style="bold"), align="left", style="dim"))
@@ -103,11 +104,9 @@ class _Bar:
     style: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        del console, options
         return Measurement(_LEAST_BAR, _BAR)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        del console
         yield Text("█" * round(min(_BAR, options.max_width) * self.share), style=self.style)
 
 
@@ -219,7 +218,6 @@ class _Drawing:
 
     def norms(self, block: b.Norms) -> Iterator[RenderableType]:
         """Draw nothing: the table of layers sums them up."""
-        del block
         return iter(())
 
     def attention(self, *given: b.Attention) -> Iterator[RenderableType]:
@@ -262,16 +260,25 @@ class _Drawing:
         rows = [[name, labels[place], float(scores[place])] for name, place, scores in best]
         return self.table((first, f"best of {len(labels)} labels", "its number"), rows)
 
-    def shaded(self, block: b.Shaded) -> Iterator[RenderableType]:
-        """Draw the tokens in their order, each with signs for how strong its score is."""
-        yield escaped(block.title, _CELL, "bold")
+    def marked(self, block: b.Marked) -> Iterator[RenderableType]:
+        """Draw a text with its labels in brackets; parts with scores have signs for how strong those are."""
+        if block.title:
+            yield escaped(block.title, _CELL, "bold")
         largest = max(map(_size, block.scores), default=0.0) or 1.0
-        text = Text()
-        for token, score in zip(block.tokens, block.scores, strict=True):
-            strength = sum(_size(score) / largest >= step for step in _STEPS)
-            sign, colour = ("⁻", "red") if score < 0 else ("⁺", "green")
-            style = f"{colour}{' bold' if strength == len(_STEPS) else ''}" if strength else "dim"
-            text.append(" " if text else "").append(escaped(token, 24).plain + sign * strength, style)
+        text, most = Text(), self.limits.characters // 4
+        for piece, mark in block.pieces:
+            if mark is None:
+                gone, half = len(piece) - most, most // 2
+                shown = piece if gone <= 0 else f"{piece[:half]} … {gone:,} more … {piece[-half:]}"
+                shown = shown if shown == "\n" else escaped(shown, 10_000).plain
+                text.append(shown, "dim" if block.scores else "")
+            elif isinstance(mark, str):
+                text.append(escaped(f"[{piece} {mark}]", _CELL).plain, "bold cyan")
+            else:
+                strength = sum(_size(mark) / largest >= step for step in _STEPS)
+                sign, colour = ("⁻", "red") if mark < 0 else ("⁺", "green")
+                style = f"{colour}{' bold' if strength == len(_STEPS) else ''}" if strength else "dim"
+                text.append(escaped(piece, 24).plain + sign * strength, style)
         yield Padding(text, (0, 2))
 
     def result(self, block: b.Result) -> Iterator[RenderableType]:
@@ -301,8 +308,5 @@ def _ids(ids: Any, mask: Any, kept: Sequence[int]) -> Text:
 
 
 def _flags(values: Any, kept: Sequence[int]) -> Text:
-    shown, last = "", -1
-    for place in kept:
-        shown += ("" if place == last + 1 else " … ") + str(values[place])
-        last = place
-    return Text(shown)
+    gaps = zip(kept, [-1, *kept], strict=False)
+    return Text("".join(f"{'' if place == last + 1 else ' … '}{values[place]}" for place, last in gaps))

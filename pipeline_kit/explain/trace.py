@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline_kit.contract.stages import Panel
 from pipeline_kit.contract.types import Example, Result, Side
 from pipeline_kit.errors import RowFailure, for_message
+from pipeline_kit.explain.blocks import Block, StageTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,6 @@ class SequenceTrace:
     """One sequence of tokens: an example, one of its parts, or a window of a long one.
 
     :param part: which of the parts that the postprocessor made of the example; `source` is its text.
-    :param window: which window of a long text.
     :param source: the texts that offsets refer to: one, or two for a pair.
     :param truncated: how many tokens were cut off; `cut` is their text, None if nothing was cut or it is not known.
     """
@@ -63,24 +63,6 @@ class SequenceTrace:
 
 
 @dataclass(frozen=True, slots=True)
-class Attribution:
-    """Which tokens moved a result.
-
-    :param method: as its library names it, such as ``input x gradient`` or ``occlusion``.
-    :param target: what was attributed, such as ``logit of 'positive'``.
-    :param scores: one number a token of the sequence, ``[T]``.
-    :param completeness_error: how far the scores' sum is from what it should be, None if the method promises none.
-    """
-
-    method: str
-    target: str
-    sequence: int
-    scores: NDArray[Any]
-    completeness_error: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class RowTrace:
     """One example.
 
@@ -88,6 +70,7 @@ class RowTrace:
     :param places: for each sequence the batch that held it and its row there, ``(-1, -1)`` if it reached none.
     :param result: None if the row failed; `failure` says why.
     :param panels: the panels of tokenizer and postprocessor for this example, by stage kind.
+    :param views: what the views that were asked for show of it, by their names.
     """
 
     example: Example
@@ -96,7 +79,7 @@ class RowTrace:
     result: Result | None
     failure: RowFailure | None = None
     panels: Mapping[str, Sequence[Panel]] = field(default_factory=dict)
-    attributions: tuple[Attribution, ...] = ()
+    views: Mapping[str, Sequence[Block]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,46 +123,12 @@ class BatchTrace:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value that passed between stages, described.
-
-    :param type: such as ``str``, ``Encoding``, ``float32 tensor``.
-    :param shape: of a tensor, or the length of a list; empty for one thing.
-    :param shown: the value itself in a few words.
-    """
-
-    name: str
-    type: str
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-    shown: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StageTrace:
-    """One of the pipeline's steps: ``tokenizer``, ``padding``, ``model``, ``postprocessor``.
-
-    :param name: as in the config (``hf``), with `source`, the package it comes from, and its options.
-    :param seconds: spent in it.
-    """
-
-    kind: str
-    name: str
-    source: str
-    options: Mapping[str, Any]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Trace:
     """All that was seen while a pipeline ran over a few examples.
 
     :param config: the resolved config, as :attr:`Pipeline.description` holds it.
     :param labels: the checkpoint's label names, by index.
-    :param seconds: of the whole run.
     """
 
     task: str
@@ -191,9 +140,20 @@ class Trace:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON values; see :func:`pipeline_kit.explain.trace.to_json`."""
-        found: dict[str, Any] = to_json(self)
+    @property
+    def failed(self) -> int:
+        """How many of the examples failed."""
+        return sum(row.failure is not None for row in self.rows)
+
+    def to_dict(self, *, most: int | None = None) -> dict[str, Any]:
+        """Return all of it as JSON values: the names of fields as keys, arrays as nested lists.
+
+        What JSON has no number for is a string: ``NaN``, ``Infinity``, ``-Infinity``.
+
+        :param most: an array with more numbers than this is summed up: shape, dtype, least, largest and mean.
+            None: all are whole.
+        """
+        found: dict[str, Any] = _plain(self, most)
         return found
 
     def _repr_html_(self) -> str:
@@ -212,18 +172,6 @@ def _view(name: str) -> Any:
     return import_module(f"pipeline_kit.explain.{name}")
 
 
-def to_json(trace: Trace, *, most: int | None = None) -> dict[str, Any]:
-    """Return `trace` with the names of its fields as keys, arrays as nested lists.
-
-    What JSON has no number for is a string: ``NaN``, ``Infinity``, ``-Infinity``.
-
-    :param most: of an array with more numbers than this, only shape, dtype, least, largest and mean are given;
-        None: all are given whole.
-    """
-    found: dict[str, Any] = _plain(trace, most)
-    return found
-
-
 def _plain(value: Any, most: int | None) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
@@ -232,7 +180,9 @@ def _plain(value: Any, most: int | None) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return _number(float(value))
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name), most) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -250,9 +200,3 @@ def _array(array: NDArray[Any], most: int | None) -> Any:
     numbers = {"least": array.min(), "largest": array.max(), "mean": array.mean(dtype=np.float64)}
     shown = {name: _plain(number, most) for name, number in numbers.items()}
     return {"shape": list(array.shape), "dtype": str(array.dtype), **shown}
-
-
-def _number(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

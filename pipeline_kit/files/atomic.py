@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from pipeline_kit.errors import OutputError, UsageError, for_message
+from pipeline_kit.files.storage.base import KINDS_OF_STORE, scheme_of
 
 BLOCK = 1 << 20
 _TEMPORARY = re.compile(r"\.pipeline-kit-[0-9a-f]{16}\.tmp", re.ASCII)
@@ -232,10 +233,10 @@ def _failed(target: Path, error: OSError | ValueError) -> OutputError:
     return OutputError(f"{target}: cannot be written: {reason}{hint}")
 
 
-def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | Path]) -> None:
+def refuse_overlap(outputs: Iterable[tuple[str, str | Path]], inputs: Iterable[str | Path]) -> None:
     """See that nothing that is read would be written over: as the same file, in a folder that is read, or around it.
 
-    Links and other spellings of a path count as the file that they lead to.
+    Links and other spellings of a path count as the file that they lead to. URLs are compared by their parts.
 
     :param outputs: files and folders that will be written, each behind the flag that names it.
     :param inputs: files and folders that are read, or were named as an output before; ``-`` is stdin.
@@ -246,7 +247,8 @@ def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | P
         chain = _chain(output)
         for name, other in known:
             if other[0] == chain[0]:
-                problem = "is the same file as" if not output.is_dir() else "is the same folder as"
+                is_folder = scheme_of(str(output)) is not None or Path(output).is_dir()
+                problem = "is the same folder as" if is_folder else "is the same file as"
             elif other[0] in chain:
                 problem = "is in the folder"
             elif chain[0] in other:
@@ -262,6 +264,10 @@ def refuse_overlap(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str | P
 
 def _chain(path: str | Path) -> list[object]:
     """Return what identifies a file, then the same of each folder around it."""
+    if (scheme := scheme_of(str(path))) is not None:
+        parts = str(path).partition("://")[2].rstrip("/").split("/")
+        kind = KINDS_OF_STORE.get(scheme, scheme)
+        return [(kind, *parts[:count]) for count in range(len(parts), 0, -1)]
     real = Path(os.path.realpath(path)) if "\0" not in str(path) else Path(path)
     found: list[object] = []
     for place in (Path(path), *real.parents):

@@ -154,11 +154,9 @@ def _canonical(value: Mapping[str, Any]) -> bytes:
 def required_versions(
     stage: str, packages: Sequence[str], instead: Mapping[str, Sequence[str]] | None = None
 ) -> Mapping[str, str]:
-    """Return the versions that a graph depends on.
+    """Return the versions of `packages`, or of what does as well `instead`, by the one that it stands for.
 
-    :param stage: for the message, such as ``model=onnxruntime``.
-    :param instead: packages that do as well, by the one that they stand for.
-    :raises ConfigError: naming what is missing and how to install it.
+    :raises ConfigError: of `stage`, naming what is missing and how to install it.
     """
     found, missing = {}, []
     for package in packages:

@@ -11,25 +11,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from pipeline_kit.builtin.models.compare import is_close, noise_of
-from pipeline_kit.builtin.models.hf.batches import (
-    NetworkInputs,
-    forward_in_groups,
-    inputs_of,
-    known_sides,
-    network_inputs,
-    probe_sides,
-    row_groups,
-    sample_batch,
-)
+from pipeline_kit.builtin.models.hf import batches
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS, check_head_name
 from pipeline_kit.builtin.models.hf.layers import sparse_part
 from pipeline_kit.builtin.models.hf.loading import load_network
 from pipeline_kit.checkpoint.resolve import fingerprint
 from pipeline_kit.contract.stages import Model, StageContext
-from pipeline_kit.contract.types import Checkpoint, Device, ModelOutput, Side, TokenBatch
+from pipeline_kit.contract.types import Checkpoint, Device, Encoding, ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import CheckpointError, for_message
 from pipeline_kit.graphs.cache import cached, default_folder, required_versions, silence
+from pipeline_kit.runtime.padding import PaddingPolicy, collate
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +44,11 @@ class GraphInfo:
     """What is known of a graph.
 
     :param takes: the inputs of its network; ``token_type_ids`` only if the tokenizer returns them.
-    :param sides: on which padding may stand.
     :param end: the token that the classifier of an encoder-decoder reads, None for all others.
     """
 
     head: str
-    takes: NetworkInputs
+    takes: batches.NetworkInputs
     sides: frozenset[Side]
     end: int | None
 
@@ -67,25 +57,13 @@ class GraphInfo:
         """The names of the graph's outputs."""
         return HEAD_KINDS[self.head].outputs
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts as JSON values."""
-        return {**asdict(self), "sides": sorted(self.sides)}
 
-    @classmethod
-    def from_json(cls, found: Any) -> GraphInfo:
-        """Read what `to_json` returned.
-
-        :raises KeyError: or TypeError, if `found` is something else.
-        """
-        return cls(found["head"], NetworkInputs(**found["takes"]), frozenset(found["sides"]), found["end"])
-
-
-def graph_inputs(batch: TokenBatch, head: str, takes: NetworkInputs) -> dict[str, torch.Tensor]:
+def graph_inputs(batch: TokenBatch, head: str, takes: batches.NetworkInputs) -> dict[str, torch.Tensor]:
     """Return a graph's inputs for `batch`: all of them, each time.
 
     They are those of ``model=hf``, and where it leaves one out, what the network then takes for it.
     """
-    given = network_inputs(batch, takes)
+    given = batches.network_inputs(batch, takes)
     given.pop("use_cache", None)
     given.setdefault("attention_mask", batch.attention_mask)
     if takes.token_type_ids and "token_type_ids" not in given:
@@ -113,6 +91,7 @@ class GraphModel(Model):
     :cvar tolerances: by precision.
     """
 
+    deterministic = True
     stage: ClassVar[str]
     format: ClassVar[str]
     cache: ClassVar[str]
@@ -125,8 +104,7 @@ class GraphModel(Model):
         """Find the graph in the cache, or export it.
 
         :raises CheckpointError: if the checkpoint lacks the head, or cannot be exported.
-        :raises ConfigError: if there is no such head, a package or an instruction is missing, or the cache cannot be
-            written.
+        :raises ConfigError: for an unknown head, a missing package or instruction, or a cache that cannot be written.
         :raises DeviceError: if the runtime does not run on the device.
         """
         head, self._precision = config.head or context.head, config.precision
@@ -142,7 +120,8 @@ class GraphModel(Model):
 
         def export_it(folder: Path) -> dict[str, Any]:
             _log.warning("exporting %s to %s for the head %s, once", context.checkpoint.name, self.format, head)
-            return export(context, head, types, folder, self).to_json()
+            info = export(context, head, types, folder, self)
+            return {**asdict(info), "sides": sorted(info.sides)}
 
         def derive_it(folder: Path) -> dict[str, Any]:
             whole, facts = cached(root, {**key, "precision": "float32"}, export_it)
@@ -151,12 +130,12 @@ class GraphModel(Model):
         more = self.derived_from(config.precision)
         build = export_it if more is None else derive_it
         self._folder, facts = cached(root, {**key, "precision": "float32", **(more or {})}, build)
-        self._facts = GraphInfo.from_json(facts)
+        takes = batches.NetworkInputs(**facts["takes"])
+        self._facts = GraphInfo(facts["head"], takes, frozenset(facts["sides"]), facts["end"])
         self._graph: Any = self.load(self._folder, context.device, config.precision, facts)
 
     @property
     def runtime_info(self) -> Mapping[str, Any]:
-        """The precision and the folder of the graph."""
         return {"precision": self._precision, "graph": str(self._folder)}
 
     @property
@@ -166,14 +145,10 @@ class GraphModel(Model):
 
     @property
     def tolerance(self) -> float:
-        """As `tolerances` has it; below float32 for outputs of order 10."""
         return self.tolerances[self._precision]
 
     def forward(self, batch: TokenBatch) -> ModelOutput:
-        """Run the graph; rows that it may not see together are run apart.
-
-        :returns: the tensors of the head, float32.
-        """
+        """Run the graph, rows that it may not see together apart; return the tensors of the head, float32."""
         return run_graph(self._graph, self._facts, batch)
 
     @abstractmethod
@@ -186,10 +161,7 @@ class GraphModel(Model):
 
     @abstractmethod
     def derive(self, checkpoint: Checkpoint, source: Path, precision: Any, folder: Path) -> dict[str, Any]:
-        """Write the graph of `precision` into `folder`, made of the float32 one in the folder `source`.
-
-        :returns: facts of its own for `load`, JSON values.
-        """
+        """Write the graph of `precision` into `folder`, made of the float32 one in `source`; return more facts."""
 
     @abstractmethod
     def trace(self, network: Any, inputs: Mapping[str, Any], shapes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
@@ -209,16 +181,12 @@ class GraphModel(Model):
 
     @abstractmethod
     def load(self, folder: Path, device: Device, precision: Any, facts: Mapping[str, Any]) -> Graph:
-        """Load the graph in `folder`, of which `facts` are known.
-
-        :raises RuntimeError: if the runtime cannot.
-        """
+        """Load the graph in `folder`, of which `facts` are known; raise RuntimeError if the runtime cannot."""
 
 
 def export(context: StageContext, head: str, types: bool, folder: Path, kind: GraphModel) -> GraphInfo:
-    """Write the graph of the checkpoint's network into `folder`, in float32.
+    """Write the graph of the checkpoint's network into `folder`, in float32, with token `types` if they are returned.
 
-    :param types: whether the tokenizer returns ``token_type_ids``.
     :raises CheckpointError: if the checkpoint lacks the head or a part of the network, or if the exporter cannot
         express the network, or not for every length.
     """
@@ -226,7 +194,7 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
     network = load_network(checkpoint, cpu, head, None)
     if sparse_part(network) is not None:
         raise _refused(checkpoint, head, kind, "its attention is sparse for long texts and full for short ones")
-    takes = inputs_of(network)
+    takes = batches.inputs_of(network)
     # DistilBERT does not flatten the positions of choices; without them only left padding is lost, which none needs.
     positions = takes.position_ids and head != "multiple-choice"
     takes = replace(takes, token_type_ids=takes.token_type_ids and types, position_ids=positions)
@@ -238,7 +206,7 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
     end = settings.eos_token_id if head == "sequence-classification" and settings.is_encoder_decoder else None
     facts = GraphInfo(head, takes, frozenset(), end)
     with torch.inference_mode(), silence():
-        batch = _typed(sample_batch(settings, Device()), takes, settings)
+        batch = _typed(batches.sample_batch(settings, Device()), takes, settings)
         try:
             given: dict[str, Any] = {name: v.clone() for name, v in graph_inputs(batch, head, takes).items()}
             # An error where a length is taken for a constant; AUTO would let it pass.
@@ -262,8 +230,10 @@ def export(context: StageContext, head: str, types: bool, folder: Path, kind: Gr
             if where is not None:
                 raise _refused(checkpoint, head, kind, where)
         filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
-        tried = probe_sides(lambda part: run_graph(graph, facts, _typed(part, takes, None)), settings, cpu, filler)
-        known = known_sides(settings, head)
+        tried = batches.probe_sides(
+            lambda part: run_graph(graph, facts, _typed(part, takes, None)), settings, cpu, filler
+        )
+        known = batches.known_sides(settings, head)
         return replace(facts, sides=tried if known is None else tried & known)
 
 
@@ -280,24 +250,19 @@ _LONGEST = 1024  # tokens of the longest trial; attention takes memory by the sq
 
 
 def trials(batch: TokenBatch, context: StageContext, settings: Any) -> Iterator[TokenBatch]:
-    """Yield batches without padding, of one row and of several, from one token to the most there may be.
-
-    :param batch: two rows of equal length.
-    """
+    """Yield batches without padding like `batch`, two rows of equal length, from one token to the most there may be."""
     text, tokenizer = settings.get_text_config(), context.tokenizer
     limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
     most = [limit - 2 for limit in limits if isinstance(limit, int) and limit > 2]  # RoBERTa's first two: no token's
     if tokenizer is not None and tokenizer.max_length is not None:
         most = [tokenizer.max_length]
     longest = min([_LONGEST, *most])
-    for rows, width in ((2, batch.input_ids.shape[1]), (1, 1), (1, 2), (3, 6), (1, longest)):
-        body = batch.input_ids[0, :-1].repeat(width // 10 + 2)
-        ids = torch.stack([torch.cat([body[row : row + width - 1], batch.input_ids[0, -1:]]) for row in range(rows)])
-        types = batch.token_type_ids
-        if types is not None:
-            types = types[:1].repeat(rows, width // types.shape[1] + 1)[:, :width]
-        lengths = batch.lengths[:1].repeat(rows) * 0 + width
-        yield replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=types, lengths=lengths)
+    ids, types = batch.input_ids[0].tolist(), batch.token_type_ids
+    for rows, width in ((2, len(ids)), (1, 1), (1, 2), (3, 6), (1, longest)):
+        body = ids[:-1] * (width // 10 + 2)
+        kinds = None if types is None else (types[0].tolist() * (width // len(ids) + 1))[:width]
+        encodings = [Encoding([*body[row : row + width - 1], ids[-1]], kinds) for row in range(rows)]
+        yield collate(encodings, PaddingPolicy("longest"), str(batch.input_ids.device))
 
 
 def largest_difference(network: Any, graph: Graph, facts: GraphInfo, batch: TokenBatch) -> str | None:
@@ -307,13 +272,13 @@ def largest_difference(network: Any, graph: Graph, facts: GraphInfo, batch: Toke
         found = graph(graph_inputs(batch, facts.head, facts.takes), facts.outputs)
     except RuntimeError as error:
         return f"the graph fails for {count} x {width} tokens: {error}"
-    answers = network(**network_inputs(batch, facts.takes, facts.head))
-    noise = noise_of("graph", Device())
-    same = all(is_close(value, getattr(answers, name), noise) for name, value in found.items())
+    answers = network(**batches.network_inputs(batch, facts.takes, facts.head))
+    noise = batches.noise_of("graph", Device())
+    same = all(batches.is_close(value, getattr(answers, name), noise) for name, value in found.items())
     return None if same else f"the graph's answers differ for {count} x {width} tokens"
 
 
-def _typed(batch: TokenBatch, takes: NetworkInputs, settings: Any) -> TokenBatch:
+def _typed(batch: TokenBatch, takes: batches.NetworkInputs, settings: Any) -> TokenBatch:
     """Add token types where the graph has them, both kinds where there are two."""
     if not takes.token_type_ids:
         return batch
@@ -324,10 +289,7 @@ def _typed(batch: TokenBatch, takes: NetworkInputs, settings: Any) -> TokenBatch
 
 
 def run_graph(graph: Graph, facts: GraphInfo, batch: TokenBatch) -> ModelOutput:
-    """Run `batch` through the graph.
-
-    :returns: the tensors of the head, float32, on the batch's device.
-    """
+    """Run `batch` through the graph; return the tensors of the head, float32, on the batch's device."""
 
     def run(part: TokenBatch) -> ModelOutput:
         tensors = graph(graph_inputs(part, facts.head, facts.takes), facts.outputs)
@@ -335,4 +297,6 @@ def run_graph(graph: Graph, facts: GraphInfo, batch: TokenBatch) -> ModelOutput:
             tensors = {"logits": tensors["logits"][:, 0]}
         return ModelOutput(tensors, frozenset(tensors if HEAD_KINDS[facts.head].per_token else ()))
 
-    return forward_in_groups(batch, row_groups(batch, facts.head, facts.end, facts.takes.pad_token_id), run)
+    return batches.forward_in_groups(
+        batch, batches.row_groups(batch, facts.head, facts.end, facts.takes.pad_token_id), run
+    )

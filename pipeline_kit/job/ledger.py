@@ -2,63 +2,189 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise
-from pathlib import Path
 from time import perf_counter
 from typing import Any, final
 
 from pipeline_kit.contract.types import RunStats
 from pipeline_kit.errors import JobError, RowFailure, for_message, redacted
-from pipeline_kit.files.atomic import atomic_writer
-from pipeline_kit.files.read.source import Source, SourceRow
+from pipeline_kit.files.read.plan import Stretch
+from pipeline_kit.files.read.source import SourceRow
 from pipeline_kit.files.write.base import Schema
-from pipeline_kit.job.folder import DeadLetter, JobFolder
-from pipeline_kit.job.manifest import Manifest, write_manifest
-from pipeline_kit.job.receipt import Receipt, read_receipt, shard_of, write_receipt
-from pipeline_kit.job.sealed import changed, digest_of
-from pipeline_kit.job.shard import ShardResult, ShardTask
-from pipeline_kit.job.watcher import JobWatcher
+from pipeline_kit.job.folder import MANIFEST, RECEIPTS, SUCCESS, JobFolder
+from pipeline_kit.job.manifest import Manifest, manifest_content
+from pipeline_kit.job.receipt import Receipt, shard_name
+from pipeline_kit.job.sealed import changed
+from pipeline_kit.job.shard import DeadLetter, ShardOffer, ShardResult, ShardTask
 from pipeline_kit.runtime.config import JobConfig
+
+LARGEST_GAP = 1_000_000
+"""How many shards may be missing before one that is done: those that were being made when a job ended."""
+
+
+class JobWatcher:
+    """Receives the progress of a job. The methods of this class do nothing."""
+
+    def resumed(self, rows: int) -> None:
+        """Receive the number of rows that were done before."""
+
+    def planned(self, rows: int) -> None:
+        """Receive the number of rows of the whole job, where workers have found it before any shard is made."""
+
+    def loaded(self, notes: Sequence[str]) -> None:
+        """Note that the model is loaded, with what a user should know of it."""
+
+    def advanced(self, stats: RunStats) -> None:
+        """Receive the progress of the job."""
+
+    def shard(self, receipt: Receipt) -> None:
+        """Note that a shard is done."""
+
+    def workers(self, counts: Mapping[str, int]) -> None:
+        """Receive how many workers a job has, how many shards they are making, and how many were lost or run again."""
+
+    def event(self, name: str, text: str, fields: Mapping[str, Any]) -> None:
+        """Note what happened to a worker: a name and fields for programs, a text for a person."""
+
+
+@final
+class ShardTable:
+    """What stands for each shard, in 34 bytes: a job may have a hundred thousand of them.
+
+    :ivar rows: of all shards; `dead` and `written` likewise.
+    :ivar totals: the counts of all receipts, added up.
+    """
+
+    def __init__(self) -> None:
+        self._columns = {name: array("Q") for name in ("first", "last", "rows", "dead")}
+        self._names = array("H")
+        self._endings: list[frozenset[str]] = [frozenset()]  # of the files of a shard; few combinations occur
+        self._retries: dict[int, int] = {}
+        self.count = self.rows = self.dead = 0
+        self.totals: Counter[str] = Counter()
+
+    def __contains__(self, number: int) -> bool:
+        """Return whether the shard is done."""
+        return number < len(self._names) and self._names[number] != 0
+
+    def add(self, receipt: Receipt, before: Receipt | None, *, keep: bool = False) -> None:
+        """Take up a receipt in the place of the one `before`.
+
+        :param keep: whether the files that it named before stay.
+        """
+        number, start = receipt.shard, shard_name(receipt.shard)
+        for column in (self._names, *self._columns.values()):
+            column.extend([0] * (number + 1 - len(column)))
+        for name, column in self._columns.items():
+            column[number] = getattr(receipt, name)
+        endings = frozenset(name.replace(start, "", 1) for name in receipt.files)
+        endings |= self._endings[self._names[number]] if keep else frozenset()
+        if endings not in self._endings:
+            self._endings.append(endings)
+        self._names[number] = self._endings.index(endings)
+        if receipt.retry:
+            self._retries[number] = receipt.retry
+        self.count += before is None
+        self.rows += receipt.rows - (before.rows if before else 0)
+        self.dead += receipt.dead - (before.dead if before else 0)
+        self.totals.update(receipt.counts)
+        self.totals.subtract(before.counts if before else {})
+
+    def remove(self, receipt: Receipt) -> None:
+        """Take a shard out of the books."""
+        self._names[receipt.shard] = 0
+        self._retries.pop(receipt.shard, None)
+        self.count, self.rows, self.dead = self.count - 1, self.rows - receipt.rows, self.dead - receipt.dead
+        self.totals.subtract(receipt.counts)
+
+    def span(self, number: int) -> tuple[int, int, int]:
+        """Return the numbers of the first and last row of a shard, and how many it has."""
+        first, last, rows = (self._columns[name][number] for name in ("first", "last", "rows"))
+        return first, last, rows
+
+    def failed(self) -> Iterator[int]:
+        """Go through the shards that have dead letters."""
+        return (number for number, dead in enumerate(self._columns["dead"]) if dead and number in self)
+
+    def receipt_name(self, number: int) -> str:
+        """Return the name of the receipt that stands for a shard."""
+        return f"{shard_name(number, self._retries.get(number, 0))}.json"
+
+    def holds(self, number: int, name: str) -> bool:
+        """Return whether the receipt of a shard names this file."""
+        return number in self and name.replace(shard_name(number), "", 1) in self._endings[self._names[number]]
+
+    def numbers(self) -> Iterator[int]:
+        """Go through the shards that are done, in order."""
+        return (number for number, names in enumerate(self._names) if names)
+
+
+@final
+class _Sizes:
+    """The sizes of all files that receipts name, in 8 bytes each, until the files are found."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[int]] = {}  # by the ending of a name; a number more than the size, 0 for no file
+
+    def expect(self, receipt: Receipt, before: Receipt | None) -> None:
+        """Note the files of a receipt, in the place of those of the one `before`."""
+        number, start = receipt.shard, shard_name(receipt.shard)
+        for name, size in (*((name, -1) for name in (before.sizes if before else ())), *receipt.sizes.items()):
+            column = self._columns.setdefault(name.replace(start, "", 1), array("Q"))
+            column.frombytes(bytes(8 * max(0, number + 1 - len(column))))
+            column[number] = size + 1
+
+    def found(self, number: int, name: str, size: int) -> None:
+        """Take out a file that is there, if it has the size that it should have."""
+        column = self._columns.get(name.replace(shard_name(number), "", 1))
+        if column is not None and number < len(column) and column[number] == size + 1:
+            column[number] = 0
+
+    def missed(self) -> set[int]:
+        """Return the shards of which a file was not found."""
+        return {number for column in self._columns.values() for number, size in enumerate(column) if size}
 
 
 @final
 class JobLedger:
-    """A job's books while its folder is locked. It writes what the job's runner makes."""
+    """A job's books while its folder is locked: what may be written, and what stands."""
 
-    def __init__(self, folder: JobFolder, manifest: Manifest, budget: JobConfig, watcher: JobWatcher) -> None:
-        """Open the books of `folder`, whose manifest was read or is new."""
+    def __init__(
+        self, folder: JobFolder, manifest: Manifest, budget: JobConfig, watcher: JobWatcher, *, verify: bool = False
+    ) -> None:
+        """Open the books of `folder`, whose manifest was read or is new.
+
+        :param verify: hash every file, also where opening a job compares sizes alone.
+        """
         self._folder, self._manifest, self._budget, self._watcher = folder, manifest, budget, watcher
         self._shards: int | None = None  # how many the input has, once it was read to its end
-        self._known = dict(self._receipts(folder.receipt))
-        self._begun = dict(self._receipts(folder.begun))
-        self.done = {number: found for number, found in self._known.items() if found.is_whole(folder.path)}
-        self._check_order()
-        if self.whole:
-            self._check_files()
-        folder.clean()
-        while self._begun:
-            self._remove_others(self._begun.popitem()[1])
-        self._strange = {name for number, name in folder.files() if name not in self._names(number)}
-        self.reused = sum(receipt.rows for receipt in self.done.values())
+        self.done = ShardTable()
+        self._broken: dict[int, Receipt] = {}
+        self._strange: dict[int, list[str]] = {}
+        self._open(verify or folder.local)
+        self.reused = self.done.rows
         self.stats = RunStats()
         self._start: float | None = None
-        self._timed_out: list[DeadLetter] = []
+        self._promised: dict[int, ShardOffer] = {}
+        self._timed_out: list[tuple[int, DeadLetter]] = []
+
+    @property
+    def key(self) -> str:
+        """The job's key, which each of its receipts holds."""
+        return self._manifest.key
 
     @property
     def complete(self) -> bool:
         """Whether all shards and the success marker are there."""
-        return self.whole and self._folder.success.exists()
+        return self.whole and self._folder.exists(SUCCESS)
 
     @property
     def whole(self) -> bool:
         """Whether all shards are there."""
-        return self._manifest.done and len(self.done) == self._manifest.counts.get("shards")
+        return self._manifest.done and self.done.count == self._manifest.counts.get("shards")
 
     @property
     def seconds(self) -> float:
@@ -71,13 +197,21 @@ class JobLedger:
         return self._manifest.settled or None
 
     def loaded(self, pinned: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-        """Begin to count time, and write down what the first load found and pinned."""
+        """Begin to count time; write down what the first load found and pinned, and any other kind of machine.
+
+        With the first load the manifest of a new job is written.
+
+        :param description: of the pipeline, and as ``machine`` the kind of its machine.
+        """
         if self._start is None:
             self._start = perf_counter()
             self._watcher.loaded(description.get("notes", ()))
-        if not self._manifest.resolved and (description or pinned):
+        if not self._manifest.resolved:
             resolved = {key: value for key, value in description.items() if key != "options"}  # the identity has them
             self._write_manifest(settled=dict(pinned), resolved=redacted(resolved))
+        kind, others = description.get("machine"), self._manifest.resolved.get("other_machines", [])
+        if self.machine is not None and kind not in (None, self.machine, *others):
+            self._write_manifest(resolved={**self._manifest.resolved, "other_machines": [*others, kind]})
 
     @property
     def schema(self) -> Schema | None:
@@ -91,173 +225,194 @@ class JobLedger:
         """
         self._watcher.advanced(RunStats.total((self.stats, stats)))
 
-    def timed_out(self, failure: RowFailure, task: ShardTask) -> None:
-        """Count a row that took too long while its shard is still to be made.
+    def planned(self, rows: int) -> None:
+        """Pass on how many rows the job has."""
+        self._watcher.planned(rows)
+
+    def workers(self, counts: Mapping[str, int]) -> None:
+        """Pass on how many workers there are, and what became of others."""
+        self._watcher.workers(counts)
+
+    def event(self, name: str, text: str, fields: Mapping[str, Any]) -> None:
+        """Pass on what happened to a worker."""
+        self._watcher.event(name, text, fields)
+
+    @property
+    def machine(self) -> Mapping[str, Any] | None:
+        """The kind of machine that the job began on; None before that."""
+        return self._manifest.resolved.get("machine")
+
+    def timed_out(self, number: int, rows: Sequence[SourceRow], failure: RowFailure) -> None:
+        """Count a row that took too long while its shard, whose rows these are, is still to be made.
 
         :raises JobError: if no row more may fail.
         """
-        row = next(row for row in task.rows if row.index == failure.index)
-        self._timed_out.append(DeadLetter(row.id, row.index, failure))
-        self._check_budget(self._timed_out, len(task.rows))
+        row = next(row for row in rows if row.index == failure.index)
+        letter = DeadLetter(row.id, row.index, failure)
+        self._check_budget(letter, 1, len(rows))
+        self._timed_out.append((number, letter))
 
-    def missing(self, source: Source, size: int) -> Iterator[ShardTask]:
-        """Yield the shards that are not done, with their rows.
+    def missing(self, batches: Iterable[Sequence[SourceRow] | Stretch]) -> Iterator[ShardTask]:
+        """Yield the shards that are not done.
 
-        :param size: rows of a shard.
+        :param batches: the rows of each shard, from :attr:`start` on.
         """
-        number = 0
-        while number in self.done and self.done[number].rows == size:
-            number += 1
-        rows: Iterator[SourceRow] = source.rows(self.done[number - 1].last + 1 if number else 0)
-        while batch := list(islice(rows, size)):
-            done = self.done.get(number)
-            if done is None:
+        number = self.start[0]
+        for batch in batches:
+            if isinstance(batch, Stretch):
+                span = (batch.first, batch.last, batch.rows)
+            else:
+                span = (batch[0].index, batch[-1].index, len(batch))
+            if number not in self.done:
+                if number in self._broken:
+                    self._folder.discard(self._broken.pop(number))
                 yield ShardTask(number, batch, self.schema)
-            elif (batch[0].index, batch[-1].index, len(batch)) != (done.first, done.last, done.rows):
-                raise changed(self._folder.receipt(number), "it names other rows than the input has there")
+            elif span != self.done.span(number):
+                raise changed(self._receipt_key(number), "it names other rows than the input has there")
             number += 1
         self._shards = number
 
-    def keep(self, shard: ShardResult) -> None:
-        """Write a shard, then its receipt, which makes it a part of the job.
+    @property
+    def start(self) -> tuple[int, int]:
+        """The first shard that is not done, and the number of the first row that may be in it."""
+        number = next((number for number in range(self.done.count + 1) if number not in self.done), 0)
+        return number, self.done.span(number - 1)[1] + 1 if number else 0
 
-        Of a shard that is done, these are the rows that failed and were run again: they go into files of their own,
-        which the receipt takes up in one step.
+    def receipt(self, number: int) -> Receipt:
+        """Read the receipt that stands for a shard.
+
+        :raises OutputError: if it has gone.
+        """
+        name = self.done.receipt_name(number)
+        found = self._folder.receipt(name, self.key)
+        if found is None:
+            raise changed(self._folder.at(f"{RECEIPTS}/{name}"), "it was there before")
+        return found
+
+    def agree(self, offer: ShardOffer) -> Schema | None:
+        """Count the failed rows of a shard before it is written, and settle the schema.
 
         :raises JobError: if more rows failed than may; nothing of the shard is written then.
         """
-        before, dead, written = self.done.get(shard.number), len(shard.dead), shard.rows - len(shard.dead)
-        if before is None:
-            self._timed_out = [letter for letter in self._timed_out if not shard.first <= letter.index <= shard.last]
-            self._check_budget(shard.dead, shard.rows)
+        if offer.first is not None:
+            self._timed_out = [item for item in self._timed_out if item[0] != offer.number]
+            self._promised.pop(offer.number, None)
+            self._check_budget(offer.first, offer.dead, offer.rows)
+            self._promised[offer.number] = offer
+        if self._manifest.schema is None and offer.schema is not None:
+            self._write_manifest(schema=offer.schema)
+        return self.schema
+
+    def keep(self, shard: ShardResult) -> None:
+        """Take up a shard that is written.
+
+        :raises OutputError: if files of its name are there that it did not write.
+        """
+        receipt = shard.receipt
+        self._promised.pop(shard.number, None)
+        self._timed_out = [item for item in self._timed_out if item[0] != shard.number]
         self.stats = RunStats.total((self.stats, shard.stats))
-        if before is not None and not written:
-            return  # the old dead letters say it all
-        if self._manifest.schema is None and shard.schema is not None:
-            self._write_manifest(schema=shard.schema)
-        contents = self._contents(shard, "" if before is None else f".retry-{_tries(before) + 1}")
-        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        counts = _numbers(shard.stats)
-        if before is None:
-            place = (self._manifest.key, shard.number, shard.first, shard.last)
-            receipt = Receipt(*place, shard.rows, written, dead, files, counts)
-        else:
-            files = {name: sha for name, sha in before.files.items() if not name.startswith("_dead/")} | files
-            counts = {name: before.counts.get(name, 0) + value for name, value in counts.items()}
-            receipt = replace(before, written=before.written + written, dead=dead, files=files, counts=counts)
-        self._commit(receipt, contents)
+        if receipt is None:
+            return
+        self.done.add(receipt, shard.before, keep=not self._folder.local)
+        strange = next((name for name in self._strange.get(shard.number, ()) if name not in receipt.files), None)
+        if strange is not None:
+            raise changed(self._folder.at(strange), "the job did not write that file, or not with this content")
+        self._folder.stands(receipt)
         self._watcher.shard(receipt)
 
     def begin(self) -> None:
         """Delete the success marker: the job is not complete."""
-        self._folder.success.unlink(missing_ok=True)
+        self._folder.delete(SUCCESS)
 
     def finish(self) -> None:
         """Write the counts, and that the job is complete."""
         self._check_files()
-        totals: Counter[str] = Counter()
-        for receipt in self.done.values():
-            totals.update(receipt.counts)
-        self._write_manifest(done=True, counts=self.counts(), totals=dict(sorted(totals.items())))
-        with atomic_writer(self._folder.success):
-            pass
+        self._write_manifest(done=True, counts=self.counts(), totals=dict(sorted(self.done.totals.items())))
+        self._folder.put(SUCCESS, b"")
 
     def counts(self) -> dict[str, Any]:
         """Count rows and shards of the whole job."""
-        receipts = self.done.values()
-        return {
-            "rows": sum(receipt.rows for receipt in receipts),
-            "written": sum(receipt.written for receipt in receipts),
-            "dead": sum(receipt.dead for receipt in receipts),
-            "shards": len(receipts),
-        }
+        done = self.done
+        return {"rows": done.rows, "written": done.rows - done.dead, "dead": done.dead, "shards": done.count}
 
-    def _write_manifest(self, **changed: Any) -> None:
-        self._manifest = replace(self._manifest, **changed)
-        write_manifest(self._folder.manifest, self._manifest)
+    def _write_manifest(self, **changes: Any) -> None:
+        self._manifest = replace(self._manifest, **changes)
+        self._folder.put(MANIFEST, manifest_content(self._manifest))
 
-    def _contents(self, shard: ShardResult, again: str) -> dict[str, bytes]:
-        """Return what is to be written for a shard, by its path in the job's folder."""
-        folder, number = self._folder, shard.number
-        contents = {folder.shard(number, again + suffix): content for suffix, content in shard.files.items()}
-        if shard.dead:
-            contents[folder.dead(number, again)] = "".join(letter.line for letter in shard.dead).encode()
-        return {path.relative_to(folder.path).as_posix(): content for path, content in contents.items()}
+    def _open(self, verify: bool) -> None:
+        """Read the receipts, and look whether their files are there.
 
-    def _commit(self, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
-        """Write files and then the receipt that takes them up; whatever ends this half-way is undone later.
-
-        :raises OutputError: if another file is where one is to be written; nothing is touched then.
+        :raises OutputError: if something is not this job's, or a receipt is not as a job writes it.
         """
-        folder, number = self._folder, receipt.shard
-        old = self._names(number)
-        for name in {*old, *contents, *(name for name in self._strange if shard_of(name) == number)}:
-            found = digest_of(folder.path / name) if os.path.lexists(folder.path / name) else old.get(name, "")
-            if found not in (old.get(name, ""), receipt.files.get(name, "")) and not (name in old and name in contents):
-                raise changed(folder.path / name, "the job did not write that file, or not with this content")
-        begun = replace(receipt, files={**old, **receipt.files})
-        write_receipt(folder.begun(number), begun)
-        for name, content in contents.items():
-            with atomic_writer(folder.path / name) as file:
-                file.write(content)
-        write_receipt(folder.receipt(number), receipt)
-        self._known[number] = self.done[number] = receipt
-        self._remove_others(begun)
-
-    def _remove_others(self, begun: Receipt) -> None:
-        """Remove the files that a change of a shard, whether it came to its end or not, has left over."""
-        folder, done = self._folder, self.done.get(begun.shard)
-        for name, digest in begun.files.items():
-            if (done is None or name not in done.files) and digest_of(folder.path / name) == digest:
-                (folder.path / name).unlink()
-        folder.begun(begun.shard).unlink(missing_ok=True)
-
-    def _receipts(self, path_of: Callable[[int], Path]) -> Iterator[tuple[int, Receipt]]:
-        """Read receipts; those that were damaged are left out.
-
-        :raises OutputError: if one is not of this job.
-        """
-        for number in self._folder.receipts(path_of):
-            receipt = read_receipt(path_of(number))
-            if receipt is not None:
-                if (receipt.job, receipt.shard) != (self._manifest.key, number):
-                    raise changed(path_of(number), "it is the receipt of another shard or job")
-                yield number, receipt
+        folder, done, superseded, sizes = self._folder, self.done, [], _Sizes()
+        for receipt in folder.receipts(self.key):
+            if receipt.shard > done.count + LARGEST_GAP:  # whoever wrote that wants a table that fills the memory
+                raise changed(folder.at(f"{RECEIPTS}/{receipt.name}"), "no job leaves out so many shards")
+            before = self.receipt(receipt.shard) if receipt.shard in done else None  # they come in the order of retries
+            superseded += [] if before is None else [before]
+            done.add(receipt, before, keep=not folder.local)
+            folder.stands(receipt)
+            sizes.expect(receipt, before)
+        strange = []
+        for number, name, status in folder.files():
+            sizes.found(number, name, status.size)
+            strange += [] if done.holds(number, name) else [(number, name)]
+        for number in () if verify else sizes.missed():
+            self._broken[number] = self.receipt(number)
+        for number in done.numbers() if verify else ():
+            receipt = self.receipt(number)
+            if any(folder.digest(name) != digest for name, digest in receipt.files.items()):
+                self._broken[number] = receipt
+        self._check_order()
+        for receipt in self._broken.values():
+            done.remove(receipt)
+        folder.clean(self.key, lambda number: self.receipt(number) if number in done else None, superseded)
+        if self.whole:
+            self._check_files()
+        for number, name in strange:
+            if folder.exists(name):
+                self._strange.setdefault(number, []).append(name)
 
     def _check_order(self) -> None:
         """See that the shards follow each other.
 
         :raises OutputError: if they do not.
         """
-        receipts = [receipt for _, receipt in sorted(self._known.items())]
-        for before, after in pairwise(receipts):
-            if before.last >= after.first:
-                raise changed(self._folder.receipt(after.shard), "it names rows of another shard")
+        end = -1
+        for number in self.done.numbers():
+            first, last, _ = self.done.span(number)
+            if first <= end:
+                raise changed(self._receipt_key(number), "it names rows of another shard")
+            end = last
 
     def _check_files(self) -> None:
         """See that all that lies where shards and receipts do is the job's.
 
+        A retry that was cut off leaves its files where none are removed; the next retry takes them up.
+
         :raises OutputError: if something else does.
         """
-        folder, shards = self._folder, self._shards
-        named = {name for receipt in (*self.done.values(), *self._begun.values()) for name in receipt.files}
-        strange = [folder.path / name for _, name in folder.files() if name not in named]
-        strange += [folder.receipt(number) for number in folder.receipts() if number not in self.done]
-        strange += [folder.receipt(number) for number in self.done if shards is not None and number >= shards]
+        folder, done = self._folder, self.done
+        strange = [name for number, name, _ in folder.files() if not done.holds(number, name)]
+        if not folder.local:
+            strange = [name for name in strange if ".retry-" not in name]
+        strange += [f"{RECEIPTS}/{name}" for name, number in folder.receipt_names() if number not in done]
+        if self._shards is not None:
+            strange += [
+                f"{RECEIPTS}/{done.receipt_name(number)}" for number in done.numbers() if number >= self._shards
+            ]
         if strange:
-            raise changed(strange[0], "this job did not write that file")
+            raise changed(folder.at(strange[0]), "this job did not write that file")
 
-    def _names(self, number: int) -> Mapping[str, str]:
-        """Return the files that the receipt of a shard names, with the SHA-256 of each."""
-        return self._known[number].files if number in self._known else {}
+    def _receipt_key(self, number: int) -> str:
+        return self._folder.at(f"{RECEIPTS}/{self.done.receipt_name(number)}")
 
-    def _check_budget(self, dead: Sequence[DeadLetter], rows: int) -> None:
-        if not dead:
-            return
-        failed = sum(receipt.dead for receipt in self.done.values()) + len(dead)
-        total = sum(receipt.rows for receipt in self.done.values()) + rows
+    def _check_budget(self, first: DeadLetter, dead: int, rows: int) -> None:
+        promised = self._promised.values()
+        failed = self.done.dead + sum(offer.dead for offer in promised) + len(self._timed_out) + dead
+        total = self.done.rows + sum(offer.rows for offer in promised) + rows
         if not self._budget.allows(failed, total):
-            first = dead[0]
             reason = f"{first.failure.stage}: {first.failure.error}: {for_message(first.failure.message)}"
             raise JobError(
                 f"row {for_message(first.id, 80)} failed: {reason}\n"
@@ -265,15 +420,3 @@ class JobLedger:
                 "more; what is done is kept.\n"
                 "  To go on, run the same command with job.max_failed_rows=N, '1%' or null: failed rows are kept aside"
             )
-
-
-def _tries(receipt: Receipt) -> int:
-    """Count how often rows of the shard were run again."""
-    found = (re.search(r"\.retry-(\d+)\.", name) for name in receipt.files)
-    return max((int(match[1]) for match in found if match), default=0)
-
-
-def _numbers(stats: RunStats) -> dict[str, float]:
-    seconds = {f"seconds.{stage}": value for stage, value in sorted(stats.seconds.items())}
-    names = ("truncated_rows", "windows", "batches", "tokens", "retries")
-    return {**{name: getattr(stats, name) for name in names}, "slots": stats.padded_tokens, **seconds}

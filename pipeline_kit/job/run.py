@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
 
+from pipeline_kit.compose.build import build
+from pipeline_kit.compose.plugins import load_registry
+from pipeline_kit.compose.python import JobOptions, composed
+from pipeline_kit.compose.schema import carry_all
 from pipeline_kit.contract.types import RunStats
 from pipeline_kit.errors import JobError, UsageError
-from pipeline_kit.files.read.source import SourceRow
-from pipeline_kit.job.folder import JobFolder
-from pipeline_kit.job.ledger import JobLedger
-from pipeline_kit.job.manifest import Manifest, identity_of, read_manifest, write_manifest
+from pipeline_kit.files.atomic import refuse_overlap
+from pipeline_kit.files.read.paths import expand_patterns
+from pipeline_kit.files.read.source import Source, SourceRow
+from pipeline_kit.files.storage.retries import use_storage
+from pipeline_kit.job.folder import DEAD, MANIFEST, JobFolder
+from pipeline_kit.job.ledger import JobLedger, JobWatcher
+from pipeline_kit.job.manifest import Manifest, identity_of, read_manifest
 from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.runner import InProcessRunner, Job, Runner
-from pipeline_kit.job.sealed import changed, is_count, locked, opened
+from pipeline_kit.job.sealed import changed, is_count
 from pipeline_kit.job.shard import ShardTask
-from pipeline_kit.job.watcher import JobWatcher
+from pipeline_kit.job.store import folder_of
 from pipeline_kit.job.workers import WorkerPool
 from pipeline_kit.runtime.config import JobConfig
 
@@ -30,6 +39,7 @@ SAME = ("input", "config.task", "config.input", "config.output")
 class JobSummary:
     """What a job holds when it is done.
 
+    :param folder: where it is.
     :param reused: how many of the rows were there before.
     :param stats: of what was done now.
     :param seconds: that took, from when the model was loaded.
@@ -41,6 +51,7 @@ class JobSummary:
     written: int
     dead: int
     shards: int
+    folder: str
     reused: int
     stats: RunStats
     seconds: float
@@ -59,38 +70,43 @@ def run_to_end(job: Job, watcher: JobWatcher) -> JobSummary:
     :raises OutputError: if the folder cannot be used, is in use, or the disk takes no more.
     :raises JobError: if more rows failed than may, or a worker ended.
     """
-    if job.retry and not os.path.lexists(job.path / "_manifest.json"):
+    folder = folder_of(job.path)
+    if job.retry and not folder.exists(MANIFEST):
         raise UsageError(
-            f"{job.path}: holds no job; --retry runs rows again that failed in an earlier run into this folder"
+            f"{job.path}: holds no job; --retry, in Python retry=True, runs rows again that failed in an earlier run "
+            "into this folder"
         )
     limit_library_caches()
     _ = job.format  # options that contradict each other are found out before anything is touched
     job.source.check()
-    if job.restart and job.path.exists():
-        old = JobFolder.claim(job.path)
-        with locked(old.lock):
-            old.rename_away()
-    folder = JobFolder.claim(job.path)
-    with locked(folder.lock):
+    runner_class = job.config.policies["runner"].load()
+    if isinstance(runner_class, type) and issubclass(runner_class, Runner):
+        runner_class.check(job)
+    lease = job.config.job.lease
+    if job.restart:
+        folder = folder.restarted(lease)
+    folder.claim()
+    with folder.locked(lease):
         manifest, changes = _open_manifest(job, folder)
-        ledger = JobLedger(folder, manifest, JobConfig(None) if job.retry else job.config.job, watcher)
+        budget = JobConfig(None) if job.retry else job.config.job
+        ledger = JobLedger(folder, manifest, budget, watcher, verify=job.verify)
         failed: Mapping[int, set[int]] = {}
         if job.retry:
-            failed = {
-                number: _failed_rows(folder, found) for number, found in sorted(ledger.done.items()) if found.dead
-            }
+            failed = {number: _failed_rows(folder, ledger.receipt(number)) for number in ledger.done.failed()}
         else:
             watcher.resumed(ledger.reused)
         if failed or not (job.retry or ledger.complete):
-            missing = ledger.missing(job.source, job.config.output.rows_per_shard)
             ledger.begin()
-            with closing(_runner_of(job, ledger)) as runner:
-                for shard in runner.shards(_retry_tasks(ledger, failed, job) if job.retry else missing):
+            with closing(runner_class(job, ledger, folder)) as runner:
+                rows = () if job.retry else runner.batches(*ledger.start)
+                tasks = _retry_tasks(ledger, failed, job) if job.retry else ledger.missing(rows)
+                for shard in runner.shards(tasks):
                     ledger.keep(shard)
         if not ledger.complete and (ledger.whole or not job.retry):
             ledger.finish()
         return JobSummary(
             **ledger.counts(),
+            folder=folder.key,
             reused=ledger.reused - sum(map(len, failed.values())),
             stats=ledger.stats,
             seconds=ledger.seconds,
@@ -100,11 +116,10 @@ def run_to_end(job: Job, watcher: JobWatcher) -> JobSummary:
 
 
 def _open_manifest(job: Job, folder: JobFolder) -> tuple[Manifest, Sequence[str]]:
-    """Read the manifest, or write that of a new job; list what a retry changes."""
-    manifest, identity, changes = read_manifest(folder.manifest), identity_of(job.config, job.source.identity()), []
+    """Read the manifest, or make that of a new job; list what a retry changes."""
+    manifest, identity, changes = read_manifest(folder), identity_of(job.config, job.source.identity()), []
     if manifest is None:
         manifest = Manifest(identity)
-        write_manifest(folder.manifest, manifest)
     elif job.retry:
         changes = manifest.changes(identity, job.path)
         stopping = [line for line in changes if line.startswith(tuple(name + end for name in SAME for end in ".[:"))]
@@ -115,19 +130,21 @@ def _open_manifest(job: Job, folder: JobFolder) -> tuple[Manifest, Sequence[str]
                 "to change them, run the whole job into another folder"
             )
     else:
-        manifest.check_same(identity, folder.path)
+        manifest.check_same(identity, folder.key)
     try:
         if manifest.schema is not None:
             job.format.encode([], dict(manifest.schema))
     except Exception as error:  # whatever a library makes of values that anyone may have written
-        raise changed(folder.manifest, "the columns that it names cannot be written") from error
+        raise changed(folder.at(MANIFEST), "the columns that it names cannot be written") from error
     return manifest, changes
 
 
-def _runner_of(job: Job, ledger: JobLedger) -> Runner:
-    """Choose where shards are made: here, unless there are workers, or one that must be ended when a stage hangs."""
+def local_runner(job: Job, ledger: JobLedger, folder: JobFolder) -> Runner:
+    """Make shards here, unless there are workers, or one that must be ended when a stage hangs; ``runner=local``."""
     runner = job.config.runner
-    return (WorkerPool if runner.workers > 1 or runner.batch_timeout is not None else InProcessRunner)(job, ledger)
+    return (WorkerPool if runner.workers > 1 or runner.batch_timeout is not None else InProcessRunner)(
+        job, ledger, folder
+    )
 
 
 def _retry_tasks(ledger: JobLedger, wanted: Mapping[int, set[int]], job: Job) -> Iterator[ShardTask]:
@@ -142,7 +159,7 @@ def _retry_tasks(ledger: JobLedger, wanted: Mapping[int, set[int]], job: Job) ->
             row = next(rows, None)
         if len(found) != len(indices):
             raise JobError(f"{job.path}: shard {number} names rows that failed and that the input does not have")
-        yield ShardTask(number, found, ledger.schema)
+        yield ShardTask(number, found, ledger.schema, ledger.receipt(number))
 
 
 def _failed_rows(folder: JobFolder, receipt: Receipt) -> set[int]:
@@ -150,10 +167,10 @@ def _failed_rows(folder: JobFolder, receipt: Receipt) -> set[int]:
 
     :raises OutputError: if the dead letters are not those that the receipt counts.
     """
-    path = folder.path / next((name for name in receipt.files if name.startswith("_dead/")), "_dead")
+    name = next((name for name in receipt.files if name.startswith(DEAD)), DEAD)
+    path = folder.at(name)
     try:
-        with opened(path) as file:
-            found = [json.loads(line)["index"] for line in file.read().splitlines()]
+        found = [json.loads(line)["index"] for line in folder.read(name).splitlines()]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise changed(path, "it cannot be read as dead letters") from error
     if not all(is_count(index) and receipt.first <= index <= receipt.last for index in found):
@@ -182,3 +199,50 @@ def limit_library_caches() -> None:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def run_job(
+    *overrides: str | Mapping[str, Any],
+    output: str | Path,
+    files: str | Path | Sequence[str | Path] | None = None,
+    rows: Iterable[Any] | None = None,
+    restart: bool = False,
+    retry: bool = False,
+    verify: bool = False,
+    config: str | os.PathLike[str] | None = None,
+    config_dir: str | Path | Sequence[str | Path] = (),
+    config_name: str = "config",
+    plugins: Sequence[str] = (),
+    watcher: JobWatcher | None = None,
+    **options: Unpack[JobOptions],
+) -> JobSummary:
+    """Run a job into the folder `output`, or take it up where it stands.
+
+    With ``runner.workers`` over 1 a script must guard its own code with ``if __name__ == "__main__":``, since each
+    worker is a new Python that imports it.
+
+    What is run is described as for ``load``: ``run_job("input.id=review_id", output="labels/", files="reviews.csv",
+    task="ner", job={"max_failed_rows": "1%"})``.
+
+    :param files: files, patterns or saved datasets; or pass `rows`.
+    :param rows: texts, mappings, or a ``datasets.Dataset``; a job over rows that can be gone through only once cannot
+        be resumed.
+    :param restart: begin anew; the folder that is there is renamed.
+    :param retry: run the rows again that failed before; options may differ then, task, input and output may not.
+    :param verify: hash every file that is there, also in a store, where sizes are compared otherwise.
+    :param watcher: receives the progress of the job.
+    :raises PipelineKitError: as the command line does; what is done is kept.
+    """
+    if restart and retry:
+        raise UsageError("restart=True begins anew, retry=True runs rows again that failed; pass one of the two")
+    if (files is None) == (rows is None):
+        raise UsageError("pass files=... or rows=..., one of the two")
+    chosen = composed((*overrides, options), load_registry(plugins), config, config_dir, config_name)
+    use_storage(chosen.storage)
+    names = [str(name) for name in ([files] if isinstance(files, str | Path) else files or ())]
+    refuse_overlap([("output", output)], expand_patterns(names))
+    takes = chosen.task.takes
+    with Source.open(names, chosen.input, takes) if rows is None else Source.of(rows, chosen.input, takes) as opened:
+        chosen, source = carry_all(chosen, opened, identified=True)
+        job = Job(chosen, source, str(output), build, restart, retry, plugins, verify)
+        return run_to_end(job, watcher or JobWatcher())

@@ -14,10 +14,14 @@ from typing import Any, final
 from pipeline_kit import errors
 from pipeline_kit.contract.types import RunStats
 from pipeline_kit.errors import JobError, PipelineKitError, RowFailure
+from pipeline_kit.files.read.parts import PartIndex
+from pipeline_kit.files.read.plan import Stretch
+from pipeline_kit.files.read.source import Source, SourceRow
+from pipeline_kit.job.folder import JobFolder
 from pipeline_kit.job.ledger import JobLedger
 from pipeline_kit.job.runner import Job, Runner
-from pipeline_kit.job.shard import ShardResult, ShardTask
-from pipeline_kit.job.worker import main
+from pipeline_kit.job.shard import ShardOffer, ShardResult, ShardTask, rows_of
+from pipeline_kit.job.worker import WorkerSetup, main
 
 LOADING = "loading"
 SECONDS_TO_LOAD = 600.0
@@ -31,24 +35,63 @@ class WorkerPool(Runner):
     first one, so the result is that of one process.
     """
 
-    def __init__(self, job: Job, ledger: JobLedger) -> None:
+    def __init__(self, job: Job, ledger: JobLedger, folder: JobFolder) -> None:
         """Start no process before there is a shard for it."""
-        super().__init__(job, ledger)
+        super().__init__(job, ledger, folder)
         self._timeout = job.config.runner.batch_timeout
         self._workers: list[WorkerProcess] = []
         self._pinned: Mapping[str, Any] | None = ledger.pinned
+        self._found: dict[int, PartIndex] = {}
+
+    def batches(self, number: int, row: int) -> Iterator[Sequence[SourceRow] | Stretch]:
+        """Let the workers index the input, each file one of them; they read the rows of their shards by themselves."""
+        source = self.job.source
+        if not source.splittable:
+            return super().batches(number, row)
+        return self.planned(self._indexes(source), number)
+
+    def _indexes(self, source: Source) -> Sequence[PartIndex]:
+        """Have each part gone through, as far as its rows are needed."""
+        self._found = self.kept_indexes()
+        parts, enough = (part for part in range(source.parts) if part not in self._found), source.rows_needed
+        idle: list[WorkerProcess] = []
+        whole, rows = 0, 0
+        while True:
+            while whole in self._found:
+                rows, whole = rows + self._found[whole].rows, whole + 1
+            while enough is None or rows < enough:
+                if not idle and len(self._workers) == self.job.config.runner.workers:
+                    break
+                if (part := next(parts, None)) is None:
+                    break
+                worker = idle.pop() if idle else self._add()
+                worker.send(("index", part))
+            if len(idle) == len(self._workers):
+                break
+            for worker in self._ready():
+                before = len(self._found)
+                self._receive(worker)
+                idle += [worker] if len(self._found) > before else []
+        return [self._found[part] for part in range(whole)]
 
     def shards(self, tasks: Iterator[ShardTask]) -> Iterator[ShardResult]:
         """Yield shards as they are finished."""
-        while len(self._workers) < self.job.config.runner.workers and (task := next(tasks, None)) is not None:
-            self._workers.append(WorkerProcess(len(self._workers), task))
-            self._start(self._workers[-1])
+        for number in range(self.job.config.runner.workers):
+            if (task := next(tasks, None)) is None:
+                break
+            worker = self._workers[number] if number < len(self._workers) else self._add()
+            worker.task = task
+            self._start(worker)
         while any(worker.task is not None for worker in self._workers):
-            wait([worker.connection for worker in self._workers], timeout=self._patience())
-            for worker in self._workers:
+            for worker in self._ready():
                 while worker.connection.poll():
                     self._receive(worker)
-            yield from self._finished(tasks)
+            self._agree()
+            for worker in self._workers:
+                if worker.result is not None:
+                    result = worker.result
+                    worker.assign(next(tasks, None))
+                    yield result
             self._end_late()
 
     def close(self) -> None:
@@ -57,11 +100,26 @@ class WorkerPool(Runner):
             worker.end()
         self._workers.clear()
 
+    def _add(self) -> WorkerProcess:
+        """Start a process, which loads nothing yet."""
+        self._workers.append(WorkerProcess(self._setup(len(self._workers))))
+        return self._workers[-1]
+
+    def _setup(self, number: int) -> WorkerSetup:
+        job = self.job
+        names = job.source.names if job.source.splittable else ()
+        return WorkerSetup(job.config.data, job.plugins, names, self.folder.key, self.ledger.key, job.free, number)
+
+    def _ready(self) -> list[WorkerProcess]:
+        """Wait until some workers have sent something, or one is late."""
+        found = wait([worker.connection for worker in self._workers], timeout=self._patience())
+        return [worker for worker in self._workers if worker.connection in found]
+
     def _start(self, worker: WorkerProcess) -> None:
-        """Send the config: to the first worker, and to the others once the first has made its choices."""
+        """Have the pipeline loaded: by the first worker, and by the others once the first has made its choices."""
         if self._pinned is not None or worker.number == 0:
             worker.entered[LOADING] = (monotonic(), ())
-            worker.send((self.job.config.data, self.job.plugins, self._pinned or {}, worker.number))
+            worker.send(("load", self._pinned or {}))
 
     def _receive(self, worker: WorkerProcess) -> None:
         try:
@@ -70,15 +128,10 @@ class WorkerPool(Runner):
             raise worker.died() from error
         match message:
             case "loaded", pinned, description:
-                worker.entered.clear()
-                first = self._pinned is None
-                if first:
-                    self._pinned = pinned
-                self.ledger.loaded(pinned, description)
-                worker.send(worker.task)
-                for other in self._workers if first else ():
-                    if other is not worker:
-                        self._start(other)
+                self._loaded(worker, pinned, description)
+            case "indexed", part, index:
+                self._found[part] = index
+                self.keep_index(part, index)
             case "stage", stage, rows:
                 if rows:
                     worker.entered[stage] = (monotonic(), rows)
@@ -87,28 +140,39 @@ class WorkerPool(Runner):
             case "progress", stats:
                 worker.live = stats
                 self.ledger.advanced(RunStats.total(each.live for each in self._workers))
-            case "shard", result:
+            case "made", ShardOffer() as offer:
+                worker.offer = offer
+            case "made", result:
                 worker.live, worker.result = RunStats(), result
             case "failed", name, text, trace:
-                raise _error(name, text, trace)
+                raise error_of(name, text, trace)
 
-    def _finished(self, tasks: Iterator[ShardTask]) -> Iterator[ShardResult]:
-        """Yield the results that came in, and hand out the next tasks.
+    def _loaded(self, worker: WorkerProcess, pinned: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+        """Send the first task; let the other workers load once the first has."""
+        worker.entered.clear()
+        first = self._pinned is None
+        if first:
+            self._pinned = pinned
+        self.check_machine(description["machine"])
+        self.ledger.loaded(pinned, description)
+        worker.send(worker.task)
+        for other in self._workers if first else ():
+            if other is not worker and other.task is not None:
+                self._start(other)
 
-        Until the job has a schema, a result waits for the results of earlier tasks, so that the first one decides it.
+    def _agree(self) -> None:
+        """Let shards be written that wait for it.
+
+        Until the job has a schema, a shard waits for those of earlier tasks, so that the first one decides it.
         """
         waiting = False
         for worker in sorted(self._workers, key=lambda worker: -1 if worker.task is None else worker.task.number):
-            result, schema = worker.result, self.ledger.schema
-            if result is None or worker.task is None:
-                waiting = waiting or worker.task is not None
-            elif schema is None and result.schema is not None and waiting:
-                continue
-            elif schema not in (None, result.schema):  # it was made before the first result had settled that
-                worker.assign(replace(worker.task, schema=schema))
-            else:
-                worker.assign(next(tasks, None))
-                yield result
+            offer = worker.offer
+            if offer is None:
+                waiting = waiting or (worker.task is not None and worker.result is None)
+            elif not (waiting and self.ledger.schema is None and offer.schema is not None):
+                worker.offer = None
+                worker.send(("write", self.ledger.agree(offer)))
 
     def _patience(self) -> float | None:
         """Return how long nothing need be received before some stage has taken too long."""
@@ -129,27 +193,40 @@ class WorkerPool(Runner):
                 continue
             stage, (_, rows) = late
             if stage == LOADING:
-                raise JobError(
-                    f"worker {worker.number} did not load in {self._limit(LOADING):g} s; its process was ended. "
-                    f"Loading may take {SECONDS_TO_LOAD:g} s, or runner.batch_timeout if that is more.\n"
-                    "  A checkpoint that takes long to download: run once without runner.batch_timeout"
-                )
+                raise not_loaded(f"worker {worker.number}", self._limit(LOADING))
             assert worker.task is not None, "only a worker with a shard enters stages"
             worker.end()
-            alone, timed_out = worker.task.run_alone | set(rows), worker.task.timed_out
-            if len(rows) == 1:
-                alone -= set(rows)
-                message = f"stage '{stage}' returned nothing for this row in {self._limit(stage):g} s "
-                message += "(runner.batch_timeout); its process was ended"
-                timed_out = {**timed_out, rows[0]: RowFailure(rows[0], stage, "StageTimeout", message)}
-            task = replace(worker.task, run_alone=alone, timed_out=timed_out)
-            self._workers[place] = fresh = WorkerProcess(worker.number, task)
-            if len(rows) == 1:
-                self.ledger.timed_out(timed_out[rows[0]], task)
+            task, failure = after_timeout(worker.task, stage, rows, self._limit(stage))
+            self._workers[place] = fresh = WorkerProcess(worker.setup, task)
+            if failure is not None:
+                self.ledger.timed_out(task.number, rows_of(task, self.job.source), failure)
             self._start(fresh)
 
 
-def _error(name: str, message: str, trace: str) -> PipelineKitError:
+def after_timeout(
+    task: ShardTask, stage: str, rows: Sequence[int], seconds: float
+) -> tuple[ShardTask, RowFailure | None]:
+    """Return the task that is run after a stage took too long for `rows`: those alone; one alone is a failed row."""
+    alone, timed_out, failure = task.run_alone | set(rows), task.timed_out, None
+    if len(rows) == 1:
+        alone -= set(rows)
+        message = f"stage '{stage}' returned nothing for this row in {seconds:g} s "
+        message += "(runner.batch_timeout); its process was ended"
+        failure = RowFailure(rows[0], stage, "StageTimeout", message)
+        timed_out = {**timed_out, rows[0]: failure}
+    return replace(task, run_alone=alone, timed_out=timed_out), failure
+
+
+def not_loaded(worker: str, seconds: float) -> JobError:
+    """Return the error for a worker that did not load in time."""
+    return JobError(
+        f"{worker} did not load in {seconds:g} s; its process was ended. "
+        f"Loading may take {SECONDS_TO_LOAD:g} s, or runner.batch_timeout if that is more.\n"
+        "  A checkpoint that takes long to download: run once without runner.batch_timeout"
+    )
+
+
+def error_of(name: str, message: str, trace: str) -> PipelineKitError:
     """Return the error of a worker as one of this process."""
     kind: Any = getattr(errors, name, None)
     known = isinstance(kind, type) and issubclass(kind, PipelineKitError)
@@ -171,24 +248,27 @@ class WorkerProcess:
     """One worker.
 
     :ivar task: the shard that it makes or will make; None if there are no more.
-    :ivar result: what it has made of it, until the pool yields it.
+    :ivar offer: what it has made of it, until the ledger agrees.
+    :ivar result: what it has written, until the pool yields it.
     :ivar entered: by stage, since when it works on which rows, ``time.monotonic()``.
     """
 
-    def __init__(self, number: int, task: ShardTask) -> None:
-        """Start the process; it loads nothing before it receives a config."""
-        self.number = number
+    def __init__(self, setup: WorkerSetup, task: ShardTask | None = None) -> None:
+        """Start the process; it loads nothing before the pool sends ``load``."""
+        self.setup, self.number = setup, setup.number
         self.task: ShardTask | None = task
+        self.offer: ShardOffer | None = None
         self.result: ShardResult | None = None
         self.live = RunStats()
         self.entered: dict[str, tuple[float, Sequence[int]]] = {}
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        name = f"pipeline-kit-worker-{number}"
+        name = f"pipeline-kit-worker-{setup.number}"
         self.process = context.Process(target=main, args=(theirs,), daemon=True, name=name)
         with _without_interrupts():
             self.process.start()
         theirs.close()
+        self.send(setup)
 
     def send(self, message: Any) -> None:
         """Send a message to the worker.
@@ -226,7 +306,7 @@ class WorkerProcess:
         )
 
     def end(self) -> None:
-        """End the process at once, whatever it does; it writes no file, so nothing is torn."""
+        """End the process at once, whatever it does: files appear when they are whole, so nothing is torn."""
         self.process.kill()
         self.process.join()
         self.connection.close()

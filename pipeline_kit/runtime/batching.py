@@ -5,47 +5,32 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise, takewhile
-from typing import Literal
+from dataclasses import dataclass, field
+from itertools import chain, islice, pairwise, takewhile
+from typing import Any
 
 import numpy as np
 
-from pipeline_kit.contract.options import option
+from pipeline_kit.errors import StageError
+from pipeline_kit.runtime.config import BatchingConfig
 from pipeline_kit.runtime.padding import PaddingPolicy
 
 # Measured: a small budget keeps a batch's activations in a CPU's cache, a GPU needs a large one to be full.
 MAX_TOKENS_CPU, MAX_TOKENS_GPU = 1024, 16384
 # On a CPU a batch more costs 1 to 3 ms, as much as this many tokens take. The GPU's is the same share of its budget.
 BATCH_COST_CPU, BATCH_COST_GPU = 16, 256
-
-
-@dataclass
-class BatchingConfig:
-    """Options of the group ``batching``."""
-
-    name: Literal["token_budget", "fixed"] = option(
-        "token_budget", "token_budget: sorted by length, cut by tokens; fixed: rows as they come, cut by rows"
-    )
-    max_tokens: int | None = option(
-        None,
-        "tokens of a batch after padding; null: 1024 on a CPU, 16384 on a GPU; not used by fixed",
-        minimum=1,
-        maximum=2**24,
-    )
-    max_rows: int | None = option(
-        None, "rows of a batch; null: no limit for token_budget, 8 for fixed", minimum=1, maximum=2**20
-    )
-    window: int = option(
-        2048, "rows looked at when sorting, and the most read ahead of a stream", minimum=1, maximum=2**20
-    )
+MAX_ROWS_WRITTEN = 256  # more than are written side by side: those that wait take the places of those that end
 
 
 @dataclass(frozen=True)
 class BatchingPolicy:
     """A plan's limits made definite for one device. None means no limit.
 
+    A policy of a plugin derives from this class and overrides :meth:`plan`; its options are in `config`.
+
     :param batch_cost: what one batch more costs, in tokens; a sorted plan weighs it against padding.
+    :param deduplicate: whether equal rows are one row of a plan, if the model is deterministic.
+    :param config: the options of the group ``batching``.
     """
 
     sort: bool = True
@@ -53,33 +38,52 @@ class BatchingPolicy:
     max_rows: int | None = None
     window: int = 2048
     batch_cost: int = BATCH_COST_CPU
+    deduplicate: bool = True
+    config: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, config: BatchingConfig, device_kind: str, writes: bool = False) -> BatchingPolicy:
         """Make `config` definite; `writes` is whether the model runs once for each token it writes."""
         if config.name == "fixed":
-            return cls(False, None, config.max_rows or 8, config.window)
+            once = config.deduplicate
+            return cls(False, None, config.max_rows or 8, config.window, deduplicate=once, config=config)
         cpu = device_kind == "cpu"
+        if writes:  # the model itself decides how many prompts run together, and how many rows are written together
+            rows = config.max_rows or MAX_ROWS_WRITTEN
+            return cls(True, config.max_tokens, rows, config.window, 2**24, config.deduplicate, config)
         max_tokens = config.max_tokens or (MAX_TOKENS_CPU if cpu else MAX_TOKENS_GPU)
-        # A batch that writes costs as much with few rows as with many, so none is made only to spare padding.
-        cost = max_tokens if writes else BATCH_COST_CPU if cpu else BATCH_COST_GPU
-        return cls(True, max_tokens, config.max_rows, config.window, cost)
+        cost = BATCH_COST_CPU if cpu else BATCH_COST_GPU
+        return cls(True, max_tokens, config.max_rows, config.window, cost, config.deduplicate, config)
+
+    def plan(self, lengths: Sequence[int], padding: PaddingPolicy) -> list[list[int]]:
+        """Cut rows of the given lengths into batches.
+
+        :param lengths: tokens of each row.
+        :returns: places in `lengths`, each exactly once. A batch holds at most ``max_rows`` rows and, counted
+            after padding, ``max_tokens`` tokens; a row longer than that is a batch of its own.
+        """
+        order: list[int] = list(range(len(lengths)))
+        if self.sort or padding.equal_lengths_only:
+            # Longest first: the largest batch comes at the start, so lack of memory shows at once, not at the end.
+            order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+        ordered = [lengths[place] for place in order]
+        cuts = _cheapest_cuts(ordered, self, padding) if self.sort else _cuts_when_full(ordered, self, padding)
+        return [order[start:end] for start, end in pairwise([0, *cuts])]
 
 
 def plan_batches(lengths: Sequence[int], batching: BatchingPolicy, padding: PaddingPolicy) -> list[list[int]]:
-    """Cut rows of the given lengths into batches.
+    """Return the plan of `batching`; one of a plugin is checked, since a row in no batch would have no result.
 
-    :param lengths: tokens of each row.
-    :returns: places in `lengths`, each exactly once. A batch holds at most ``max_rows`` rows and, counted
-        after padding, ``max_tokens`` tokens; a row longer than that is a batch of its own.
+    :raises StageError: if a row is not in exactly one batch, or one is padded where padding changes answers.
     """
-    order: list[int] = list(range(len(lengths)))
-    if batching.sort or padding.equal_lengths_only:
-        # Longest first: the largest batch comes at the start, so lack of memory shows at once, not at the end.
-        order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    ordered = [lengths[place] for place in order]
-    cuts = _cheapest_cuts(ordered, batching, padding) if batching.sort else _cuts_when_full(ordered, batching, padding)
-    return [order[start:end] for start, end in pairwise([0, *cuts])]
+    batches = batching.plan(lengths, padding)
+    if type(batching).plan is not BatchingPolicy.plan:
+        name = getattr(batching.config, "name", type(batching).__name__)
+        if sorted(chain.from_iterable(batches)) != list(range(len(lengths))):
+            raise StageError(f"batching={name} does not put each of {len(lengths)} rows into exactly one batch")
+        if padding.equal_lengths_only and any(len({lengths[place] for place in batch}) > 1 for batch in batches):
+            raise StageError(f"batching={name} puts rows of several lengths into a batch, which must not be padded")
+    return batches
 
 
 def _cuts_when_full(lengths: Sequence[int], batching: BatchingPolicy, padding: PaddingPolicy) -> list[int]:

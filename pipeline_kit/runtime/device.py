@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
 
-from pipeline_kit.contract.options import option
 from pipeline_kit.contract.types import Checkpoint, Device
 from pipeline_kit.errors import DeviceError
+from pipeline_kit.runtime.config import DeviceConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass
-class DeviceConfig:
-    """Options of the group ``device``."""
-
-    name: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "auto takes cuda, then mps, then cpu")
-    index: int | None = option(None, "which GPU, from 0; null takes the current one", minimum=0, maximum=1023)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "auto is float32, on a GPU the dtype the checkpoint was saved in"
-    )
-    threads: int | None = option(
-        None, "CPU threads an operator may use; null leaves torch's own", minimum=1, maximum=1024
-    )
 
 
 def resolve_device(config: DeviceConfig, checkpoint: Checkpoint) -> Device:

@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from pipeline_kit.contract.options import option
 from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput, Side, TokenBatch
 from pipeline_kit.errors import ExampleError, StageError
 
 
-@dataclass
-class PaddingConfig:
-    """Options of the group ``padding``."""
-
-    name: Literal["longest", "max_length", "multiple_of", "none"] = option(
-        "longest", "longest: to the longest row of a batch; none: only rows of equal length share a batch"
-    )
-    max_length: int | None = option(
-        None, "tokens to pad to; null takes the checkpoint's own limit", minimum=1, maximum=2**24
-    )
-    multiple_of: int = option(8, "round the longest row up to a multiple of this many tokens", minimum=1, maximum=4096)
-    side: Literal["left", "right"] | None = option(None, "null takes the checkpoint's own side")
-
-
 @dataclass(frozen=True)
 class PaddingPolicy:
-    """A policy made definite for one checkpoint.
+    """A policy made definite for one checkpoint: how long a batch is. It changes no answer.
+
+    A policy of a plugin derives from this class and overrides :meth:`padded`; its options are in `config`.
 
     :param max_length: what ``max_length`` pads to, and what rounding never goes beyond; None: no limit.
     :param note: why the policy is not the one that was asked for, None if it is.
+    :param config: the options of the group ``padding``.
     """
 
-    name: Literal["longest", "max_length", "multiple_of", "none"]
+    name: str
     side: Side = "right"
     pad_token_id: int = 0
     max_length: int | None = None
     multiple_of: int = 1
     note: str | None = None
+    config: Any = field(default=None, compare=False, repr=False)
 
     def padded(self, longest: int) -> int:
-        """Return the number of tokens per row of a batch whose longest row has `longest`."""
+        """Return the number of tokens per row, at least `longest`, of a batch whose longest row has `longest`."""
         if self.name == "max_length" and self.max_length is not None:
             return max(longest, self.max_length)
         if self.name == "multiple_of":
@@ -68,7 +57,10 @@ def collate(encodings: Sequence[Encoding], policy: PaddingPolicy, device: str) -
 
     count = len(encodings)
     lengths = np.fromiter((len(e.input_ids) for e in encodings), dtype=np.int64, count=count)
-    total, width = int(lengths.sum()), policy.padded(int(lengths.max()))
+    total, longest = int(lengths.sum()), int(lengths.max())
+    width = policy.padded(longest)
+    if width < longest:
+        raise StageError(f"padding={policy.name} makes rows of {width} tokens where the longest has {longest}")
     columns = np.arange(width)
     mask = columns < lengths[:, None] if policy.side == "right" else columns >= (width - lengths)[:, None]
     padded = total < count * width
@@ -91,6 +83,15 @@ def collate(encodings: Sequence[Encoding], policy: PaddingPolicy, device: str) -
         side=policy.side,
         has_padding=padded,
     )
+
+
+def equal_rows(encodings: Sequence[Encoding]) -> list[list[int]]:
+    """Return the places of `encodings`, together where :func:`collate` makes the same row of them, in order."""
+    found: dict[Any, list[int]] = {}
+    for place, encoding in enumerate(encodings):
+        types = encoding.token_type_ids
+        found.setdefault((tuple(encoding.input_ids), None if types is None else tuple(types)), []).append(place)
+    return list(found.values())
 
 
 def split_rows(output: ModelOutput, batch: TokenBatch) -> list[RowOutput]:

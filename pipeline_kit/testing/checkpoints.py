@@ -35,13 +35,8 @@ class Architecture:
 
 
 def _bert(**more: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS_OF_ATTENTION,
-        "intermediate_size": INNER,
-        **more,
-    }
+    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS_OF_ATTENTION}
+    return {**sizes, "intermediate_size": INNER, **more}
 
 
 def _bart(**more: Any) -> dict[str, Any]:
@@ -134,53 +129,42 @@ def tiny_checkpoint(
 
     folder.mkdir(parents=True, exist_ok=True)
     made = ARCHITECTURES[architecture]
-    special = dict(STYLES[made.tokenizer].special)
-    if pad_token is not True:
-        special.pop("pad", None)
-        special |= {"pad": pad_token} if pad_token else {}
+    style = STYLES[made.tokenizer]
+    special = {role: token for role, token in style.special.items() if role != "pad" or pad_token is True}
+    special |= {"pad": pad_token} if isinstance(pad_token, str) else {}
     tokenizer = tiny_tokenizer(made.tokenizer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_tokenizer_config(folder, made, special, padding_side, max_positions)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_positions,
+        "padding_side": padding_side or style.padding_side,
+        "model_input_names": ["input_ids", *(["token_type_ids"] if style.segments else []), "attention_mask"],
+        **{f"{role}_token": token for role, token in special.items()},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    ids = {role: tokenizer.token_to_id(token) for role, token in special.items()}
     options: dict[str, Any] = {**made.sizes, "vocab_size": tokenizer.get_vocab_size()}
     if made.positions is not None:
         options[made.positions] = max_positions + made.reserved
-    for role in ("pad", "bos", "eos", "cls", "sep"):
-        options[f"{role}_token_id"] = tokenizer.token_to_id(special[role]) if role in special else None
+    options |= {f"{role}_token_id": ids.get(role) for role in ("pad", "bos", "eos", "cls", "sep")}
     options |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     options |= {"problem_type": problem_type, **config}
     if architecture in ("marian", "pegasus", "t5"):
         options["decoder_start_token_id"] = options["pad_token_id"]
-    settings = transformers.AutoConfig.for_model(architecture, **options)
-    model = getattr(transformers, HEAD_KINDS[head].auto).from_config(settings)
+    network = transformers.AutoConfig.for_model(architecture, **options)
+    model = getattr(transformers, HEAD_KINDS[head].auto).from_config(network)
     _randomize(model, torch.Generator().manual_seed(seed))
     with quiet():
         model.save_pretrained(folder)
     return folder
 
 
-def _write_tokenizer_config(
-    folder: Path, made: Architecture, special: Mapping[str, str], side: Side | None, max_length: int
-) -> None:
-    style = STYLES[made.tokenizer]
-    names = ["input_ids", "token_type_ids", "attention_mask"] if style.segments else ["input_ids", "attention_mask"]
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "padding_side": side or style.padding_side,
-        "model_input_names": names,
-        **{f"{role}_token": token for role, token in special.items()},
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
 def _randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Draw every weight anew: matrices by their input size, vectors around what they start from."""
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() > 1:
-            parameter.data = noise * parameter.shape[-1] ** -0.5 * 1.5
-        else:
-            parameter.data = parameter.data + 0.2 * noise
+        matrix = parameter.dim() > 1
+        parameter.data = noise * parameter.shape[-1] ** -0.5 * 1.5 if matrix else parameter.data + 0.2 * noise
 
 
 _TEXT = """
@@ -287,7 +271,6 @@ def _wordpiece(special: list[str], unknown: str | None) -> Tokenizer:
 
 
 def _byte_level(special: list[str], unknown: str | None) -> Tokenizer:
-    del unknown  # every text has bytes
     pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE(*_grown_words("Ġ", pieces)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -328,22 +311,11 @@ def tiny_translator(
 ) -> Path:
     """Write an ``m2m_100`` of two layers with random weights and the tokenizer class of NLLB into `folder`.
 
+    Its tokenizer grows each word of `WORDS` from its left, in the manner of sentencepiece.
+
     :param languages: their codes, each of which becomes a special token.
     :returns: `folder`, which is made if it is not there.
     """
-    tokenizer = _tokenizer(languages)
-    size = tokenizer.get_vocab_size()
-    tiny_checkpoint(folder, "m2m_100", head="seq2seq-lm", seed=seed, vocab_size=size, decoder_start_token_id=2)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    written = folder / "tokenizer_config.json"
-    settings = json.loads(written.read_text(encoding="utf-8"))
-    settings |= {"tokenizer_class": "NllbTokenizer", "additional_special_tokens": list(languages)}
-    written.write_text(json.dumps(settings | {"src_lang": languages[0]}, indent=2), encoding="utf-8")
-    return folder
-
-
-def _tokenizer(languages: Sequence[str]) -> Tokenizer:
-    """Build pairs of pieces that grow each word of `WORDS` from its left, in the manner of sentencepiece."""
     grown = _grown_words("▁", [*_SPECIAL, "▁", *map(chr, range(33, 127))])
     tokenizer = Tokenizer(models.BPE(*grown, unk_token="<unk>", fuse_unk=True))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -353,4 +325,11 @@ def _tokenizer(languages: Sequence[str]) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{languages[0]} $A </s>", pair=f"{languages[0]} $A $B </s>", special_tokens=frame
     )
-    return tokenizer
+    size = tokenizer.get_vocab_size()
+    tiny_checkpoint(folder, "m2m_100", head="seq2seq-lm", seed=seed, vocab_size=size, decoder_start_token_id=2)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    written = folder / "tokenizer_config.json"
+    settings = json.loads(written.read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "NllbTokenizer", "additional_special_tokens": list(languages)}
+    written.write_text(json.dumps(settings | {"src_lang": languages[0]}, indent=2), encoding="utf-8")
+    return folder

@@ -24,14 +24,12 @@ import pytest
 from pipeline_kit.builtin.models.hf.heads import HEADS
 from pipeline_kit.builtin.models.hf.stage import HfModel
 from pipeline_kit.builtin.models.options import HfModelConfig
-from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
-from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
-from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
 from pipeline_kit.contract.stages import Model, StageContext
-from pipeline_kit.contract.types import Device, Encoding, Example
+from pipeline_kit.contract.types import Encoding, Example
 from pipeline_kit.errors import CheckpointError, ConfigError
 from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
 from pipeline_kit.testing.checkpoints import ARCHITECTURES, tiny_checkpoint
+from pipeline_kit.testing.stages import checkpoint_context
 
 _PROGRAM = """
 import json, sys
@@ -259,8 +257,7 @@ class GraphContexts:
             one_layer = {name: 1 for name in _LAYERS if name in ARCHITECTURES[architecture].sizes}
             folder = Path(mkdtemp(dir=self._folder))
             tiny_checkpoint(folder, architecture, head=head, **{**one_layer, **options})
-            context = StageContext(resolve_checkpoint(CheckpointConfig(path=str(folder))), Device(), head)
-            self._made[key] = replace(context, tokenizer=HfTokenizer(HfTokenizerConfig(), context))
+            self._made[key] = checkpoint_context(folder, head=head)
         return self._made[key]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from pipeline_kit.contract.registry import Kind
-from pipeline_kit.contract.stages import Model
-from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput, Side, TokenBatch
+from pipeline_kit.builtin.models.hf.heads import GENERATION_HEADS, HEAD_KINDS
+from pipeline_kit.contract.stages import Model, StageContext
+from pipeline_kit.contract.types import Device, Encoding, ModelOutput, RowOutput, Side, TokenBatch
 from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
+from pipeline_kit.testing.stages import tiny_stage_context
 from pipeline_kit.testing.suite import StageConformance, cuda_or_skip
 from pipeline_kit.testing.tokenizer_suite import assert_same
 
@@ -22,11 +24,13 @@ class ModelConformance(StageConformance):
     The suite makes rows of random ids below the checkpoint's ``vocab_size`` (97 if it names none); override
     :meth:`encodings` for a model that takes only certain ones.
 
+    :cvar head: the head that the context asks for.
     :cvar lengths: tokens of those rows.
     :cvar cuda_tolerance: how far the answers on a GPU may be from those on the CPU.
     """
 
-    kind: ClassVar[Kind] = "model"
+    kind: ClassVar[str] = "model"
+    head: ClassVar[str] = "sequence-classification"
     interface: ClassVar[type[Any]] = Model
     lengths: ClassVar[Sequence[int]] = (7, 2, 12, 3, 7, 1)
     cuda_tolerance: ClassVar[float] = 1e-3
@@ -49,6 +53,34 @@ class ModelConformance(StageConformance):
     def rows(self, stage: Model, batch: TokenBatch) -> list[RowOutput]:
         """Run `stage` and cut its outputs into rows without padding."""
         return split_rows(stage.forward(batch), batch)
+
+    def context(self, device: Device | None = None) -> StageContext:
+        """Return what the model is built with; override it for one that needs a checkpoint's files."""
+        return tiny_stage_context(device=device, head=self.head)
+
+    def use(self, stage: Model) -> None:
+        """Run a batch."""
+        stage.forward(self.batch(self._one_length()))
+
+    def test_outputs_are_those_of_the_head(self) -> None:
+        """The tensors have the names that the context's head promises, by token or by row, and a score for each label.
+
+        A head that this package does not know promises nothing here.
+        """
+        context = self.context()
+        kind = HEAD_KINDS.get(context.head)
+        if kind is None or context.head in GENERATION_HEADS:
+            return
+        output = self.build(context).forward(self.batch(self._one_length()))
+        missing = sorted(set(kind.outputs) - set(output.tensors))
+        assert not missing, f"head '{context.head}' promises {missing}, the model returns {sorted(output.tensors)}"
+        for name in kind.outputs:
+            assert (name in output.per_token) == kind.per_token, (
+                f"'{name}' of head '{context.head}' is by {'token' if kind.per_token else 'row'}; see per_token"
+            )
+        if context.head in ("sequence-classification", "token-classification"):
+            width, labels = output["logits"].shape[-1], len(context.checkpoint.labels)
+            assert width == labels, f"'logits' has {width} numbers for the checkpoint's {labels} labels"
 
     def test_outputs_have_the_batch_first(self) -> None:
         """Each tensor's first dimension is B; T is the second of those in `per_token`, which all exist."""
@@ -104,6 +136,15 @@ class ModelConformance(StageConformance):
             found = self.rows(stage, self.batch(encodings, side, width))
             expected = self.rows(stage, self.batch(encodings, side))
             assert_same(found, expected, self.tolerance, f"rows padded further on the {side}")
+
+    def test_wanted_tokens(self) -> None:
+        """A model that returns its outputs for the wanted tokens alone returns there what it returns for all."""
+        stage = self.build()
+        batch = self.batch(self._one_length())
+        wanted = batch.input_ids % 2 == 0
+        whole, some = stage.forward(batch), stage.forward(replace(batch, wanted=wanted))
+        for name in sorted(whole.per_token):
+            assert_same(some.at(name, wanted), whole.at(name, wanted), self.tolerance, f"'{name}' at wanted tokens")
 
     def test_order_does_not_matter(self) -> None:
         """Rows in reverse have the same answers in reverse."""

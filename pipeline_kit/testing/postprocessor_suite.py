@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
-from pipeline_kit.contract.registry import Kind
-from pipeline_kit.contract.stages import ENCODING_FIELDS, Postprocessor, StageContext
+from pipeline_kit.contract.column_types import ColumnType, holds
+from pipeline_kit.contract.stages import ENCODING_FIELDS, Postprocessor, Seen, StageContext
 from pipeline_kit.contract.types import Device, Encoding, Example, ModelOutput, Result, RowOutput, Side, TokenBatch
 from pipeline_kit.errors import ExampleError, for_message
 from pipeline_kit.runtime.padding import PaddingPolicy, collate, split_rows
@@ -40,7 +40,7 @@ class PostprocessorConformance(StageConformance):
     :cvar cuda_tolerance: how far the results on a GPU may be from those on the CPU.
     """
 
-    kind: ClassVar[Kind] = "postprocessor"
+    kind: ClassVar[str] = "postprocessor"
     interface: ClassVar[type[Any]] = Postprocessor
     head: ClassVar[str] = "base"
     cuda_tolerance: ClassVar[float] = 1e-3
@@ -84,6 +84,10 @@ class PostprocessorConformance(StageConformance):
         """Run tokenizer, model and `stage` on `examples` in one batch."""
         groups = self.encode(examples)
         return stage(examples, groups, self.outputs(stage, groups, side, width))
+
+    def use(self, stage: Postprocessor) -> None:
+        """Run all steps."""
+        self.results(stage, self.examples)
 
     def test_no_examples(self) -> None:
         """``[]`` returns ``[]``."""
@@ -141,6 +145,26 @@ class PostprocessorConformance(StageConformance):
         alone = [result for example in examples for result in self.results(stage, [example])]
         assert_same(results, alone, self.tolerance, "results of long and short texts together and alone")
 
+    def test_a_window_that_comes_twice_changes_nothing(self) -> None:
+        """Windows with the same outputs have the numbers of one: they are merged by a mean or a maximum, not a sum.
+
+        Texts may be joined, and windows refused.
+        """
+        stage, examples = self.build(), self.examples[:1]
+        groups = self.encode(examples)
+        outputs = self.outputs(stage, groups)
+        twice = []
+        for encoding in groups[0]:
+            whole = (0, sum(special == 0 for special in encoding.special_tokens_mask or ()))
+            twice += [replace(encoding, window=window, token_span=whole) for window in range(2)]
+        try:
+            found = stage(examples, [twice], [[row for row in outputs[0] for _ in range(2)]])
+        except ExampleError:
+            return
+        results = (*found, *stage(examples, groups, outputs))
+        doubled, single = ({key: v for key, v in result.items() if not isinstance(v, str)} for result in results)
+        assert_same(doubled, single, self.tolerance, "results of one window, twice and once")
+
     def test_unicode_and_empty_text(self) -> None:
         """Odd texts give a result or an ExampleError."""
         stage = self.build()
@@ -151,8 +175,12 @@ class PostprocessorConformance(StageConformance):
                 continue
 
     def test_results_are_json(self) -> None:
-        """Results are JSON values, without NaN or infinity."""
-        _assert_json(self.results(self.build(), [self.example(LONG), *self.examples]))
+        """Results are JSON values, without NaN or infinity, with the keys and types that `gives` names."""
+        results = self.results(self.build(), [self.example(LONG), *self.examples])
+        _assert_json(results)
+        gives: Mapping[str, ColumnType] | None = self.spec().detail
+        for result in results if gives is not None else ():
+            _assert_columns(result, gives or {})
 
     def test_bad_numbers_are_an_example_error(self) -> None:
         """Where the model returns NaN, the example is refused, or the result does without."""
@@ -198,6 +226,22 @@ class PostprocessorConformance(StageConformance):
         assert_same(self.results(self.build(), self.examples), first, 0, "results of a second instance")
         assert_same(self.results(stage, self.examples), first, 0, "results after a second instance was used")
 
+    def test_attribution_targets_are_numbers(self) -> None:
+        """What `attribution_targets` names is one number for each variant of one of the example's encodings."""
+        stage, labels = self.build(), self.context().checkpoint.labels
+        examples = [self.example(LONG), *self.examples]
+        groups = self.encode(examples)
+        outputs = self.outputs(stage, groups)
+        results = stage(examples, groups, outputs)
+        for example, encodings, rows, result in zip(examples, groups, outputs, results, strict=True):
+            twice = [_batch([encoding, encoding]) for encoding in encodings]
+            raw = [split_rows(self.forward(batch), batch)[0] for batch in twice]
+            for target in stage.attribution_targets(Seen(example, encodings, raw, rows, result, labels)) or ():
+                assert 0 <= target.encoding < len(encodings), f"'{target.name}' is of encoding {target.encoding}"
+                batch = twice[target.encoding]
+                shape = list(target.value(self.forward(batch), batch).shape)
+                assert shape == [2], f"'{target.name}' of two variants has the shape {shape}, not [2]"
+
     def test_cuda(self) -> None:
         """``reduce`` works on a GPU and returns what it returns on the CPU; skipped where there is none."""
         device = cuda_or_skip()
@@ -212,6 +256,15 @@ class PostprocessorConformance(StageConformance):
 
 def _batch(encodings: Sequence[Encoding], side: Side = "right", width: int = 1, device: str = "cpu") -> TokenBatch:
     return collate(encodings, PaddingPolicy("max_length", side, 0, max_length=width), device)
+
+
+def _assert_columns(result: Result, gives: Mapping[str, ColumnType]) -> None:
+    kinds = {name.removesuffix("?"): kind for name, kind in gives.items()}
+    missing = [name for name in gives if not name.endswith("?") and name not in result]
+    more = [name for name in result if name not in kinds]
+    assert not [*missing, *more], f"`gives` names {', '.join(gives)}, and a result has {', '.join(result)}"
+    wrong = [name for name, value in result.items() if not holds(value, kinds[name])]
+    assert not wrong, f"`gives` names '{wrong[0]}' as {kinds[wrong[0]]}, and a result has {result[wrong[0]]!r}"
 
 
 def _assert_json(results: Sequence[Any]) -> None:

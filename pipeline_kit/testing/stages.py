@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,8 @@ from zlib import crc32
 
 import torch
 
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
 from pipeline_kit.contract.fields import text_and_pair
 from pipeline_kit.contract.stages import ENCODING_FIELDS, Model, Postprocessor, StageContext, Tokenizer
 from pipeline_kit.contract.types import Checkpoint, Device, Encoding, Example, ModelOutput, Side, TokenBatch
@@ -39,6 +42,36 @@ def tiny_stage_context(
     names = {str(i): label for i, label in enumerate(labels)}
     checkpoint = Checkpoint(Path("tiny-checkpoint"), "tiny-checkpoint", {"id2label": names, **(config or {})})
     return StageContext(checkpoint, device or Device(), head, requires, "", tokenizer or WordTokenizer())
+
+
+def checkpoint_context(
+    folder: Path,
+    files: Mapping[str, Any] | None = None,
+    *,
+    labels: Sequence[str] = ("NEGATIVE", "NEUTRAL", "POSITIVE"),
+    head: str = "base",
+    device: Device | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> StageContext:
+    """Return what a stage is built with on the files of `folder`, which :func:`tiny_checkpoint` or `files` wrote.
+
+    :param files: what to write there first, by name: bytes, a text, or what becomes JSON.
+    :param labels: of a folder without a ``config.json``, which names them otherwise.
+    :param tokenizer: None is that of the folder's ``tokenizer.json``, or else a :class:`WordTokenizer`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (files or {}).items():
+        text = content if isinstance(content, str | bytes) else json.dumps(content)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    context = tiny_stage_context(labels=labels, head=head, device=device, tokenizer=tokenizer)
+    if not (folder / "config.json").exists():
+        return replace(context, checkpoint=replace(context.checkpoint, path=folder, name=str(folder)))
+    context = replace(context, checkpoint=resolve_checkpoint(CheckpointConfig(path=str(folder))))
+    if tokenizer is None and (folder / "tokenizer.json").exists():
+        from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
+
+        return replace(context, tokenizer=HfTokenizer(HfTokenizerConfig(), replace(context, tokenizer=None)))
+    return context
 
 
 def tiny_pipeline(
@@ -71,6 +104,8 @@ class TinyModel(Model):
     is the number of the checkpoint's labels. A token's vector mixes its id, its place, and the mean of its
     row, so that answers change with any token but not with padding.
     """
+
+    deterministic = True
 
     def __init__(self, config: TinyModelConfig, context: StageContext) -> None:
         generator = torch.Generator().manual_seed(config.seed)

@@ -9,17 +9,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from importlib.metadata import entry_points
+from io import StringIO
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, get_origin, get_type_hints
 
-from pipeline_kit.builtin import register as register_builtin
+from pipeline_kit.compose.plugins import load_all_plugins, load_registry
+from pipeline_kit.compose.schema import PipelineConfig
 from pipeline_kit.contract.options import REQUIRED, default_of, defaults, list_options, parse_options
-from pipeline_kit.contract.registry import Kind, Registry, StageSpec
+from pipeline_kit.contract.registry import Registry, Spec
 from pipeline_kit.contract.stages import ENCODING_FIELDS, StageContext
 from pipeline_kit.contract.types import Device, Example
-from pipeline_kit.errors import ConfigError, Fault, RegistryError, closest_match
+from pipeline_kit.errors import ConfigError, Fault, closest_match, for_message
 from pipeline_kit.testing.stages import tiny_stage_context
 
 HEAVY = ("torch", "transformers")
@@ -55,7 +58,7 @@ class StageConformance:
     :cvar examples: ordinary inputs of the stage, three or more.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[str]
     interface: ClassVar[type[Any]]
     stage: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
@@ -87,37 +90,37 @@ class StageConformance:
         """Return what the stage is built with; override it for one that needs a checkpoint's files."""
         return tiny_stage_context(device=device, requires=ENCODING_FIELDS)
 
-    def spec(self) -> StageSpec:
+    def spec(self) -> Spec:
         """Return the stage's registration: by `register`, built in, or of an installed plugin.
 
         :raises RegistryError: if there is none.
         """
         register = self._register()
-        registry = Registry()
-        register_builtin(registry)
+        registry = load_registry()
         if register is not None:
             registry.source = "register"
             register(registry)
-        try:
-            return registry.get(self.kind, self.stage)
-        except RegistryError:
-            if register is not None:
-                raise
-        from pipeline_kit.compose.plugins import load_registry
-
-        return load_registry(everything=True).get(self.kind, self.stage)
+        elif self.stage not in {spec.name for spec in registry.specs(self.kind)}:
+            load_all_plugins(registry)
+        return registry.get(self.kind, self.stage)
 
     def build(self, context: StageContext | None = None) -> Any:
         """Build the stage from `options`, as a pipeline does.
 
         :raises ConfigError: if `options` have faults.
         """
-        spec = self.spec()
-        faults: list[Fault] = []
-        config = parse_options(spec.config, self.options, self.kind, faults)
+        return self.spec().load()(self.config(), context or self.context())
+
+    def config(self) -> Any:
+        """Return the checked options.
+
+        :raises ConfigError: if they have faults.
+        """
+        name = {"name": self.stage} if "name" in {item.name for item in fields(self.spec().config)} else {}
+        config, faults = self._parsed({**name, **self.options})
         if faults:
             raise ConfigError(faults)
-        return spec.load()(config, context or self.context())
+        return config
 
     @classmethod
     def _register(cls) -> Callable[[Registry], None] | None:
@@ -154,10 +157,13 @@ class StageConformance:
 
     def test_options_round_trip(self) -> None:
         """Options with their defaults survive the way to plain data (as in YAML) and back."""
-        schema = self.spec().config
-        config = _checked(schema, {**defaults(schema), **self.options}, self.kind)
-        data = json.loads(json.dumps(asdict(config)))
-        assert _checked(schema, data, self.kind) == config, "the options change on their way through plain data"
+        data, found = {**defaults(self.spec().config), **self.options}, []
+        for _ in range(2):
+            config, faults = self._parsed(data)
+            assert not faults, f"options that should be fine are refused: {'; '.join(map(str, faults))}"
+            data = json.loads(json.dumps(asdict(config)))
+            found.append(config)
+        assert found[0] == found[1], "the options change on their way through plain data"
 
     def test_options_are_documented(self) -> None:
         """Each option has a line of help, which ``pipeline-kit show`` prints."""
@@ -186,14 +192,37 @@ class StageConformance:
                 found = self._faults({key: value for key, value in self.options.items() if key != item.name})
                 assert f"{self.kind}.{item.name}" in found, f"leaving out {item.name} is not refused"
 
+    def use(self, stage: Any) -> None:
+        """Run `stage` once on what the suite has; for the checks that hold for any stage."""
+        raise NotImplementedError
+
+    def test_prints_nothing(self) -> None:
+        """Neither building the stage nor using it writes to stdout, which is for results."""
+        with redirect_stdout(StringIO()) as printed:
+            self.use(self.build())
+        assert not printed.getvalue(), f"the stage prints to stdout: {for_message(printed.getvalue())}"
+
     def test_builds_from_its_options(self) -> None:
         """The stage is built from its config and a context."""
         assert isinstance(self.build(), self.interface)
 
-    def _faults(self, options: Mapping[str, Any]) -> list[str]:
+    def _parsed(self, options: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
         faults: list[Fault] = []
-        parse_options(self.spec().config, options, self.kind, faults)
-        return [fault.key for fault in faults]
+        return parse_options(self.spec().config, options, self.kind, faults), faults
+
+    def _faults(self, options: Mapping[str, Any]) -> list[str]:
+        return [fault.key for fault in self._parsed(options)[1]]
+
+
+def compose_config(*overrides: str, plugins: Sequence[str] = ()) -> PipelineConfig:
+    """Compose and check a config as the command line does, and build nothing.
+
+    :param plugins: modules or files with a ``register`` function.
+    :raises ConfigError: with every fault.
+    """
+    from pipeline_kit.compose.compose import compose
+
+    return compose(overrides, registry=load_registry(plugins))
 
 
 def cuda_or_skip() -> Device:
@@ -204,13 +233,6 @@ def cuda_or_skip() -> Device:
     if not torch.cuda.is_available():
         pytest.skip("this machine has no CUDA device")
     return Device("cuda:0")
-
-
-def _checked(schema: type[Any], data: Mapping[str, Any], kind: str) -> Any:
-    faults: list[Fault] = []
-    config = parse_options(schema, data, kind, faults)
-    assert not faults, f"options that should be fine are refused: {'; '.join(map(str, faults))}"
-    return config
 
 
 def _expected_to_fail(method: Callable[..., None], reason: str) -> Callable[..., None]:

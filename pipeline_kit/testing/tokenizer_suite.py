@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline_kit.contract.registry import Kind
 from pipeline_kit.contract.stages import ENCODING_FIELDS, Tokenizer
 from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import ExampleError, for_message
 from pipeline_kit.testing.suite import HARD_TEXTS, StageConformance
+
+WIDE = "\u00fc\U0001f642\u6f22 \U0001f642"
+"""Characters of several bytes, some of two units of UTF-16."""
 
 
 class TokenizerConformance(StageConformance):
@@ -32,9 +34,14 @@ class TokenizerConformance(StageConformance):
     :cvar bad_examples: inputs that are not examples; each must raise ExampleError.
     """
 
-    kind: ClassVar[Kind] = "tokenizer"
+    kind: ClassVar[str] = "tokenizer"
     interface: ClassVar[type[Any]] = Tokenizer
     bad_examples: ClassVar[Sequence[Any]] = (7, None, {"no_such_field": "text"}, "a lone surrogate: \ud800")
+
+    def use(self, stage: Tokenizer) -> None:
+        """Encode and decode."""
+        for encoding in stage.encode(self.examples):
+            stage.decode(encoding.input_ids)
 
     def test_no_examples(self) -> None:
         """``[]`` returns ``[]``."""
@@ -126,6 +133,23 @@ class TokenizerConformance(StageConformance):
             longest = max(map(len, texts), default=0)
             for begin, end in encoding.offsets or ():
                 assert 0 <= begin <= end <= longest, f"offsets ({begin}, {end}) in a text of {longest} characters"
+
+    def test_offsets_count_characters(self) -> None:
+        """Offsets are places in the text in characters: not in bytes, nor in units of UTF-16, nor of a cleaned text."""
+        stage = self.build(replace(self.context(), required_fields=ENCODING_FIELDS))
+        text = f"{WIDE} stop"
+        try:
+            encodings = [e for e in stage.encode([text]) if not e.truncated]
+        except ExampleError:
+            return
+        spans = [tuple(span) for e in encodings for span in e.offsets or () if span[0] < span[1]]
+        begin = len(WIDE) + 1
+        if not spans:
+            return  # it drops words that it does not know
+        found = f"of {text!r} the tokens have the offsets {spans}"
+        # The blank before a word counts as a part of its token for some tokenizers.
+        assert any(span[0] in (begin - 1, begin) for span in spans), f"no token at 'stop': {found}"
+        assert max(end for _, end in spans) == len(text), f"no token ends with the text: {found}"
 
     def test_requested_fields_change_no_ids(self) -> None:
         """The ids are the same whatever fields are asked for."""

@@ -177,7 +177,7 @@ class Search:
             first = for_message(f"{failed[0].error}: {failed[0].message}")
             trial.problem = f"fails on {len(failed)} of the texts: {first}"
             return
-        trial.quality = compare_results(self._expected, work.results)
+        trial.quality = compare_results(self._expected, work.results, self._side.best_first)
         trial.rejected_because = self.limits.why_not(trial.quality)
 
     def _time(

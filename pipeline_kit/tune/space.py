@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hints
+from typing import Any, final, get_args
 
 from pipeline_kit.builtin.models.options import GenerationHead
-from pipeline_kit.compose.compose import compose, options
+from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.hydra import written
+from pipeline_kit.compose.overrides import options
 from pipeline_kit.compose.schema import PipelineConfig, parse_config
-from pipeline_kit.contract.options import defaults
-from pipeline_kit.contract.registry import BUILTIN, KINDS, Registry, StageSpec
+from pipeline_kit.contract.options import choices_of
+from pipeline_kit.contract.registry import BUILTIN, KINDS, Registry, Spec
 from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError, for_message
 from pipeline_kit.runtime.device import available_cpus, emulated
@@ -77,7 +77,8 @@ class SearchSpace:
         if leader.config.batching.name != "token_budget":  # its max_rows was a batch size, not a limit
             before = {"name": "token_budget", "window": before.get("window", 2048), "max_rows": None}
         budgets = BUDGETS_CPU if self._device.kind == "cpu" else BUDGETS_GPU
-        return [self._varied(leader, "batching", {**before, "max_tokens": b}) for b in budgets if b != now]
+        nodes = [{**before, "max_tokens": budget} for budget in budgets if budget != now]
+        return [self._candidate(leader.engine, leader.config, batching=node) for node in nodes]
 
     def threads(self, leader: Candidate, now: int) -> list[Candidate]:
         """Return `leader` with other numbers of threads than the one it has `now`."""
@@ -86,11 +87,15 @@ class SearchSpace:
             return []
         before = leader.config.data["device"]
         counts = sorted({1 << bit for bit in range(self._cpus.bit_length()) if 1 << bit <= self._cpus} | {self._cpus})
-        return [self._varied(leader, "device", {**before, "threads": n}) for n in counts if n != now]
+        nodes = [{**before, "threads": count} for count in counts if count != now]
+        return [self._candidate(leader.engine, leader.config, device=node) for node in nodes]
 
-    def _varied(self, leader: Candidate, group: str, node: Mapping[str, Any]) -> Candidate:
-        assert leader.config is not None
-        return candidate_of(leader.engine, leader.config, {group: node}, self._registry)
+    def _candidate(self, engine: str, base: PipelineConfig, **nodes: Mapping[str, Any]) -> Candidate:
+        """Put `nodes`, whole groups such as ``model``, in the place of those of `base`, and check the result."""
+        try:
+            return Candidate(engine, parse_config({**base.data, **nodes}, self._registry, []))
+        except ConfigError as error:
+            return Candidate(engine, problem=reason_of(error))
 
     def _built_ins(self) -> Iterator[Candidate]:
         more: list[dict[str, Any]] = []
@@ -114,13 +119,13 @@ class SearchSpace:
         for spec in self._registry.specs("model"):
             if spec.source == BUILTIN:
                 continue
-            heads = _choices(spec, "head")
+            heads = choices_of(spec.config, "head")
             if heads and self._config.task.head not in heads:
                 problem = f"it has no head '{self._config.task.head}', which the task needs"
                 yield Candidate(_label(spec.name), problem=problem)
                 continue
-            varied = next((name for name in _PRECISIONS if _choices(spec, name)), None)
-            for settings in [{varied: value} for value in _choices(spec, varied)] if varied else [{}]:
+            varied = next((name for name in _PRECISIONS if choices_of(spec.config, name)), None)
+            for settings in [{varied: value} for value in choices_of(spec.config, varied)] if varied else [{}]:
                 yield self._engine(_label(spec.name, settings), {**self._start(spec), **settings})
 
     def _presets(self) -> Iterator[Candidate]:
@@ -135,9 +140,9 @@ class SearchSpace:
             except ConfigError as error:
                 yield Candidate(_label(name), problem=reason_of(error))
                 continue
-            heads = _choices(spec, "head")
+            heads = choices_of(spec.config, "head")
             if not heads or self._config.task.head in heads:
-                usual = {"name": spec.name, **defaults(spec.config)}
+                usual = spec.node()
                 settings = {key: value for key, value in given.items() if value != usual.get(key)}
                 yield self._engine(_label(name), {**self._start(spec), **settings})
 
@@ -146,28 +151,21 @@ class SearchSpace:
         if self._device.dtype != dtype:
             device = {**device, "dtype": dtype}
         shown = label if dtype == "float32" else f"{label} device.dtype={dtype}"
-        return candidate_of(shown, self._config, {"model": node, "device": device}, self._registry)
+        return self._candidate(shown, self._config, model=node, device=device)
 
-    def _start(self, spec: StageSpec) -> dict[str, Any]:
+    def _start(self, spec: Spec) -> dict[str, Any]:
         """Return the options that a stage is tried with, its precision apart."""
         own = self._config.data["model"]
         # The options of hf are what is tuned; those of another stage may say what is to be computed.
         if own["name"] == spec.name and spec.name != "hf":
             return dict(own)
-        node = {"name": spec.name, **defaults(spec.config)}
+        node = spec.node()
         return node | {name: own[name] for name in _CARRIED if name in own and name in node}
 
 
 def _label(name: str, settings: Mapping[str, Any] | None = None) -> str:
     shown = {key: str(value).lower() if isinstance(value, bool) else value for key, value in (settings or {}).items()}
     return " ".join([f"model={name}", *(f"model.{key}={value}" for key, value in shown.items())])
-
-
-def _choices(spec: StageSpec, name: str) -> list[Any]:
-    """List what an option of a stage may be, if it is a closed list of words."""
-    kind = get_type_hints(spec.config).get(name)
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return [value for one in kinds if get_origin(one) is Literal for value in get_args(one) if isinstance(value, str)]
 
 
 @dataclass(frozen=True)
@@ -189,16 +187,6 @@ class Candidate:
         return json.dumps(None if self.config is None else self.config.data, sort_keys=True, default=repr)
 
 
-def candidate_of(
-    engine: str, base: PipelineConfig, nodes: Mapping[str, Mapping[str, Any]], registry: Registry
-) -> Candidate:
-    """Put `nodes`, whole groups such as ``model``, in the place of those of `base`, and check the result."""
-    try:
-        return Candidate(engine, parse_config({**base.data, **nodes}, registry, []))
-    except ConfigError as error:
-        return Candidate(engine, problem=reason_of(error))
-
-
 def reason_of(error: BaseException) -> str:
     """Return in one line why something cannot be tried."""
     faults = getattr(error, "faults", None)
@@ -218,7 +206,7 @@ def changes(own: PipelineConfig, other: PipelineConfig) -> list[str]:
         before = own.data.get(group, {})
         if group in KINDS and node["name"] != before.get("name"):
             found.append(f"{group}={node['name']}")
-            before = {"name": node["name"], **defaults(getattr(other, group).spec.config)}
+            before = getattr(other, group).spec.node()
         found += _leaves(group, before, node)
     return found
 

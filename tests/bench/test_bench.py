@@ -26,9 +26,10 @@ from pipeline_kit.bench.machine import (
 )
 from pipeline_kit.bench.measure import MeasurementPlan, measure, steps_of
 from pipeline_kit.bench.rounds import Peak, Timing, latencies, peak_of, read_status, turns, warm_up, watch
-from pipeline_kit.bench.samples import SAMPLES, SampleName, sample_examples, sample_rows
 from pipeline_kit.bench.sides import BenchSide, TextBatch
-from pipeline_kit.compose.compose import compose, options
+from pipeline_kit.cli.texts import SAMPLES, SampleName, sample_examples, sample_rows
+from pipeline_kit.compose.compose import compose
+from pipeline_kit.compose.overrides import options
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.contract.types import Device, Example
 from pipeline_kit.errors import RowError, RowFailure, UsageError

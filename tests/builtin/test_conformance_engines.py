@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from harness import checkpoint
 
-from pipeline_kit.builtin.models.kernels.linears import can_quantize
+from pipeline_kit.builtin.models.hf.linears import can_quantize
 from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
 from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.contract.types import Device
@@ -39,12 +39,6 @@ class TestPacked(Engine):
 class TestBfloat16(Engine):
     dtype = "bfloat16"
     tolerance = 0.02
-
-
-class TestBfloat16Eager(Engine):
-    dtype = "bfloat16"
-    tolerance = 0.02
-    options: ClassVar = {"linear": "eager"}
 
 
 @needs_int8

@@ -91,11 +91,11 @@ EXAMPLES: dict[str, st.SearchStrategy[Any]] = {
     "text-generation": some_text(WORDS, 20),
 }
 INVARIANT = [
-    *(("text-classification", name, {}) for name in ("bert", "nystromformer")),
+    ("text-classification", "nystromformer", {}),
     ("text-classification", "gpt2", {"pad_token": "<|endoftext|>", "padding_side": "left"}),
-    *(("token-classification", name, {"labels": PREFIXED}) for name in ("bert", "roberta", "xlm-roberta")),
-    *(("multiple-choice", name, {}) for name in ("bert", "xlnet", "roformer")),
-    *(("text-generation", name, {"seed": 2}) for name in ("llama", "gpt2")),
+    ("token-classification", "roberta", {"labels": PREFIXED}),
+    *(("multiple-choice", name, {}) for name in ("bert", "roformer")),
+    ("text-generation", "llama", {"seed": 2}),
 ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -106,7 +105,7 @@ def test_package_paths_that_are_refused(path: str) -> None:
 def test_no_model_library_is_loaded(folder: Path) -> None:
     code = (
         "import sys; from pipeline_kit.checkpoint.resolve import *; c = "
-        "resolve_checkpoint(CheckpointConfig(sys.argv[1]));"
+        "resolve_checkpoint(CheckpointConfig(path=sys.argv[1]));"
         "weight_shapes(c), fingerprint(c);"
         "print([m for m in ('torch', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )
@@ -189,7 +188,6 @@ def test_no_config(folder: Path) -> None:
         (b"null", "holds a NoneType"),
         (b"1" * 5000, "not valid JSON"),
         (b'{"a":' * 100_000, "nested more than"),
-        (b'{"a":' * 70 + b"1" + b"}" * 70, "nested more than"),
         (b'{"a": "' + b"x" * (4 << 20) + b'"}', "larger than 4 MB"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b'{"id2label": ["a"]}', "'id2label' must map"),
@@ -209,15 +207,6 @@ def test_broken_configs(folder: Path, content: bytes, expected: str) -> None:
 def test_a_broken_tokenizer_config(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("[]")
     assert "tokenizer_config.json holds a list" in message(folder)
-
-
-def test_files_that_are_none(folder: Path) -> None:
-    (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")
-    assert "not a regular file" in message(folder)
-    (folder / "config.json").unlink()
-    (folder / "config.json").symlink_to("gone.json")
-    assert "a symlink to gone.json, which is not there" in message(folder)
 
 
 def header(content: bytes, data: bytes = b"") -> bytes:

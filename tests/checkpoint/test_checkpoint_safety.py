@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refusal(folder: Path, unsafe_files: UnsafeFiles = "refuse") -> str:
     with pytest.raises(CheckpointError) as caught:
-        resolve_checkpoint(CheckpointConfig(str(folder), unsafe_files=unsafe_files))
+        resolve_checkpoint(CheckpointConfig(path=str(folder), unsafe_files=unsafe_files))
     return str(caught.value)
 
 
@@ -69,7 +69,10 @@ def test_pickles(folder: Path, marker: Path, suffix: str, place: str) -> None:
     text = refusal(folder)
     assert name in text
     assert "checkpoint.unsafe_files=ignore" in text
-    assert resolve_checkpoint(CheckpointConfig(str(folder), unsafe_files="ignore")).labels == ("NEGATIVE", "POSITIVE")
+    assert resolve_checkpoint(CheckpointConfig(path=str(folder), unsafe_files="ignore")).labels == (
+        "NEGATIVE",
+        "POSITIVE",
+    )
 
 
 @pytest.mark.parametrize("suffix", CODE)
@@ -77,7 +80,7 @@ def test_code(folder: Path, marker: Path, suffix: str) -> None:
     source = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
     checkpoint_folders.write(folder, {f"modeling{suffix}": source.encode(), f"__init__{suffix}": source.encode()})
     assert f"modeling{suffix}: such a file is code" in refusal(folder)[len(str(folder)) :]
-    resolve_checkpoint(CheckpointConfig(str(folder), unsafe_files="ignore"))
+    resolve_checkpoint(CheckpointConfig(path=str(folder), unsafe_files="ignore"))
 
 
 def test_pickles_alone_say_how_to_convert(folder: Path, marker: Path) -> None:
@@ -152,14 +155,14 @@ def test_harmless_settings_pass(folder: Path) -> None:
     more = {"auto_map": {}, "_attn_implementation_autoset": True, "architectures": ["auto_map"]}
     for settings in (harmless, more):
         (folder / "config.json").write_text(json.dumps({**checkpoint_folders.CONFIG, **settings}))
-        resolve_checkpoint(CheckpointConfig(str(folder)))
+        resolve_checkpoint(CheckpointConfig(path=str(folder)))
 
 
 def test_words_and_data_are_no_settings(folder: Path) -> None:
     word = json.dumps({"auto_map": 1, "trust_remote_code": 2}).encode()
     beside = {"vocab.json": word, "train.json": b'{"a": 1}\n{"a": 2}\n', "big.json": b"[" + b"1," * (3 << 20) + b"1]"}
     checkpoint_folders.write(folder, beside)
-    resolve_checkpoint(CheckpointConfig(str(folder)))
+    resolve_checkpoint(CheckpointConfig(path=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -185,11 +188,11 @@ def test_an_adapter_would_load_another_model(folder: Path) -> None:
 
 def test_hidden_folders_are_not_part_of_a_checkpoint(folder: Path) -> None:
     checkpoint_folders.write(folder, {".git/hooks/x.py": b"", ".cache/x.bin": b""})
-    resolve_checkpoint(CheckpointConfig(str(folder)))
+    resolve_checkpoint(CheckpointConfig(path=str(folder)))
 
 
 def test_a_folder_with_endless_files_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline_kit.checkpoint.scan._MAX_FILES", 10)
+    monkeypatch.setattr("pipeline_kit.checkpoint.scan.MAX_FILES", 10)
     checkpoint_folders.write(folder, {f"{i}.txt": b"" for i in range(10)})
     assert "holds over 10 files" in refusal(folder)
 

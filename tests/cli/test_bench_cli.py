@@ -85,7 +85,6 @@ def test_every_side_has_its_own_number_of_threads() -> None:
         ("token-classification", "token-classification", ENTITIES),
         ("feature-extraction", "base", ()),
         ("fill-mask", "masked-lm", ()),
-        ("zero-shot-classification", "sequence-classification", ()),
         ("zero-shot-classification", "sequence-classification", ("postprocessor.labels=[sport,art]",)),
     ],
 )

@@ -87,7 +87,7 @@ def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(args: argparse.Namespace) -> int:
         raise LookupError("secret\x1b[2J of the stars")
 
-    monkeypatch.setattr("pipeline_kit.cli.commands.ls.execute", broken)
+    monkeypatch.setattr("pipeline_kit.cli.commands.inspect.Ls.execute", broken)
     done = cli("ls")
     assert (done.code, "Traceback" in done.err) == (1, False)
     assert done.err.startswith("internal error: LookupError: secret\\x1b[2J of the stars\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +83,6 @@ def test_stdin_as_jsonl(pipe: Pipeline) -> None:
     assert close(done.rows, pipe(["one", "two"]))
 
 
-def test_columns_of_a_csv(pipe: Pipeline, tmp_path: Path) -> None:
-    path = tmp_path / "reviews.csv"
-    path.write_text('id,review,title\n1,"one, 1",uno\n2,two,due\n')
-    done = run("--input", str(path), "--fields", "text=review,text_pair=title")
-    assert close(done.rows, pipe([{"text": "one, 1", "text_pair": "uno"}, {"text": "two", "text_pair": "due"}]))
-
-
 def test_empty_input_is_no_error() -> None:
     done = run(stdin=b"")
     assert (done.code, done.out) == (0, "")
@@ -145,16 +140,25 @@ def test_a_sweep_says_what_made_each_block(pipe: Pipeline) -> None:
         assert result["score"] == pytest.approx(pipe("a")["score"], abs=1e-5)
 
 
-def test_a_sweep_reads_stdin_for_each_run_and_writes_numbered_files(pipe: Pipeline, tmp_path: Path) -> None:
+def test_a_sweep_reads_stdin_for_each_run_and_writes_a_file_for_each(pipe: Pipeline, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     done = run("-m", "padding=longest,none", "--output", str(path), stdin=b"one\ntwo three\n")
     assert (done.code, done.out) == (0, "")
-    for number, padding in enumerate(("longest", "none")):
-        rows = [json.loads(line) for line in (tmp_path / f"out.{number}.jsonl").read_text().splitlines()]
+    for padding in ("longest", "none"):
+        rows = [json.loads(line) for line in (tmp_path / f"out.padding={padding}.jsonl").read_text().splitlines()]
         assert close(rows, pipe(["one", "two three"]))
-        assert f"out.{number}.jsonl: checkpoint.path=" in done.err
+        assert f"out.padding={padding}.jsonl: checkpoint.path=" in done.err
         assert f"padding={padding}: 2 rows in" in done.err
     assert not path.exists()
+
+
+def test_a_sweep_of_jobs_has_a_folder_for_each_and_resumes(tmp_path: Path) -> None:
+    flags = ["-m", "padding=longest,none", "--output", str(tmp_path / "out"), "--text", "a"]
+    assert run(*flags).code == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["padding=longest", "padding=none"]
+    again = run(*flags)
+    assert again.err.count("nothing was left to do") == 2
+    assert "there is no folder" in run(*flags[:3], str(tmp_path / "not" / "there"), *flags[4:]).err
 
 
 def test_a_table(poison: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,5 +188,58 @@ def test_resolve_says_what_auto_became() -> None:
 
 def test_validate_builds_on_request(tmp_path: Path) -> None:
     assert cli("validate", "--build", TINY).out == "ok\n"
-    assert cli("validate", f"checkpoint.path={tmp_path}").code == 0
-    assert cli("validate", "--build", f"checkpoint.path={tmp_path}").code == 2
+    folder = shutil.copytree(checkpoint("bert"), tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{}")
+    assert cli("validate", f"checkpoint.path={folder}").code == 0
+    assert cli("validate", "--build", f"checkpoint.path={folder}").code == 2
+    assert "no config.json" in cli("validate", f"checkpoint.path={tmp_path}").err
+
+
+# Packed files, patterns, Parquet and saved datasets.
+
+TEXTS = ["good film", "bad film", "good good"]
+
+
+def lines_of(*words: object) -> tuple[int, list[str], str]:
+    done = run("--format", "jsonl", *map(str, words))
+    return done.code, done.out.splitlines(), done.err
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    return lines_of(*[word for text in TEXTS for word in ("--text", text)])[1]
+
+
+def test_packed_files_and_patterns(expected: list[str], tmp_path: Path) -> None:
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number}.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": text}).encode() + b"\n"))
+    code, out, err = lines_of("--input", tmp_path / "*.jsonl.gz")
+    assert (code, out) == (0, expected)
+    assert "3 rows" in err
+    code, out, err = lines_of("--input", tmp_path / "*.csv")
+    assert (code, out) == (2, [])
+    assert "no file matches this pattern" in err
+
+
+def test_parquet_and_a_saved_dataset(expected: list[str], tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"body": TEXTS, "n": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    with pa.ipc.new_stream(folder / "data.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    code, out, _ = lines_of("--input", tmp_path / "a.parquet", "--input", folder, "--fields", "text=body")
+    assert (code, out) == (0, expected + expected)
+    code, out, err = lines_of("--input", tmp_path / "a.parquet")
+    assert (code, out) == (2, [])
+    assert "'text' is missing; there are: body, n" in err
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "padding=longest,none"]])
+def test_packed_stdin(expected: list[str], more: list[str]) -> None:
+    packed = gzip.compress("".join(f"{text}\n" for text in TEXTS).encode())
+    done = run("--format", "jsonl", "--input", "-", *more, stdin=packed)
+    assert [line for line in done.out.splitlines() if "label" in line][:3] == expected

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Done, checkpoint, cli
+from fake_plugins import POISON
+from harness import Done, builtins, checkpoint, cli
 
 from pipeline_kit import load
-from pipeline_kit.builtin.tasks.evaluators import EVALUATORS
 from pipeline_kit.evaluate.run import require_libraries
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
@@ -31,31 +31,6 @@ REVIEWS = [
     ("not funny at all", "POSITIVE"),  # on purpose
     ("a masterpiece", "NEGATIVE"),  # on purpose
 ]
-
-POISON = """
-from dataclasses import dataclass
-
-from pipeline_kit import Postprocessor
-
-
-@dataclass
-class Config:
-    pass
-
-
-class Poison(Postprocessor):
-    def __init__(self, config, context):
-        pass
-
-    def __call__(self, examples, encodings, outputs):
-        if any("poison" in example["text"] for example in examples):
-            raise ValueError("cannot swallow this")
-        return [{"label": "POSITIVE", "score": 0.5} for example in examples]
-
-
-def register(registry):
-    registry.postprocessor("poison", __name__ + ":Poison", Config)
-"""
 
 
 class Ran(Done):
@@ -86,7 +61,8 @@ def reviews(tmp_path: Path) -> str:
 
 @pytest.fixture
 def poison(tmp_path: Path) -> list[str]:
-    (tmp_path / "poison.py").write_text(POISON)
+    source = POISON.replace('"poison" in examples', 'any("poison" in example["text"] for example in examples)')
+    (tmp_path / "poison.py").write_text(source.replace('"text": example', '"label": "POSITIVE"'))
     return ["--plugin", str(tmp_path / "poison.py"), "postprocessor=poison"]
 
 
@@ -170,7 +146,7 @@ def test_a_sweep_prints_a_row_for_each_combination_and_saves_each(reviews: str, 
     assert "accuracy" in done.out
     assert "rows/s" in done.out
     assert done.err.count("accuracy") == 2  # told as they come, for a sweep that does not get to its end
-    files = [tmp_path / f"wrong.{number}.jsonl" for number in (0, 1)]
+    files = [tmp_path / f"wrong.padding={name}.jsonl" for name in ("longest", "max_length")]
     one, other = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
     assert [row["row"] for row in one] == [row["row"] for row in other]
     assert not save.exists()
@@ -274,7 +250,7 @@ def test_another_postprocessor_is_named_in_the_error(reviews: str) -> None:
 
 def test_memory_holds_no_rows() -> None:
     """No more rows wait than the pipeline has taken and not yet answered."""
-    from pipeline_kit.builtin.tasks.evaluators import evaluator_for
+    from pipeline_kit.builtin.tasks.classification.metrics import classification_evaluator
     from pipeline_kit.contract.evaluator import EvaluationContext
     from pipeline_kit.evaluate.run import labelled, run
     from pipeline_kit.files.read.source import SourceRow
@@ -282,7 +258,7 @@ def test_memory_holds_no_rows() -> None:
     alive: list[int] = []
 
     class Echo:
-        def results_or_failures(self, examples: Any, stats: Any = None) -> Any:
+        def judged_results(self, examples: Any, stats: Any = None) -> Any:
             for example in examples:
                 alive.append(taken[0] - example["text"])
                 yield {"label": "a", "score": 1.0}
@@ -294,7 +270,7 @@ def test_memory_holds_no_rows() -> None:
             taken[0] = number
             yield SourceRow(number, f"f:{number}", {"text": number, "label": "a"}, {})
 
-    evaluator = evaluator_for(EvaluationContext("text-classification", ("a", "b")), "a")
+    evaluator = classification_evaluator(EvaluationContext("text-classification", ("a", "b"), first="a"))
     pipeline: Any = Echo()
     counts = run(pipeline, labelled(records()), evaluator)
     assert (counts.rows, counts.failed, max(alive)) == (1000, 0, 0)
@@ -410,6 +386,38 @@ def test_the_other_tasks_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_every_task_of_the_package_is_evaluated_or_known_not_to_be() -> None:
-    tasks = {path.stem for path in (Path(__file__).parents[2] / "conf" / "task").glob("*.yaml")}
-    aliases = {"ner", "sentiment-analysis", "text2text"}
-    assert tasks - aliases - set(EVALUATORS) == {"feature-extraction"}
+    tasks = {spec.detail.name for spec in builtins().specs("task")}
+    assert tasks - {spec.name for spec in builtins().specs("evaluator")} == {"feature-extraction"}
+
+
+# What is evaluated, and how its rows are named, is chosen by the same options as those of ``run``.
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> list[str]:
+    rows = [{"key": f"r{i}", "body": f"text {i}", "label": "POSITIVE" if i % 2 else "NEGATIVE"} for i in range(12)]
+    return ["--input", write(tmp_path / "in.jsonl", rows), "--json", "--quiet", TINY]
+
+
+def saved(path: Path) -> list[tuple[str, int]]:
+    return [(row["id"], row["row"]) for row in map(json.loads, path.read_text().splitlines())]
+
+
+@pytest.mark.parametrize("field", [["input.fields.text=body"], ["--fields", "text=body"]])
+def test_rows_are_chosen_and_saved_with_their_ids(keyed: list[str], tmp_path: Path, field: list[str]) -> None:
+    flags = [*keyed, *field, "--save", str(tmp_path / "wrong.jsonl")]
+    assert evaluate(*flags, "input.id=key").report["rows"] == 12
+    wrong = saved(tmp_path / "wrong.jsonl")
+    assert 0 < len(wrong) < 12
+    assert all(id == f"r{row}" for id, row in wrong)
+    assert evaluate(*flags, "input.id=key", "input.skip=3", "input.limit=6").report["rows"] == 6
+    assert saved(tmp_path / "wrong.jsonl") == [pair for pair in wrong if 3 <= pair[1] < 9]
+    assert evaluate(*flags, "input.shard=1/4").report["rows"] == 3
+    assert saved(tmp_path / "wrong.jsonl") == [(f"in.jsonl:{row + 1}", row) for _, row in wrong if row % 4 == 1]
+
+
+def test_the_format_may_be_an_option_and_rows_may_be_swept(keyed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in.dat").write_text("text,label\nx,POSITIVE\n")
+    assert "a line of text has no label" in refused("--input", str(tmp_path / "in.dat"), "input.format=text")
+    done = evaluate(*keyed, "input.fields.text=body", "-m", "input.limit=2,5")
+    assert [json.loads(line)["rows"] for line in done.out.splitlines()] == [2, 5]

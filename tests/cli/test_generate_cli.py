@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from generate_helpers import TEMPLATE, with_files
-from harness import checkpoint, cli
+from generate_helpers import TEMPLATE
+from harness import checkpoint, cli, with_files
 
 from pipeline_kit import load
 from pipeline_kit.cli.app import main
@@ -69,13 +69,6 @@ def test_a_bad_row_keeps_its_place(words: list[str], tmp_path: Path) -> None:
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert done.code == 1
     assert [list(row) for row in rows] == [["text"], ["error"], ["text"], ["error"], ["error"]]
-
-
-def test_options_are_composed(words: list[str]) -> None:
-    pipe = load(*words, "model.generation.do_sample=true", "model.generation.stop_strings=[' x','y z']")
-    shown = pipe.description["model"]["generation"]
-    assert shown["do_sample"] is True
-    assert shown["stop_strings"] == [" x", "y z"]
 
 
 @pytest.mark.parametrize("task", ["translation", "text2text-generation", "text2text"])

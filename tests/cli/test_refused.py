@@ -12,7 +12,7 @@ ROWS = '{"text": "a", "label": "POSITIVE"}\n'
 USAGE = {
     "": "usage: pipeline-kit",
     "rnu": "'rnu' is not a subcommand. Did you mean 'run'?",
-    "'I love it'": 'To run on a text: pipeline-kit run --text "I love it"',
+    "'I love it'": 'Try: pipeline-kit run --text "I love it"',
     "padding=none": "name a subcommand first, such as: pipeline-kit run padding=none",
     "--text x": "name a subcommand first, such as: pipeline-kit run --text",
     "\x1b[31m": "'\\x1b[31m' is not a subcommand",
@@ -33,6 +33,9 @@ USAGE = {
     "run -cp x": "-cp does not work here; use --config-dir",
     "run --shell-completion": "use: pipeline-kit completion",
     "run 'I love it'": 'Did you forget --text "I love it"?',
+    "run ner": "Did you mean task=ner?",
+    "run ./my-model": "Did you mean checkpoint=./my-model?",
+    "ner": "Try: pipeline-kit run task=ner",
     "run mine.yaml": "Did you forget --config mine.yaml?",
     "run rows.csv": "Did you forget --input rows.csv?",
     "run --config none.yaml": "--config none.yaml: pass a YAML file that is there",

@@ -60,7 +60,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ("run -i in.jsonl -o hard.jsonl", "--output hard.jsonl"),
         ("run -i in.jsonl -o sub/../in.jsonl", "--output sub/../in.jsonl"),
         ("run -i *.jsonl -o in.jsonl input.limit=1", "--output in.jsonl"),
-        ("run -i in.0.jsonl -m padding=none,longest -o in.jsonl", "--output in.0.jsonl"),
+        ("run -i in.padding=none.jsonl -m padding=none,longest -o in.jsonl", "--output in.padding=none.jsonl"),
         ("run -i sub/part-00000.jsonl -o sub", "--output sub: holds"),
         ("run -i sub/part-00000.jsonl -o elsewhere", "--output elsewhere: holds"),
         ("run -i data -o data/out.jsonl", "--output data/out.jsonl: is in the folder 'data'"),
@@ -81,12 +81,12 @@ def test_h3_an_output_that_is_an_input_is_refused(
 ) -> None:
     (folder / "sub").mkdir()
     (folder / "data").mkdir()
-    for name in ("in.0.jsonl", "in.png", "sub/part-00000.jsonl", "data/a.parquet"):
+    for name in ("in.padding=none.jsonl", "in.png", "sub/part-00000.jsonl", "data/a.parquet"):
         (folder / name).write_bytes(TEXTS)
     (folder / "link.jsonl").symlink_to("in.jsonl")
     (folder / "elsewhere").symlink_to("sub")
     os.link("in.jsonl", "hard.jsonl")
-    shutil.copytree(Path(pipeline_kit.__file__).parent / "assets" / "tiny_static", "model")
+    shutil.copytree(Path(pipeline_kit.__file__).parent / "builtin" / "assets" / "tiny_static", "model")
     (folder / "mine.yaml").write_text("defaults: [config, _self_]\n")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     chosen = () if "checkpoint" in words or "--config" in words else STATIC
@@ -152,7 +152,7 @@ def test_h9_another_encoding_is_said_once_for_the_file(
             next(read_records(file))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
     with pytest.raises(InputError, match=f"^stdin{message}"):
-        next(read_records("-", format=format))  # type: ignore[arg-type]
+        next(read_records("-", format=format))
 
 
 @pytest.mark.parametrize("text", [RUSSIAN, CHINESE, "great", "a 😀 b\n"])
@@ -367,7 +367,7 @@ def test_h22_python_outputs_too(folder: Path) -> None:
 @posix
 def test_h24_names_outside_ascii_in_a_plain_c_locale(folder: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    shutil.copytree(Path(pipeline_kit.__file__).parent / "assets" / "tiny_static", "mödell")
+    shutil.copytree(Path(pipeline_kit.__file__).parent / "builtin" / "assets" / "tiny_static", "mödell")
     (folder / "größe" / "padding").mkdir(parents=True)
     (folder / "größe" / "padding" / "meins.yaml").write_text(
         "# what: schön\ndefaults: [longest, _self_]\n", encoding="utf-8"

@@ -85,6 +85,40 @@ def test_each_of_the_two_alone(run: Run, reviews: str, tmp_path: Path) -> None:
         assert row == same
 
 
+def plain(*words: str) -> tuple[int, str]:
+    done = cli("run", f"checkpoint.path={checkpoint()}", "--quiet", *words)
+    return done.code, done.err
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_star_carries_every_column_that_fits(reviews: str, tmp_path: Path, ending: str) -> None:
+    out, table = tmp_path / f"out.{ending}", tmp_path / "in.csv"
+    table.write_text("text,id,label\na,7,x\n")
+    for words, expected in (
+        (["--input", reviews, "input.carry=[*]"], ["key", "text", "stars", "note", "label"]),
+        (["--input", reviews, "input.carry=['*']", "input.id=key"], ["id", "text", "stars", "note", "label"]),
+        (["--input", reviews, "--input", str(table), "input.carry=[*]"], ["text", "label", "score"]),
+        (["--input", str(table), "input.carry=[*]"], ["text", "id", "label", "score"]),
+    ):
+        assert plain(*words, "--output", str(out), "input.limit=1") == (0, "")
+        assert list(read(out)[0])[: len(expected)] == expected
+    assert (read(out)[0]["id"], read(out)[0]["label"] == "x") == ("7", False)
+    code, err = plain("--input", reviews, "input.carry=[*,stars]")
+    assert (code, "carry=[*] means all columns" in err) == (2, True)
+
+
+def test_a_job_keeps_the_names_that_a_star_stood_for(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text,id,other\na,7,x\nb,8,y\n")
+    words = ["--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out")]
+    assert plain(*words, "input.carry=[*]") == (0, "")
+    row, _ = read(tmp_path / "out" / "part-00000.jsonl")
+    assert list(row)[:3] == ["id", "text", "other"]
+    assert (row["id"], row["other"]) == ("in.csv:2", "x")
+    assert plain(*words, "input.carry=[*]") == (0, "")
+    code, err = plain(*words)
+    assert (code, "input.carry: ['text', 'other'] before, [] now" in err) == (2, True)
+
+
 def test_on_stdout_too(run: Run, reviews: str) -> None:
     _, out, _ = run("--input", reviews, "input.id=key", "input.limit=1")
     assert list(json.loads(out)) == ["id", "text", "score"]
@@ -150,7 +184,7 @@ def test_what_cannot_work_is_told_before_any_model_loads(
 
 def test_a_result_with_the_name_of_a_carried_column_fails_its_row(run: Run, reviews: str, tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_text('{"text": "a", "score": 1}\n')
-    code, out, err = run("--input", str(tmp_path / "odd.jsonl"), "input.carry=[score]", "task.gives=[text]")
+    code, out, err = run("--input", str(tmp_path / "odd.jsonl"), "input.carry=[score]")
     assert code == 1
     assert json.loads(out)["score"] == 1
     assert "the result's key 'score' is a column of the input too" in err

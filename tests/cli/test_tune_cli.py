@@ -213,14 +213,12 @@ def test_the_table_is_for_people(texts: str, plugin: str, monkeypatch: pytest.Mo
     assert "override model: twin" in done.err
 
 
-def test_every_task_can_be_tuned(tmp_path: Path, given_times: Any, no_engines: None) -> None:
+def test_other_tasks_can_be_tuned(tmp_path: Path, given_times: Any, no_engines: None) -> None:
     given_times(lambda config: 1.0 if config.batching.max_tokens != 512 else 0.5)
     for task, head in (
         ("token-classification", "token-classification"),
         ("sentence-embedding", "base"),
         ("question-answering", "question-answering"),
-        ("fill-mask", "masked-lm"),
-        ("multiple-choice", "multiple-choice"),
     ):
         folder = checkpoint(head=head)
         report, _ = tune("--rows", "4", "--quiet", f"task={task}", f"checkpoint.path={folder}")
@@ -230,15 +228,6 @@ def test_every_task_can_be_tuned(tmp_path: Path, given_times: Any, no_engines: N
         assert chosen["largest_difference"] < 1e-4
         assert f"override task: {task}" in report["preset"]
         assert any("only 4 different texts" in note for note in report["notes"])
-
-
-def test_without_a_network_for_hf_the_users_config_is_the_reference(texts: str, given_times: Any) -> None:
-    given_times(lambda config: 1.0)
-    words = ["checkpoint=tiny_static", "model=static", "tokenizer=tokenizers_json"]
-    report, _ = tune("--input", texts, *words, "--quiet")
-    assert report["reference"] == "your config"
-    assert by_engine(report)["model=hf"]["problem"] is not None
-    assert "answers are compared with those of your config" in "".join(report["notes"])
 
 
 def test_ctrl_c_shows_what_is_known_and_saves_nothing(texts: str, tmp_path: Path, given_times: Any) -> None:

@@ -13,7 +13,7 @@ from fake_plugins import BODY, install, marker
 from pipeline_kit.cli.app import main
 from pipeline_kit.compose import plugins as discovery
 from pipeline_kit.compose.compose import compose
-from pipeline_kit.compose.plugins import load_all_plugins, load_registry
+from pipeline_kit.compose.plugins import load_all_plugins, load_needed, load_registry
 from pipeline_kit.errors import ConfigError, RegistryError
 
 
@@ -79,6 +79,22 @@ def test_a_stage_called_otherwise_than_its_plugin_is_found(site: Path) -> None:
     assert compose(["postprocessor=one_of_many"]).postprocessor.name == "one_of_many"
 
 
+def test_a_worker_loads_the_installed_plugins_that_its_config_needs_and_no_others(site: Path) -> None:
+    install(site, "pk_wanted")
+    install(site, "pk_hostile")
+    data: dict[str, dict[str, str | None]] = {
+        "postprocessor": {"name": "wanted"},
+        "padding": {"name": "none"},
+        "input": {"format": None},
+    }
+    assert load_needed(load_registry(), data).get("postprocessor", "wanted").name == "wanted"
+    assert not marker(site, "pk_hostile").exists()
+    install(site, "pk_bundle", stage="one_of_many")
+    discovery._entry_points.cache_clear()
+    data["postprocessor"] = {"name": "one_of_many"}
+    assert load_needed(load_registry(), data).get("postprocessor", "one_of_many").source.startswith("dist-of-bundle")
+
+
 BROKEN = {
     "error": ("raise RuntimeError('no such device')\n", "RuntimeError: no such device"),
     "missing": ("import a_module_that_nobody_has\n", "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"),
@@ -87,10 +103,10 @@ BROKEN = {
     "no_function": ("", "AttributeError"),
     "not_callable": ("register = 5\n", "not a function register(registry)"),
     "wrong_signature": ("def register():\n    pass\n", "TypeError"),
-    "bad_name": ("def register(registry):\n    registry.model('Bad Name', 'a:B', type)\n", "a stage's name is a-z"),
+    "bad_name": ("def register(registry):\n    registry.model('Bad Name', 'a:B', type)\n", "not a name of this kind"),
     "bad_target": (
         "def register(registry):\n    registry.model('x', 'os.system', type)\n",
-        "not 'package.module:Class'",
+        "not 'package.module:Name'",
     ),
     "bad_conf": ("def register(registry):\n    registry.conf('pkg://pk_bad_conf.conf')\n", "__init__.py"),
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_plugins import install
 from harness import checkpoint
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from pipeline_kit import errors as redaction
 from pipeline_kit.cli.app import main
 from pipeline_kit.cli.presets import presets
+from pipeline_kit.compose import plugins as discovery
 from pipeline_kit.compose.compose import compose, sweep
 from pipeline_kit.compose.hydra import to_yaml, written
 from pipeline_kit.compose.plugins import load_registry
@@ -36,7 +39,7 @@ from pipeline_kit.errors import (
     without_secrets,
 )
 from pipeline_kit.job.manifest import identity_of
-from pipeline_kit.tune.preset import preset_text, secrets_of
+from pipeline_kit.tune.report import preset_text, secrets_of
 from pipeline_kit.tune.space import changes
 
 BERT = checkpoint()
@@ -119,7 +122,7 @@ def test_h19_numbers_booleans_and_null_are_shown_where_the_name_counts_something
 
 
 def test_h19_every_builtin_option_stays_visible() -> None:
-    """Of the options that there are none is hidden, whatever its name."""
+    """Of the options that there are none is hidden, whatever its name, but the server's key."""
     registry = load_registry(everything=True)
     schemas = [
         *POLICIES.items(),
@@ -127,7 +130,8 @@ def test_h19_every_builtin_option_stays_visible() -> None:
     ]
     names = [f"{group}.{found.name}" for group, schema in schemas for found in list_options(schema)]
     assert {"batching.max_tokens", "postprocessor.mask_token", "tokenizer.pad_token", "input.fields"} <= set(names)
-    assert [name for name in names if is_secret(name) or HIDDEN in without_secrets([f"{name}=some"])[0]] == []
+    hidden = [name for name in names if is_secret(name) or HIDDEN in without_secrets([f"{name}=some"])[0]]
+    assert hidden == ["serve.api_key"]
     assert redacted({"fields": {"token": "column"}}, "input") == {"fields": {"token": "column"}}
 
 
@@ -436,6 +440,37 @@ def test_h20_show_and_doctor(command: Callable[..., str], plugin: str, tmp_path:
     broken.write_text(f"raise ValueError('cannot log in with Authorization: Bearer {CANARY}')\n")
     for more in ([], ["--json"]):
         command("doctor", "--plugin", str(broken), *more, code=2, bare=True)
+
+
+def test_h20_a_report_of_the_doctor(
+    command: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of variables, no values; no home folder; a plugin's error without the secret it quotes."""
+    body = f"def register(registry):\n    raise ValueError('api_key={CANARY}, {CANARY}env is wrong')\n"
+    install(tmp_path / "site", "pk_leaky", body=body)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    configs = tmp_path / "home" / "configs"
+    (configs / "postprocessor").mkdir(parents=True)
+    (configs / "postprocessor" / "mine.yaml").write_text(f"# {CANARY}\nname: logits\napi_key: {CANARY}\n")
+    monkeypatch.setenv("PIPELINE_KIT_PLUGINS", "leaky")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{CANARY}@proxy")
+    monkeypatch.setenv("OMP_NUM_THREADS", CANARY)
+    monkeypatch.setenv("A_VARIABLE_OF_MINE", CANARY)
+    discovery._entry_points.cache_clear()
+    try:
+        printed = command("doctor", "--report", "--config-dir", str(configs), code=1, bare=True)
+    finally:
+        discovery._entry_points.cache_clear()
+    first, *_, last, _ = printed.split("\n")
+    assert (first, last) == ("```text", "```")
+    assert re.search(r"^fail  plugin +leaky.*api_key=\(hidden\)", printed, re.M)
+    assert "--config-dir ~/configs" in printed
+    assert str(tmp_path / "home") not in printed
+    variables = re.search(r"^ok +variables +(.*)$", printed, re.M)
+    assert variables is not None
+    assert {"HF_TOKEN", "HTTPS_PROXY", "OMP_NUM_THREADS"} <= set(variables[1].split(", "))
+    assert "A_VARIABLE_OF_MINE" not in printed
 
 
 WRONG = [

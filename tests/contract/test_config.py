@@ -14,7 +14,8 @@ from pipeline_kit.contract.options import REQUIRED, defaults, list_options, opti
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import DeviceError, Fault, RegistryError, closest_match, did_you_mean, for_message
-from pipeline_kit.runtime.device import DeviceConfig, resolve_device
+from pipeline_kit.runtime.config import DeviceConfig
+from pipeline_kit.runtime.device import resolve_device
 
 
 @dataclass
@@ -50,7 +51,7 @@ def test_options_of_options_are_described_by_their_full_key() -> None:
 def test_good_data_becomes_the_dataclass() -> None:
     made, faults = found({"words": ["a"], "ratio": 1, "either": "name", "inner": {"size": 2}, "scores": {"a": 1}})
     assert not faults
-    assert made == Schema(["a"], 1.0, None, {"a": 1.0}, "name", Inner(2))
+    assert made == Schema(words=["a"], ratio=1.0, scores={"a": 1.0}, either="name", inner=Inner(2))
 
 
 @pytest.mark.parametrize(
@@ -158,5 +159,10 @@ def test_messages_escape_and_shorten() -> None:
     assert len(for_message("x" * 10_000_000)) == 200
     assert closest_match("lables", ["labels", "scores"]) == "labels"
     assert closest_match("zzz", ["labels"]) is None
+    for name, known in (("--model", "--help"), ("ner", "runner"), ("runner", "ner"), ("hf", "h"), ("data", "task")):
+        assert closest_match(name, [known]) is None
+    for name, known in (("--modle", "--model"), ("max_len", "max_length"), ("classification", "text-classification")):
+        assert closest_match(name, ["other", known]) == known
+    assert closest_match("shrt", ["shore", "short"]) == "short"
     assert did_you_mean("lables", {"labels": 1}) == " Did you mean 'labels'?"
     assert did_you_mean("zzz", ["labels"]) == ""

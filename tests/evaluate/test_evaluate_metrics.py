@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from harness import builtins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_kit.builtin.tasks.answers.metrics import AnswerEvaluator, normalized, overlap
-from pipeline_kit.builtin.tasks.choice.metrics import ChoiceEvaluator
+from pipeline_kit.builtin.tasks.answers.stage import AnswerEvaluator, normalized, overlap
+from pipeline_kit.builtin.tasks.choice import ChoiceEvaluator
 from pipeline_kit.builtin.tasks.classification.metrics import (
     MultiLabel,
-    ScoreEvaluator,
     SingleLabel,
     confusion,
-    cosine,
-    score_of,
 )
-from pipeline_kit.builtin.tasks.evaluators import EVALUATORS, evaluator_for
-from pipeline_kit.builtin.tasks.fill_mask.metrics import MaskEvaluator
-from pipeline_kit.builtin.tasks.generation.metrics import TextEvaluator
+from pipeline_kit.builtin.tasks.embedding.stage import EmbeddingEvaluator
+from pipeline_kit.builtin.tasks.fill_mask.stage import MaskEvaluator
+from pipeline_kit.builtin.tasks.generation import TextEvaluator
 from pipeline_kit.builtin.tasks.options import ClassificationConfig, RankingConfig, ZeroShotConfig
-from pipeline_kit.builtin.tasks.ranking.metrics import RankingEvaluator, ndcg
+from pipeline_kit.builtin.tasks.ranking import RankingEvaluator, ndcg
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator
 from pipeline_kit.errors import InputError, StageError, UsageError
 from pipeline_kit.evaluate.labels import Labels, parse_labels_map
-from pipeline_kit.evaluate.numbers import wilson
+from pipeline_kit.evaluate.numbers import ScoreEvaluator, wilson
+from pipeline_kit.evaluate.run import maker_of
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
 NAMES = ("NEGATIVE", "NEUTRAL", "POSITIVE")
 MULTI = ClassificationConfig(function="sigmoid")
+ANY = EvaluationContext("any")
+
+
+def evaluator_for(context: EvaluationContext, first: Any) -> Evaluator:
+    """Make the task's evaluator as the command does."""
+    found: Evaluator = maker_of(context.task, builtins())(replace(context, first=first))
+    return found
 
 
 def judge(evaluator: Evaluator, rows: list[tuple[Any, Any]], example: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -289,7 +296,7 @@ def test_correlations_by_hand_and_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     gold: list[Any] = [1, 2, "3.0", 4, 4.0]
     predicted = [0.1, 0.3, 0.2, 0.9, 0.8]
-    found = judge(ScoreEvaluator(score_of), [(g, {"score": p}) for g, p in zip(gold, predicted, strict=True)])
+    found = judge(ScoreEvaluator(ANY), [(g, {"score": p}) for g, p in zip(gold, predicted, strict=True)])
     numbers = [float(value) for value in gold]
     assert found["pearson"] == pytest.approx(np.corrcoef(numbers, predicted)[0, 1])
     ranks = [1, 2, 3, 4.5, 4.5], [1, 3, 2, 5, 4]
@@ -299,20 +306,21 @@ def test_correlations_by_hand_and_scipy() -> None:
 
 @pytest.mark.parametrize("rows", [[(1, 0.5)], [(1, 0.5), (1, 0.6)], [(1, 0.5), (2, 0.5)]])
 def test_a_correlation_that_is_not_defined_is_null(rows: list[tuple[float, float]]) -> None:
-    evaluator = ScoreEvaluator(score_of)
+    evaluator = ScoreEvaluator(ANY)
     assert judge(evaluator, [(g, {"score": p}) for g, p in rows]) == {"spearman": None, "pearson": None}
     assert evaluator.metrics().notes
 
 
 def test_a_cosine() -> None:
-    assert cosine([{"embedding": [3.0, 0.0]}, {"embedding": [3.0, 3.0]}]) == pytest.approx(math.sqrt(0.5))
-    assert cosine([{"embedding": [0.0]}, {"embedding": [1.0]}]) == 0.0
+    evaluator = EmbeddingEvaluator(ANY)
+    assert evaluator.score([{"embedding": [3.0, 0.0]}, {"embedding": [3.0, 3.0]}]) == pytest.approx(math.sqrt(0.5))
+    assert evaluator.score([{"embedding": [0.0]}, {"embedding": [1.0]}]) == 0.0
 
 
 @pytest.mark.parametrize("value", ["", None, "high", True, [1], math.nan, "inf", 10**400])
 def test_a_score_is_a_number(value: Any) -> None:
     with pytest.raises(InputError, match="not a number"):
-        ScoreEvaluator(score_of).read(value, {})
+        ScoreEvaluator(ANY).read(value, {})
 
 
 def test_regression_is_told_by_the_checkpoint() -> None:
@@ -377,7 +385,7 @@ def test_masks_and_their_lists() -> None:
     def mask(*tokens: str) -> list[dict[str, Any]]:
         return [{"token": token, "score": 0.4} for token in tokens]
 
-    evaluator = MaskEvaluator()
+    evaluator = MaskEvaluator(ANY)
     rows = [("good", {"masks": [mask(" good", "bad")]}), (["a", "b"], {"masks": [mask("b", "a"), mask("c", "d")]})]
     found = judge(evaluator, rows)
     assert (found["accuracy"], found["listed"], found["masks"]) == (1 / 3, 2 / 3, 3)
@@ -430,16 +438,16 @@ def test_ndcg_against_scikit_learn(gold: list[int], random: Any) -> None:
 
 
 def test_texts_match_exactly_but_for_white_space() -> None:
-    found = judge(TextEvaluator(), [("a  b\n", {"text": " a b"}), (["x", "y"], {"text": "y"}), ("A", {"text": "a"})])
+    found = judge(TextEvaluator(ANY), [("a  b\n", {"text": " a b"}), (["x", "y"], {"text": "y"}), ("A", {"text": "a"})])
     assert found["exact_match"] == pytest.approx(2 / 3)
     assert "BLEU" in TextEvaluator.metrics(_one_text()).notes[0]
     for bad in (None, 3, [], [3]):
         with pytest.raises(InputError, match="neither a text"):
-            TextEvaluator().read(bad, {})
+            TextEvaluator(ANY).read(bad, {})
 
 
 def _one_text() -> TextEvaluator:
-    evaluator = TextEvaluator()
+    evaluator = TextEvaluator(ANY)
     evaluator.add(["a"], [{"text": "a"}])
     return evaluator
 
@@ -447,5 +455,5 @@ def _one_text() -> TextEvaluator:
 def test_a_task_that_cannot_be_evaluated_names_those_that_can() -> None:
     with pytest.raises(UsageError) as caught:
         evaluator_for(EvaluationContext("my-text-classification"), "x")
-    assert all(task in str(caught.value) for task in EVALUATORS)
+    assert all(spec.name in str(caught.value) for spec in builtins().specs("evaluator"))
     assert "Did you mean 'text-classification'" in str(caught.value)

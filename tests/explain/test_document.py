@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,8 @@ from pipeline_kit.explain import blocks as b
 from pipeline_kit.explain.compare import apart, compare_config, compare_rows, token_pairs
 from pipeline_kit.explain.document import document
 from pipeline_kit.explain.formats import aligned, example_text, excerpt, invisible, number, numbers, seconds, visible
-from pipeline_kit.explain.trace import Attribution, SequenceTrace, Token, Trace
+from pipeline_kit.explain.trace import SequenceTrace, Token, Trace
+from pipeline_kit.explain.view import marked_tokens
 
 
 def blocks_of(shown: b.Document, kind: type[Any], heading: str = "", side: int = 0) -> list[Any]:
@@ -60,21 +60,47 @@ def test_what_is_beyond_the_limits_is_left_out_and_counted() -> None:
     assert "2 more panels" in blocks_of(document(trace), b.Text, "text")[-1].text
 
 
-def attributed(text: str, scores: Sequence[float], error: float | None = None) -> list[Any]:
-    trace = made.classification(text)
-    found = Attribution("m", "t", 0, np.array(scores), error, "said")
-    section = document(replace(trace, rows=(replace(trace.rows[0], attributions=(found,)),))).sides[0].sections
-    return [block for part in section if part.heading == "attribution" for block in part.blocks]
+def test_scores_mark_the_text_where_the_tokens_stand() -> None:
+    one = marked_tokens("t", made.sequence("love  it"), [0.0, 1.0, -0.5, math.nan])
+    assert (one.title, one.pieces) == ("t", (("love", 1.0), ("  ", None), ("it", -0.5)))
+    pair = marked_tokens("", made.sequence("a b", "c."), [0.0, 1.0, 2.0, 0.0, 3.0, 0.0])
+    assert pair.pieces == (("a", 1.0), (" ", None), ("b", 2.0), ("\n", None), ("c.", 3.0))
+    assert pair.scores == (1.0, 2.0, 3.0)
+    tokens = [Token(i, "t", start, end, sequence=0) for i, (start, end) in enumerate([(0, 2), (1, 3), (2, 3)])]
+    over = replace(made.sequence("abcd"), tokens=tuple(tokens))
+    assert marked_tokens("", over, [1.0, 2.0, 3.0]).pieces == (("ab", 1.0), ("c", 2.0), ("d", None))
+    nowhere = replace(made.sequence("a"), tokens=(Token(1, "#1"), Token(2, "")))
+    assert marked_tokens("", nowhere, [1.0, 2.0]).pieces == (("#1", 1.0), (" ", None), ("(empty)", 2.0))
 
 
-def test_attributions_shade_the_text_where_the_tokens_stand() -> None:
-    shaded, bars = attributed("love  it", [0.0, 1.0, -0.5, math.nan])
-    assert shaded.title == "m: t, sequence 0"
-    assert shaded.texts == ((("love", 1.0), ("  ", None), ("it", -0.5)),)
-    assert (len(bars.rows), bars.note) == (4, "completeness error not defined; said")
-    _, bars = attributed(" ".join("abcdefg"[i % 7] for i in range(40)), [*range(42)], 0.25)
-    assert [row[1] for row in bars.rows] == list(range(18, 42))
-    assert bars.note == "those with the largest scores, 24 of 42 tokens; completeness error 0.2500; said"
+@pytest.mark.parametrize(
+    ("example", "result", "expected"),
+    [
+        ("Ann met Bo", {"entities": [{"label": "PER", "text": "Ann", "start": 0, "end": 3}]}, ("", "[Ann PER] met Bo")),
+        (
+            {"words": ["in", "Rome"]},
+            {"x": [{"label": "LOC", "text": "Rome", "start": 3, "end": 7}]},
+            ("words", "in [Rome LOC]"),
+        ),
+        (
+            {"question": "Who?", "context": "It was Bo."},
+            {"answer": "Bo", "start": 7, "end": 9, "answers": [{"answer": "was Bo", "start": 3, "end": 9}]},
+            ("context", "It was [Bo answer]."),
+        ),
+        ("Ann", {"entities": [{"label": "PER", "text": "Ann", "start": 0, "end": 9}]}, None),
+        ("Ann", {"start": 0, "end": 2, "text": "Ann"}, None),
+        ("Ann", {"label": "A", "score": 0.5, "start": None, "end": "x"}, None),
+    ],
+)
+def test_what_a_result_cut_out_of_its_text_is_marked_there(
+    example: Any, result: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    trace = made.trace("", [replace(made.failure().rows[0], example=example, result=result, failure=None)], [])
+    marked = blocks_of(document(trace), b.Marked, "result")
+    shown = [
+        (block.title, "".join(f"[{text} {mark}]" if mark else text for text, mark in block.pieces)) for block in marked
+    ]
+    assert shown == ([expected] if expected else [])
 
 
 def test_the_same_trace_twice_differs_in_nothing() -> None:
@@ -141,9 +167,9 @@ def test_tokens_stand_beside_their_like_and_ids_count() -> None:
         return SequenceTrace(0, 0, ("",), tuple(Token(id, text) for text in texts))
 
     pairs = token_pairs(sequence("a", "b", "c"), sequence("a", "x", "y", "c"))
-    shown = [(pair.first and pair.first.text, pair.second and pair.second.text, pair.same) for pair in pairs]
-    assert shown == [("a", "a", True), ("b", "x", False), (None, "y", False), ("c", "c", True)]
-    assert token_pairs(None, sequence("a"))[0].first is None
+    shown = [(one and one.text, two and two.text) for one, two in pairs]
+    assert shown == [("a", "a"), ("b", "x"), (None, "y"), ("c", "c")]
+    assert token_pairs(None, sequence("a"))[0][0] is None
     first, second = (
         made.trace("", [replace(made.failure().rows[0], sequences=(sequence("a", id=id),))], []) for id in (7, 8)
     )

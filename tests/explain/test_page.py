@@ -22,10 +22,8 @@ from hypothesis import strategies as st
 import pipeline_kit.explain.html as html
 from pipeline_kit.contract.stages import Panel
 from pipeline_kit.explain import blocks as b
-from pipeline_kit.explain.attention import AttentionView, TokenBudget, attention_view
 from pipeline_kit.explain.charts import bars, heat, level, picture, shade, spark
-from pipeline_kit.explain.html import to_html
-from pipeline_kit.explain.trace import Value
+from pipeline_kit.explain.html import AttentionView, TokenBudget, attention_view, to_html
 
 VOID = {"meta", "link", "br", "input", "img", "hr"}
 TRACES = made.all_traces()
@@ -109,11 +107,13 @@ def hostile(text: str) -> str:
     trace = made.classification(text or "x", heads=1)
     row = trace.rows[0]
     panel = Panel(text, (text, "n"), ((text, 1.5),), bar="n", formula=text, note=text)
-    told = replace(row.attributions[0], method=text, target=text, note=text)
+    marked = b.Marked(text, ((text, None), (text, text), (text, 0.5)))
     result = {text: text, "list": [{text: text}], "deep": {text: [text]}}
-    row = replace(row, example={text: text}, result=result, panels={"postprocessor": (panel,)}, attributions=(told,))
+    row = replace(
+        row, example={text: text}, result=result, panels={"postprocessor": (panel,)}, views={text: (marked, panel)}
+    )
     stage = replace(
-        trace.stages[0], name=text, source=text, options={text: text}, inputs=(Value(text, text, (), text, text),)
+        trace.stages[0], name=text, source=text, options={text: text}, inputs=(b.Value(text, text, (), text, text),)
     )
     batch = trace.batches[0]
     batch = replace(
@@ -161,7 +161,7 @@ def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 more sequences are left out" in Page(to_html(made.entities())).text
     monkeypatch.undo()
     text = Page(to_html(made.classification("a", "b", "c"), made.classification("a"))).text
-    assert text.count("This trace has no such example.") == 2
+    assert text.count("This trace has no such example.") == 4
     assert "left out" not in text
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from fake_plugins import POISON
-from harness import cli
+from harness import cli, layout_of
 from test_atomic import STEPS, Breaking
 
-from pipeline_kit.cli.outputs import numbered, output_path
+from pipeline_kit.cli.outputs import output_path, sweep_names, swept
 from pipeline_kit.errors import OutputError, RowFailure, UsageError
 from pipeline_kit.files.write import one_file as files
 from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, OutputConfig, UnwritableRowsError
@@ -29,7 +29,7 @@ from pipeline_kit.files.write.formats import shard_format, stream_format
 from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.files.write.one_file import error_text, rows_file
 
-LAYOUT = Layout.of(["label", "score", "labels?"], "classification", identified=False, errors=True)
+LAYOUT = layout_of("classification", identified=False, errors=True)
 FORMATS: list[FileFormat] = ["csv", "parquet"]
 
 
@@ -136,13 +136,30 @@ def test_no_rows_give_a_file_with_the_columns(tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "out.parquet").names == names
 
 
-def test_a_sweep_numbers_its_files(tmp_path: Path) -> None:
+def test_a_sweep_names_its_files_by_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     code, err = run("-m", "padding=longest,none", "--output", str(path), "--text", "a", "--quiet")
     assert code == 0
-    assert "out.1.csv: model.linear=eager padding=none" in err
-    assert [len(read(tmp_path / f"out.{number}.csv")) for number in (0, 1)] == [1, 1]
-    assert numbered(Path("a/out.jsonl.gz"), 2) == Path("a/out.2.jsonl.gz")
+    assert "out.padding=none.csv: model.linear=eager padding=none" in err
+    assert [len(read(tmp_path / f"out.padding={name}.csv")) for name in ("longest", "none")] == [1, 1]
+    assert swept(Path("a/out.jsonl.gz"), "a=1") == Path("a/out.a=1.jsonl.gz")
+    assert swept(Path("a/out.jsonl"), "") == Path("a/out.jsonl")
+
+
+def test_names_of_a_sweep_are_safe_short_and_never_the_same() -> None:
+    assert sweep_names([["a=1", "b=2"]]) == [""]
+    assert sweep_names([["b=2", "+a=x"], ["b=2", "+a=y"]]) == ["a=x", "a=y"]
+    assert sweep_names([["a=1", "b=1"], ["a=2", "b=2"]]) == ["a=1,b=1", "a=2,b=2"]
+    texts = ["a=../x", "a=b/c", "a=~/日本", "a='b c'", "a=\0", "a=" + "x" * 300, "a=" + "x" * 301, "a=b%2Fc"]
+    names = sweep_names([[text] for text in texts])
+    assert names[:2] == ["a=..%2Fx", "a=b%2Fc"]
+    assert len(set(names)) == len(texts)
+    for name in names:
+        assert not set(name) & set("/\\\0 '~*?:<>|")
+        assert len(name.encode()) < 200
+    secrets = sweep_names([["checkpoint.token=hf_aaaaaaaaaaaaaaaaaaaa"], ["checkpoint.token=hf_bbbbbbbbbbbbbbbbbbbb"]])
+    assert len(set(secrets)) == 2
+    assert not any("aaaa" in name or "bbbb" in name for name in secrets)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +251,7 @@ def test_rows_are_written_as_they_come_and_not_kept(tmp_path: Path, monkeypatch:
 
 
 def test_refused_rows_keep_their_id_where_they_can(tmp_path: Path) -> None:
-    layout = Layout.of(["label"], "classification", carry=["who"], errors=True)
+    layout = layout_of("classification", carry=["who"], errors=True)
     told: list[RowFailure] = []
 
     def failed(failure: RowFailure) -> str:
@@ -311,7 +328,7 @@ from pipeline_kit.files.write.one_file import rows_file
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 21, 1 << 21))
-format = stream_format(sys.argv[1], Layout.of(["text"], "generated_text", identified=False))
+format = stream_format(sys.argv[1], Layout.of({"text": "string"}, identified=False))
 try:
     with rows_file(Path("x"), format) as add:
         for place in itertools.count():

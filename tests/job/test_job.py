@@ -15,10 +15,9 @@ from pipeline_kit.compose.build import build
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
 from pipeline_kit.errors import JobError, OutputError, UsageError
 from pipeline_kit.job.folder import JobFolder
+from pipeline_kit.job.ledger import JobWatcher
 from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.run import JobSummary
-from pipeline_kit.job.sealed import locked
-from pipeline_kit.job.watcher import JobWatcher
 
 ROWS = 23
 
@@ -144,12 +143,13 @@ def test_the_budget(texts: Path, tmp_path: Path, budget: str, stops: bool) -> No
 
 
 def test_one_writer_at_a_time(texts: Path, tmp_path: Path) -> None:
-    folder = JobFolder.claim(tmp_path / "out")
+    folder = JobFolder(str(tmp_path / "out"))
+    folder.claim()
     expected = rf"another process writes .*: process {os.getpid()} on "
     for retry in (False, True):
-        with locked(folder.lock), pytest.raises(OutputError, match=expected):
-            run(texts, folder.path, retry=retry)
-        assert run(texts, folder.path).rows == ROWS
+        with folder.locked(60), pytest.raises(OutputError, match=expected):
+            run(texts, Path(folder.key), retry=retry)
+        assert run(texts, Path(folder.key)).rows == ROWS
 
 
 def test_a_job_runs_on_a_file_system_without_locks(
@@ -174,19 +174,19 @@ def test_a_folder_of_something_else_is_not_touched(texts: Path, tmp_path: Path) 
     assert sorted(os.listdir(tmp_path / "full")) == ["thesis.txt"]
 
 
-def test_a_folder_of_a_newer_version_is_refused_and_left_alone(texts: Path, tmp_path: Path) -> None:
-    """Receipts without a number, as the first versions wrote them, are read."""
+def test_a_folder_of_another_version_is_refused_and_left_alone(texts: Path, tmp_path: Path) -> None:
+    """Receipts without a number are those of the first versions."""
     out = tmp_path / "out"
     run(texts, out)
     receipt, manifest = out / "_receipts" / "part-00001.json", out / "_manifest.json"
     old = {path: path.read_bytes() for path in (receipt, manifest)}
     for path in (receipt, manifest):
-        reseal(path, layout=2)
-        with pytest.raises(OutputError, match=rf"{path.name}: was written by a newer pipeline-kit \(layout 2"):
-            run(texts, out)
-        assert (out / "_SUCCESS").exists()
+        for layout, said in ((3, r"a newer pipeline-kit \(layout 3"), (None, r"an older pipeline-kit \(layout 1")):
+            reseal(path, layout=layout)
+            with pytest.raises(OutputError, match=rf"{path.name}: was written by {said}"):
+                run(texts, out)
+            assert (out / "_SUCCESS").exists()
         path.write_bytes(old[path])
-    reseal(receipt, layout=None)
     assert run(texts, out).reused == ROWS
     with pytest.raises(UsageError, match="is not this one"):
         run(texts, out, "padding=max_length")

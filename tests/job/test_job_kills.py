@@ -23,7 +23,7 @@ from echo_job import content_of, dead_of, lines_of
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills as POSIX has them")
 
 SEED = 20261124
-HOW_MANY = [pytest.param((4, 40), id="some"), pytest.param((20, 400), id="storm", marks=pytest.mark.storm)]
+HOW_MANY = [pytest.param((5, 40), id="some"), pytest.param((20, 400), id="storm", marks=pytest.mark.storm)]
 
 
 def written_ids(out: Path, format: str) -> list[str]:
@@ -70,7 +70,7 @@ def jobs(killer: dict[str, Any]) -> list[dict[str, Any]]:
 def test_there_were_enough_jobs_and_kills(killer: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
     assert len(jobs) >= killer["asked"][0]
     assert sum(job["kills"] for job in jobs) >= killer["asked"][1]
-    assert {job["format"] for job in jobs} == {"jsonl", "csv", "parquet", "npy"}
+    assert {job["format"] for job in jobs} == {"jsonl", "csv", "parquet", "steps", "npy"}
 
 
 def test_every_row_is_there_exactly_once_in_order(jobs: list[dict[str, Any]]) -> None:
@@ -101,7 +101,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run_and_nothing_is_left_over(jobs
 
 def test_a_kill_before_each_kind_of_write_sync_and_rename_was_survived(killer: dict[str, Any]) -> None:
     """What was compared after each is in job_killer.py; two shards of two files and dead letters take this many."""
-    assert killer["steps"] > (40 if killer["asked"][0] > 4 else 10)
+    assert killer["steps"] > (40 if killer["asked"][0] > 5 else 10)
 
 
 def test_the_command_is_killed_three_times_and_comes_to_its_end(tmp_path: Path) -> None:

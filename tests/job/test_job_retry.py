@@ -181,7 +181,7 @@ def test_the_users_own_command_is_repeated(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--text", "a"], "--restart, --retry and --log-json are for jobs: pass --output DIR"),
+        (["--text", "a"], "--restart, --retry, --verify and --log-json are for jobs: pass --output DIR"),
         (["--text", "a", "--output", "none.jsonl"], "for jobs: pass --output DIR"),
         (["--text", "a", "--output", "none/"], "holds no job"),
         (["--text", "a", "--output", "none/", "--restart"], "pass one of the two"),

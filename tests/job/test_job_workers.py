@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import warm
 from echo_job import content_of, dead_of, lines_of, write_rows
 from harness import checkpoint, cli
+
+from pipeline_kit.cli import progress
+from pipeline_kit.errors import JobError, UsageError
+from pipeline_kit.job.run import run_job
+from pipeline_kit.job.workers import WorkerProcess
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills as POSIX has them")
 
@@ -56,6 +64,100 @@ def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
     again = warm.run(*argv, "runner.workers=3")
     assert again.returncode == 0
     assert "nothing was left to do" in again.err
+
+
+def test_a_job_that_goes_on_finds_what_its_workers_found_in_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was damaged, or is of another job, is found anew."""
+    source, out = texts(tmp_path / "in.jsonl", "", "~fail"), tmp_path / "out"
+    source.write_text(source.read_text().replace('"r9"', '"r4"'))
+    sent, send = list[Any](), WorkerProcess.send
+
+    def noted(worker: WorkerProcess, message: Any) -> None:
+        sent.append(message)
+        send(worker, message)
+
+    monkeypatch.setattr(WorkerProcess, "send", noted)
+
+    def indexed(out: Path, *more: str) -> int:
+        sent.clear()
+        given = [f"checkpoint.path={checkpoint()}", "device=cpu", "output.rows_per_shard=5", "input.id=id", *more]
+        run_job(*given, *FAULTY, output=out, files=source, plugins=[str(PLUGIN)])
+        return sum(message[0] == "index" for message in sent if isinstance(message, tuple))
+
+    free = "job.max_failed_rows=null"
+    assert indexed(tmp_path / "one", free) == 0
+    assert not (tmp_path / "one" / "_plan").exists()
+    with pytest.raises(JobError):
+        indexed(out, "runner.workers=2")
+    assert indexed(out, "runner.workers=2", free) == 0
+    kept = out / "_plan" / "part-00000.idx"
+    whole = kept.read_bytes()
+    for data in (whole[:-1], whole.replace(b'"part": 0', b'"part": 1'), b"[]"):
+        kept.write_bytes(data)
+        (out / "part-00001.jsonl").unlink()
+        assert indexed(out, "runner.workers=2", free) == 1
+        assert kept.read_bytes() == whole
+        assert content_of(out) == content_of(tmp_path / "one")
+    cut = tmp_path / "cut"
+    shutil.copytree(out / "_plan", cut / "_plan")  # what a kill before the first load leaves
+    assert indexed(cut, "runner.workers=2", free) == 0
+    assert content_of(cut) == content_of(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_continues_on_another_kind_of_machine_only_if_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """A machine whose vectors may not be used: workers that start there run other kernels."""
+    source, out = texts(tmp_path / "in.jsonl", "", "~fail"), tmp_path / "out"
+
+    def go(*more: str, **how: Any) -> Any:
+        given = (
+            f"checkpoint.path={checkpoint()}",
+            "device=cpu",
+            "output.rows_per_shard=5",
+            f"runner.workers={workers}",
+        )
+        return run_job(*given, *FAULTY, *more, output=out, files=source, plugins=[str(PLUGIN)], **how)
+
+    def kinds() -> list[dict[str, Any]]:
+        resolved = json.loads((out / "_manifest.json").read_text())["resolved"]
+        return [resolved["machine"], *resolved.get("other_machines", [])]
+
+    with pytest.raises(JobError):
+        go()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    free, before = "job.max_failed_rows=null", content_of(out)
+    with pytest.raises(UsageError, match=r"another kind of machine: .* here, .* there\n.*runner.mixed=allow"):
+        go(free)
+    assert (content_of(out), len(kinds())) == (before, 1)
+    assert go(free, "runner.mixed=allow").dead == 1
+    assert [kind["settings"].get("ATEN_CPU_CAPABILITY") for kind in kinds()] == [None, "default"]
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    monkeypatch.setenv("MKL_ENABLE_INSTRUCTIONS", "AVX2")
+    assert go(retry=True).dead == 1
+    assert len(kinds()) == 3, "failed rows are run again anywhere, and the manifest says so"
+
+
+def test_the_progress_line_takes_the_number_of_rows_from_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, counted = texts(tmp_path / "in.jsonl"), list[int]()
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+
+    def count() -> int:
+        counted.append(1)
+        return 17
+
+    for workers in (2, 1):
+        given = [f"checkpoint.path={checkpoint()}", "device=cpu", "input.limit=17", f"runner.workers={workers}"]
+        with progress.JobProgress(count, "json") as watcher:
+            run_job(*given, output=tmp_path / f"out-{workers}", files=source, watcher=watcher)
+        said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        assert {event["of"] for event in said if event["event"] == "progress"} == {17}
+        assert len(counted) == 2 - workers, "one process has no plan, and counts"
 
 
 def test_a_stage_that_hangs_costs_its_own_rows_alone(tmp_path: Path) -> None:

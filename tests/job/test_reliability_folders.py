@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_job import EchoPostprocessor, dead_of, echo, job_config, lines_of, reseal, run_echo, write_rows
+from echo_job import EchoPostprocessor, Interrupted, dead_of, echo, job_config, lines_of, reseal, run_echo, write_rows
 
 from pipeline_kit.cli.app import main
 from pipeline_kit.errors import OutputError, UsageError
@@ -23,9 +23,9 @@ from pipeline_kit.files.lock import lock_file
 from pipeline_kit.files.read.source import Source
 from pipeline_kit.graphs import cache
 from pipeline_kit.job import sealed as stored
+from pipeline_kit.job.ledger import JobWatcher
 from pipeline_kit.job.run import JobSummary, run_to_end
 from pipeline_kit.job.runner import Job
-from pipeline_kit.job.watcher import JobWatcher
 
 CHANGED = "this folder was changed by something else"
 OPTIONS = ("job.max_failed_rows=null", "input.id=id")
@@ -128,7 +128,7 @@ def test_h1_an_input_that_can_be_read_once_is_neither_resumed_nor_retried(settin
 
     def go(retry: bool = False) -> JobSummary:
         with Source.of(iter(["a~p", "b"]), config.input, config.task.takes) as source:
-            return run_to_end(Job(config, source, tmp_path / "once", echo, retry=retry), JobWatcher())
+            return run_to_end(Job(config, source, str(tmp_path / "once"), echo, retry=retry), JobWatcher())
 
     assert go().rows == 2
     for retry in (False, True):
@@ -175,6 +175,18 @@ VALUES: dict[str, list[Any]] = {
     "more": [1],
 }
 RECEIPTS = [(name, value) for name, values in VALUES.items() for value in values]
+
+
+def test_h2_a_receipt_far_behind_the_others_is_refused(setting: Setting) -> None:
+    receipts = setting.out / "_receipts"
+    name, far = "part-00001", 10**12
+    content = json.loads((receipts / f"{name}.json").read_text())
+    path = receipts / f"part-{far}.json"
+    path.write_text(json.dumps(content))
+    files = {key.replace(name, f"part-{far}"): value for key, value in content["files"].items()}
+    sizes = {key.replace(name, f"part-{far}"): value for key, value in content["sizes"].items()}
+    reseal(path, shard=far, first=far, last=far + 2, files=files, sizes=sizes)
+    setting.refused()
 
 
 @pytest.mark.parametrize("change", RECEIPTS, ids=str)
@@ -263,7 +275,7 @@ def test_h4_a_file_of_somebody_else_among_the_shards_is_refused_and_kept(setting
 def test_h4_a_file_of_somebody_else_where_a_shard_will_be_is_kept(tmp_path: Path, name: str) -> None:
     setting = Setting(tmp_path)
     with pytest.raises(InterruptedError):
-        setting.run(build=dying)
+        setting.run(watcher=Interrupted())
     assert not list(setting.out.glob("part-*"))
     (setting.out / name).write_text("theirs")
     with pytest.raises(OutputError, match=CHANGED):
@@ -272,10 +284,6 @@ def test_h4_a_file_of_somebody_else_where_a_shard_will_be_is_kept(tmp_path: Path
     assert not (setting.out / "_SUCCESS").exists()
     (setting.out / name).unlink()
     assert setting.run().rows == 8
-
-
-def dying(config: Any) -> Any:
-    raise InterruptedError
 
 
 def test_h4_what_a_kill_left_is_removed_though_the_row_does_not_fail_again(

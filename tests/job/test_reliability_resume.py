@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from echo_job import content_of, dead_of, job_config, run_echo, write_rows
 from harness import checkpoint
 
 from pipeline_kit.errors import OutputError, UsageError
-from pipeline_kit.job import sealed
+from pipeline_kit.job.folder import JobFolder
 from pipeline_kit.job.manifest import read_manifest
-from pipeline_kit.job.receipt import read_receipt
 
 GIVEN = ("job.max_failed_rows=null", "input.carry=[n]")
 
@@ -61,7 +60,7 @@ def setting(made: Setting, tmp_path: Path) -> Setting:
 
 # One option of each group, and every option of the groups whose options look as if they changed nothing.
 CONFIG = (
-    "task.name=other",
+    "task.name=fill-mask",
     "tokenizer.max_length=20",
     "tokenizer.overflow=window",
     "model.linear=eager",
@@ -171,19 +170,26 @@ def test_a_manifest_or_receipt_cut_at_any_byte_or_with_any_bit_flipped_is_notice
 ) -> None:
     """In memory: what is read is replaced, not the file."""
     content = b""
-    monkeypatch.setattr(sealed, "opened", lambda path: nullcontext(io.BytesIO(content)))
-    manifest, receipt = made.out / "_manifest.json", made.out / "_receipts" / "part-00001.json"
-    for path, step, read in ((manifest, 3, read_manifest), (receipt, 1, read_receipt)):
+    folder = JobFolder(str(made.out))
+    name = "part-00001.json"
+    monkeypatch.setattr(JobFolder, "read", lambda self, name: content)
+    manifest, receipt = made.out / "_manifest.json", made.out / "_receipts" / name
+    job = json.loads(receipt.read_bytes())["job"]
+    readers: list[tuple[Path, int, Callable[[], Any]]] = [
+        (manifest, 3, lambda: read_manifest(folder)),
+        (receipt, 1, lambda: folder.receipt(name, job)),
+    ]
+    for path, step, read in readers:
         content = whole = path.read_bytes()
-        known = read(path)
+        known = read()
         assert known is not None
-        for cut, content in damages(whole, step):  # noqa: B007 - what `opened` reads
+        for cut, content in damages(whole, step):  # noqa: B007 - what `read` returns
             if cut and path == manifest:
                 with pytest.raises(OutputError, match="cannot be told what the job is; add --restart"):
-                    read(path)
+                    read()
                 continue
             with suppress(OutputError):
-                found = read(path)
+                found = read()
                 assert found is None or (found == known and not cut), "only white space may differ"
 
 

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from pipeline_kit.compose.build import build
 from pipeline_kit.contract.types import Encoding, Example, ModelOutput, TokenBatch
 from pipeline_kit.errors import JobError, Stopped
-from pipeline_kit.job.watcher import JobWatcher
+from pipeline_kit.job.ledger import JobWatcher
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy
 

@@ -18,6 +18,7 @@ from harness import checkpoint
 from pipeline_kit.cli.app import main
 from pipeline_kit.errors import InputError, OutputError
 from pipeline_kit.files.write.text import strip_formula_guard
+from pipeline_kit.job.folder import JobFolder
 
 CANARY = "canary8f3a1bd52c"
 
@@ -147,6 +148,13 @@ def test_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
         assert list(elsewhere.iterdir()) == []
     else:
         assert elsewhere.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_link_is_not_taken_for_the_folder_it_leads_to(slash: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="link: is a symbolic link; name the folder it points to"):
+        JobFolder(f"{tmp_path}/link{slash}").claim()
 
 
 def test_a_job_deletes_nothing_that_it_did_not_make(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
@@ -23,19 +24,27 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-import yaml
-from harness import cli
+from harness import builtins, cli, layout_of, task_of
+from parity_tasks import CASES
 
+from pipeline_kit import builtin
+from pipeline_kit.cli.app import COMMANDS, command_and_parser
+from pipeline_kit.cli.selection import _UNSUPPORTED
+from pipeline_kit.compose.schema import POLICIES
+from pipeline_kit.contract.options import list_options
+from pipeline_kit.contract.registry import KINDS, Registry
 from pipeline_kit.testing.__main__ import main as write_checkpoint
+from pipeline_kit.testing.checkpoints import ARCHITECTURES, STYLES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "plugins").glob("*/README.md"))]
+LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "plugins").glob("*/README.md"))]
 RUN_BY_CI = ("<!-- install -->", "<!-- test -->")
 
 
@@ -98,6 +107,7 @@ def expect(text: str, printed: str, where: str) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # clients leave their sockets open
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_snippet_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -150,10 +160,69 @@ def test_tables_are_up_to_date() -> None:
     assert old == [], "run python tools/doc_tables.py"
 
 
+def test_the_site_has_every_page_option_and_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    made: dict[str, str] = import_module("doc_site").pages()
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    written = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.name != "README.md"]
+    assert [page for page in (*made, *written) if f": {page}\n" not in listed] == []
+
+    registry = Registry()
+    builtin.register(registry)
+    schemas = [*POLICIES.items(), *((spec.kind, spec.config) for kind in KINDS for spec in registry.specs(kind))]
+    options = [(group, f"`{group}.{option.name}`") for group, schema in schemas for option in list_options(schema)]
+    assert len(options) > 100
+    assert [option for group, option in options if option not in made[f"reference/config/{group}.md"]] == []
+
+    flags = [flag for name in COMMANDS for flag in command_and_parser(name)[1].flags]
+    assert {flag for flag in flags if f"`{flag}`" not in made["reference/cli.md"]} <= set(_UNSUPPORTED)
+
+
 def test_the_files_of_tests_that_the_docs_name_are_there() -> None:
     named = {name for page in LINKING for name in re.findall(r"`(test_\w+\.py)`", page.read_text(encoding="utf-8"))}
     ours = {path.name for path in (ROOT / "tests").rglob("test_*.py")} | {"test_keyword.py", "test_shout.py"}
     assert named <= ours
+
+
+def architectures_tested() -> dict[str, set[str]]:
+    """Return the architectures that the tests of parity have, by task, from the lists that they run."""
+    tests = ROOT / "tests"
+    found: dict[str, set[str]] = {spec.detail.name: set() for spec in builtins().specs("task")}
+    for case in CASES:
+        found[case.parity.task].add(case.architecture)
+    for case in runpy.run_path(str(tests / "builtin/tasks/embedding/test_sentence_modules.py"))["CASES"]:
+        found["sentence-embedding"].add(case.architecture)
+    states = runpy.run_path(str(tests / "builtin/models/test_models.py"))["BASES"]
+    found["feature-extraction"] |= {architecture for architecture, _ in states}
+    answers, texts = (
+        json.loads((tests / "golden" / f"{name}.json").read_text(encoding="utf-8"))["cases"].values()
+        for name in ("question_answering", "text2text")
+    )
+    found["question-answering"] |= {case["checkpoint"]["architecture"] for case in answers}
+    for case in texts:
+        architecture = "m2m_100" if case["architecture"] == "translator" else case["architecture"]
+        found[case["task"].partition("_")[0]].add(architecture)
+    return found
+
+
+def styles_tested() -> dict[str, set[str]]:
+    """Return the architectures of tiny checkpoints by the model of their tokenizer."""
+    names = {"wordpiece": "WordPiece", "bytes": "byte-level BPE", "unigram": "Unigram"}
+    found: dict[str, set[str]] = {name: set() for name in names.values()}
+    for architecture, made in ARCHITECTURES.items():
+        found[names[STYLES[made.tokenizer].model]].add(architecture)
+    return found
+
+
+def test_the_page_of_checkpoints_lists_what_is_tested() -> None:
+    page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\([^)]*\) \| `([\w-]+)` \| ([^|]*) \|", page, re.M)
+    assert {task: head for task, head, _ in rows} == {task: task_of(task).head for task in architectures_tested()}
+    assert {task: set(re.findall(r"`(.*?)`", names)) for task, _, names in rows} == architectures_tested()
+    styles = {
+        name: set(re.findall(r"`(.*?)`", names)) for name, names in re.findall(r"^\| ([\w -]+) \| (.*) \|$", page, re.M)
+    }
+    assert {name: styles.get(name) for name in styles_tested()} == styles_tested()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "tasks"], ids=lambda page: page.stem)
@@ -164,6 +233,6 @@ def test_pages_of_tasks_name_its_fields_and_keys(page: Path) -> None:
         part = head or part
         named[part] |= set(re.findall(r"`(\w+)`", keys))
     if part:
-        task = yaml.safe_load((ROOT / "conf" / "task" / f"{page.stem}.yaml").read_text(encoding="utf-8"))["task"]
-        assert named["takes"] == {key.rstrip("?") for key in task["takes"]}
-        assert named["gives"] - {"truncated", "windows"} == {key.rstrip("?") for key in task["gives"]}
+        task = task_of(page.stem)
+        assert named["takes"] == {key.rstrip("?") for key in task.takes}
+        assert named["gives"] - {"truncated", "windows"} == set(layout_of(task.postprocessor).results)

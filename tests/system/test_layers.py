@@ -12,15 +12,16 @@ import pipeline_kit
 
 PACKAGE = Path(pipeline_kit.__file__).parent
 ROWS = (
-    ("errors", "version"),
+    ("errors",),
     ("contract",),
-    ("files", "checkpoint", "runtime"),
+    ("files", "runtime"),
+    ("checkpoint",),
     ("evaluate", "explain"),
     ("builtin",),
     ("compose", "graphs"),
-    ("job", "bench", "testing"),
-    ("tune", "__init__"),
-    ("cli",),
+    ("job", "bench", "serve"),
+    ("testing", "tune", "kit", "__init__"),
+    ("cli", "sklearn"),
     ("__main__",),
 )
 """What may import whom: a package imports itself and the rows above its own in this list."""
@@ -29,8 +30,8 @@ HEAVY_AT_TOP = {
     "torch": ("builtin.models.", "builtin.tasks.", "builtin.tokenizers.", "graphs.", "testing."),
     "transformers": ("builtin.models.", "builtin.tokenizers.", "testing."),
 }
-HYDRA = ("compose.compose", "compose.hydra")
-MOST_LINES, MOST_FUNCTION_LINES, MOST_ROOMS = 450, 60, 22
+HYDRA = ("compose.compose", "compose.faults", "compose.hydra")
+MOST_LINES, MOST_FUNCTION_LINES, MOST_ROOMS = 450, 60, 23
 
 
 def modules() -> dict[str, ast.Module]:
@@ -83,8 +84,7 @@ def test_imports_go_down_only() -> None:
     for name, tree in MODULES.items():
         mine = row(name)
         if mine is None:
-            if name != "assets":
-                faults.append(f"{name} stands in no row; add it to ROWS")
+            faults.append(f"{name} stands in no row; add it to ROWS")
             continue
         for other in own(tree):
             theirs = row(other)

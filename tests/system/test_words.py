@@ -46,7 +46,7 @@ def prose() -> list[tuple[str, str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found += [(f"{path.relative_to(ROOT)}:{node.lineno}", line.strip()) for line in node.value.splitlines()]
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         found += [(f"{path.relative_to(ROOT)}:{number}", line) for number, line in lines]
     return found

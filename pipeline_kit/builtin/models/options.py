@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline_kit.contract.options import option
+from pipeline_kit.contract.types import Checkpoint
 
 Head = Literal[
     "base", "sequence-classification", "token-classification", "question-answering", "masked-lm", "multiple-choice"
@@ -27,6 +28,17 @@ class _NetworkConfig:
         "products on a CPU in float32 or bfloat16: eager is torch's own, packed reorders each weight once for oneDNN; "
         "auto packs what a few milliseconds of measuring at load find faster",
     )
+    quantization: Literal["none", "int8", "int8_per_token"] = option(
+        "none",
+        "products in int8 on a CPU: int8 rounds activations by their range in the batch and is the fastest, "
+        "int8_per_token by each token's own, so that no answer depends on its batch",
+    )
+
+    def check(self, checkpoint: Checkpoint, head: str) -> None:
+        """Raise CheckpointError if the names of the checkpoint's weights show that it lacks the head."""
+        from pipeline_kit.builtin.models.hf.heads import check_saved
+
+        check_saved(checkpoint, head)
 
 
 @dataclass
@@ -34,11 +46,6 @@ class HfModelConfig(_NetworkConfig):
     """Options of ``model=hf``."""
 
     head: Head | None = option(None, "the head on top of the network; null: the one the task asks for")
-    quantization: Literal["none", "int8", "int8_per_token"] = option(
-        "none",
-        "products in int8 on a CPU: int8 rounds activations by their range in the batch and is the fastest, "
-        "int8_per_token by each token's own, so that no answer depends on its batch",
-    )
     compile: bool = option(
         False,
         "run the network through torch.compile: the first batches take up to a minute, later ones less; it needs a "

@@ -34,6 +34,8 @@ class StaticModel(Model):
     Building it sets torch's number of CPU threads to the device's.
     """
 
+    deterministic = True
+
     def __init__(self, config: StaticModelConfig, context: StageContext) -> None:
         """Load the weights and check their shapes.
 
@@ -82,7 +84,6 @@ class StaticModel(Model):
 
     @contextmanager
     def capture_layers(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
-        """See :class:`~pipeline_kit.contract.stages.Model`; the vectors of the tokens, which are its only layer."""
         before, self._seen = self._seen, []
         try:
             yield self._seen

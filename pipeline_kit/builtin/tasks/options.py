@@ -144,3 +144,6 @@ class GeneratedTextConfig:
     prefix: str | None = option(
         None, "put before each text; null: what the checkpoint's config.json names for the task, if anything"
     )
+    details: bool = option(
+        False, "add tokens, how many were written, and finish_reason: length where no more may be written, else stop"
+    )

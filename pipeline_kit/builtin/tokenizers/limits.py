@@ -39,7 +39,6 @@ def resolve_max_length(
     """Return the longest encoding in tokens, None if nothing limits it.
 
     :param wanted: the user's ``max_length``; None takes the checkpoint's own.
-    :param model_max_length: what the tokenizer's own config says.
     :param reserved: positions that no text may take.
     :raises ConfigError: if `wanted` is more than the positions that the model has.
     """
@@ -86,11 +85,7 @@ def settle_overflow(options: Options, context: StageContext, max_length: int | N
 
 
 def check_options(options: HfTokenizerConfig, max_length: int | None, specials: int) -> None:
-    """Check that a text fits between the special tokens, and windows move forward.
-
-    :param specials: how many special tokens a single text gets.
-    :raises ConfigError: with every option that does not fit the checkpoint.
-    """
+    """Raise ConfigError if no text fits between the `specials` of a single one, or windows do not move forward."""
     faults: list[Fault] = []
     if max_length is None:
         if options.overflow == "window":
@@ -135,18 +130,14 @@ class CharacterLimits:
 
 @dataclass(frozen=True, slots=True)
 class TextSlice:
-    """The part of a text that is tokenized.
-
-    :param start: its place in the text, in characters.
-    :param unseen: characters of the text that are not in it.
-    """
+    """The part of a text that is tokenized, its place there, and how many characters are not in it."""
 
     text: str
     start: int = 0
     unseen: int = 0
 
 
-def looks(options: HfTokenizerConfig, max_length: int | None) -> CharacterLimits | None:
+def character_limits(options: HfTokenizerConfig, max_length: int | None) -> CharacterLimits | None:
     """Make the option ``max_chars`` definite; None looks at everything."""
     if options.max_chars is not None:
         return CharacterLimits(options.max_chars, options.max_chars)
@@ -156,11 +147,8 @@ def looks(options: HfTokenizerConfig, max_length: int | None) -> CharacterLimits
     return CharacterLimits(min(last, max(_FIRST_LOOK, _FIRST_PER_TOKEN * max_length)), last)
 
 
-def view(text: str, limit: int | None, left: bool) -> TextSlice:
-    """Cut `text` to at most `limit` characters, between words where one ends nearby, else between characters.
-
-    :param left: keep the end of the text instead of its beginning.
-    """
+def slice_text(text: str, limit: int | None, left: bool) -> TextSlice:
+    """Cut `text` to `limit` characters of its beginning, or end (`left`), between words where one ends nearby."""
     length = len(text)
     if limit is None or length <= limit:
         return TextSlice(text)
@@ -184,9 +172,5 @@ def _boundary(text: str, place: int, step: int) -> int:
 
 
 def _continues(character: str) -> bool:
-    return (
-        unicodedata.combining(character) != 0
-        or character in _JOINERS
-        or unicodedata.category(character) in ("Mn", "Mc", "Me")
-        or "\U0001f3fb" <= character <= "\U0001f3ff"  # skin tones
-    )
+    tone = "\U0001f3fb" <= character <= "\U0001f3ff"  # of a skin
+    return tone or character in _JOINERS or unicodedata.category(character).startswith("M")

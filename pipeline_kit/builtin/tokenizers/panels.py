@@ -10,8 +10,7 @@ from typing import Any
 from tokenizers import PreTokenizedString
 
 from pipeline_kit.builtin.tasks.common.panels import ROWS, cell, fold, notes
-from pipeline_kit.builtin.tokenizers.chat import Rendered
-from pipeline_kit.builtin.tokenizers.encode import Encoder, encode_fully
+from pipeline_kit.builtin.tokenizers.encode import Encoder, Rendered, encode_fully
 from pipeline_kit.contract.fields import text_and_pair
 from pipeline_kit.contract.stages import Cell, Panel
 from pipeline_kit.contract.types import Encoding, Example
@@ -34,11 +33,7 @@ class _Piece:
 
 
 def tokenizer_panels(encoder: Encoder, example: Example, languages: Mapping[str, int]) -> list[Panel]:
-    """Show what became of each text of `example` on its way to token ids.
-
-    :param example: what the encoder was given: a text, or a mapping with ``text`` and perhaps ``text_pair``.
-    :param languages: the tokens that stand for languages, by code.
-    """
+    """Show what became of each text of `example`, which the encoder was given, on its way to token ids."""
     first, second = text_and_pair(example)
     texts = [first, second] if second else [first]
     encodings = encode_fully(encoder, [example])
@@ -55,10 +50,7 @@ def tokenizer_panels(encoder: Encoder, example: Example, languages: Mapping[str,
 
 
 def _pieces(backend: Any, text: str) -> tuple[str, list[_Piece]]:
-    """Normalise and split `text` as the backend does, which first finds the tokens that were added to its vocabulary.
-
-    :returns: the normalised text and its pre-tokens.
-    """
+    """Normalise `text` and split it into pre-tokens as the backend does, which first finds the added tokens."""
     added = _added(backend, text)
     split = PreTokenizedString(text)
     cuts = sorted({0, len(text), *(place for span in added for place in span)})

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, normalizers
 from tokenizers import Tokenizer as Backend
 
-from pipeline_kit.checkpoint.json import read_object
+from pipeline_kit.checkpoint.json import read_optional
 from pipeline_kit.contract.types import Checkpoint, Side
 from pipeline_kit.errors import CheckpointError, for_message
 
@@ -32,12 +32,7 @@ _SENTENCE_TRANSFORMERS = tuple(f"sentence_{family}_config.json" for family in _F
 
 
 def takes_token_types(config: Mapping[str, Any], named: bool) -> bool:
-    """Return whether encodings need segment ids.
-
-    :param config: the checkpoint's ``config.json``.
-    :param named: whether the tokenizer has them among its ``model_input_names``. Even then a model
-        with fewer than two segments has the same answer without them, or takes none at all.
-    """
+    """Return whether encodings need segment ids: the tokenizer has them `named` and the model two segments or more."""
     segments = config.get("type_vocab_size")
     if isinstance(segments, int):
         return named and segments > 1
@@ -56,10 +51,7 @@ def names_token_types(config: Mapping[str, Any], tokenizer_config: Mapping[str, 
 
 
 def side(tokenizer_config: Mapping[str, Any], key: str, stored: Mapping[str, Any] | None) -> Side:
-    """Return ``padding_side`` or ``truncation_side``.
-
-    :param stored: the padding or truncation that tokenizer.json itself holds.
-    """
+    """Return ``padding_side`` or ``truncation_side``; `stored` is what tokenizer.json itself holds of it."""
     found = tokenizer_config.get(key) or (stored or {}).get("direction")
     owner = str(tokenizer_config.get("tokenizer_class")).removesuffix("Fast")
     if found is None and key == "padding_side" and owner == "XLNetTokenizer":
@@ -68,10 +60,7 @@ def side(tokenizer_config: Mapping[str, Any], key: str, stored: Mapping[str, Any
 
 
 def pad_token(folder: Path, tokenizer_config: Mapping[str, Any], stored: Mapping[str, Any] | None) -> str | None:
-    """Return the padding token that the checkpoint's tokenizer files name, None if none does.
-
-    :param stored: the padding that tokenizer.json itself holds.
-    """
+    """Return the padding token that the files name, tokenizer.json's own `stored` padding last; None if none does."""
     places = (tokenizer_config, read_optional(folder / "special_tokens_map.json"), stored or {})
     for place in places:
         token = place.get("pad_token")
@@ -97,14 +86,6 @@ def usable_pad_id(backend: Backend, named: int | None, config: Mapping[str, Any]
 def sentence_transformers(folder: Path) -> Mapping[str, Any]:
     """Read the file that sentence-transformers keeps beside a tokenizer, ``{}`` if there is none."""
     return next((read_optional(folder / name) for name in _SENTENCE_TRANSFORMERS if os.path.lexists(folder / name)), {})
-
-
-def read_optional(path: Path) -> Mapping[str, Any]:
-    """Read a JSON object; ``{}`` if there is no such file.
-
-    :raises CheckpointError: if something else has this name.
-    """
-    return read_object(path) if os.path.lexists(path) else {}
 
 
 _MOST_RULES = 1000
@@ -133,13 +114,13 @@ def sanitize_backend(backend: Tokenizer, checkpoint: Checkpoint) -> None:
 
 
 def no_tokenizer(checkpoint: Checkpoint, lacking: str) -> CheckpointError:
-    """Return the error for a folder that lacks the files of its tokenizer.
-
-    :param lacking: their names, for the message.
-    """
+    """Return the error for a folder whose tokenizer lacks files, `lacking`."""
     folder = for_message(str(checkpoint.path))
+    head = f"the checkpoint '{for_message(checkpoint.name)}' has no tokenizer: {folder} lacks {lacking}."
+    if checkpoint.own_format:
+        return CheckpointError(f"{head} Choose the tokenizer that goes with its model stage: pipeline-kit ls tokenizer")
     return CheckpointError(
-        f"the checkpoint '{for_message(checkpoint.name)}' has no tokenizer: {folder} lacks {lacking}. "
+        f"{head} "
         "Saving a model does not save its tokenizer. With the name of the checkpoint that the model was trained from, "
         f"run AutoTokenizer.from_pretrained('NAME').save_pretrained('{folder}') in Python, or copy the file(s)"
     )

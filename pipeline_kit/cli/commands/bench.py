@@ -93,6 +93,8 @@ def execute(args: argparse.Namespace) -> int:
     chosen = compared(selection, _overrides(selection, args.vs))
     check_outputs([("--output", output), ("--plot", plot)], texts.files, selection, [side.config for side in chosen])
     texts.check(chosen[0].config)
+    if sizes:
+        chosen[0].config.refuse_steps(f"--vs {LIBRARY} is for")
     with report_writer(output, args.format, print_benchmark) as write:
         report = _measure(chosen, sizes, args, texts, load)
         write(report)

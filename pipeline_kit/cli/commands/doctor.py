@@ -1,31 +1,45 @@
-"""Check this installation: versions, processor, devices, plugins, config, cache, and one sentence end to end."""
+"""Check this installation: versions, processor, devices, plugins, config, cache, and one sentence end to end.
+
+With ``--storage`` it checks a store instead: access, what jobs build on, clocks, and the libraries for it. With
+``--ray`` it checks the nodes of a cluster. With ``--report`` it prints what an issue needs, in a form to paste.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pipeline_kit
 from pipeline_kit.cli.app import installed_version, requirements
 from pipeline_kit.cli.presets import presets
 from pipeline_kit.cli.selection import add_source_flags
 from pipeline_kit.cli.stdio import prepare_stdout, print_out
 from pipeline_kit.compose.plugins import installed, load_registry
 from pipeline_kit.contract.registry import Registry
-from pipeline_kit.errors import ConfigError, PipelineKitError, for_message, hidden
+from pipeline_kit.contract.version import __version__
+from pipeline_kit.errors import ConfigError, PipelineKitError, UsageError, for_message, hidden
 from pipeline_kit.files.json_text import json_line
+from pipeline_kit.files.storage.fsspec import FsspecStorage
+from pipeline_kit.files.storage.local import storage_of
+from pipeline_kit.files.storage.probe import probe_create, probe_swap
+from pipeline_kit.files.storage.retries import StorageConfig, use_storage
 from pipeline_kit.runtime.device import available_cpus
-from pipeline_kit.version import __version__
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``doctor``."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--report", action="store_true", help="more facts, as Markdown to paste into an issue")
+    parser.add_argument("--storage", metavar="URL", help="check a folder in a store instead, such as s3://bucket/out/")
+    parser.add_argument("--ray", metavar="HOST:PORT", help="check the nodes of a Ray cluster instead")
     add_source_flags(parser)
 
 
@@ -33,6 +47,9 @@ def execute(args: argparse.Namespace) -> int:
     """Print the findings; 1 if one of them is a fault."""
     registry = load_registry(args.plugin, everything=True)
     findings: list[Finding] = [
+        *(storage(args.storage) if args.storage is not None else ()),
+        *(ray_cluster(args.ray) if args.ray is not None else ()),
+    ] or [
         *versions(),
         *processor(),
         *devices(),
@@ -41,13 +58,79 @@ def execute(args: argparse.Namespace) -> int:
         *hub_cache(),
         *answers(registry),
     ]
+    if args.report:
+        findings += surroundings(args.config_dir)
     prepare_stdout()
-    for finding in findings:
-        if args.json:
-            print_out(json_line(vars(finding) | {"text": hidden(finding.text)}))
-        else:
-            print_out(for_message(f"{finding.level:<4}  {finding.topic:<14}  {finding.text}", 1000))
+    lines = [for_message(f"{finding.level:<4}  {finding.topic:<14}  {finding.text}", 1000) for finding in findings]
+    if args.json:
+        lines = [json_line(vars(finding) | {"text": hidden(finding.text)}) for finding in findings]
+    elif args.report:
+        lines = ["```text", *map(_without_home, lines), "```"]
+    for line in lines:
+        print_out(line)
     return 1 if any(finding.level == "fail" for finding in findings) else 0
+
+
+_VARIABLES = re.compile(
+    r"(CUDA|DNNL|HF|HYDRA|KMP|MKL|NVIDIA|OMP|ONEDNN|PIPELINE_KIT|PYTORCH|RAY|TOKENIZERS|TORCH|TRANSFORMERS)_\w+"
+    r"|LANG|LC_ALL|LD_PRELOAD|PYTHON(PATH|UTF8|IOENCODING)|(HTTPS?|ALL|NO)_PROXY",
+    re.IGNORECASE,
+)
+"""The environment's variables that change what the libraries do."""
+
+
+def surroundings(config_dirs: list[str]) -> Iterator[Finding]:
+    """Name what else a report of a bug needs: processor, libraries of the extras, folders, variables without values."""
+    from packaging.requirements import Requirement
+
+    from pipeline_kit.bench.machine import processor_model
+
+    yield Finding("ok", "processor", processor_model())
+    lines = [line for line in requirements(extras=True) if not re.search(r"extra == .(dev|test)\b", line)]
+    names = sorted({Requirement(line).name for line in lines})
+    found = [f"{name} {version}" for name in names if (version := installed_version(name))]
+    yield Finding("ok", "libraries", ", ".join(found) or "none of an extra")
+    yield Finding("ok", "package", str(Path(pipeline_kit.__file__).parent))
+    yield Finding(
+        "ok", "folders", ", ".join([f"working in {Path.cwd()}", *(f"--config-dir {at}" for at in config_dirs)])
+    )
+    yield Finding("ok", "variables", ", ".join(sorted(filter(_VARIABLES.fullmatch, os.environ))) or "none")
+
+
+def _without_home(line: str) -> str:
+    """Write ``~`` for the user's folder, which is often called like a person."""
+    home = os.path.expanduser("~").rstrip(os.sep)
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", line) if home not in ("", "~") else line
+
+
+def ray_cluster(address: str) -> Iterator[Finding]:
+    """Name the nodes of a Ray cluster, and what of their versions differs from this process."""
+    from pipeline_kit.job.kind import difference, installed
+    from pipeline_kit.job.ray_cluster import nodes_of
+
+    try:
+        version, nodes = nodes_of(address)
+    except UsageError as error:
+        yield Finding("fail", "ray", str(error))
+        return
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    yield Finding("ok", "ray", f"{address}: ray {version}, {len(nodes)} nodes, {cpus:g} CPUs, {gpus:g} GPUs")
+    here, first = installed(), None
+    for node in nodes:
+        what = f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs"
+        if isinstance(node.found, str):
+            yield Finding("fail", "ray node", f"{what}; cannot run pipeline-kit: {node.found}")
+            continue
+        versions, kind = node.found
+        wrong, first = difference(here, versions), first or kind
+        other = difference(first, kind)
+        machine = f"{kind['processor']} {kind['architecture']}, {kind['kernels']}, {kind['gpu'] or 'no GPU'}"
+        if wrong is not None:
+            yield Finding("fail", "ray node", f"{what}; {machine}; not as here: {wrong}")
+        elif other is not None:
+            yield Finding("note", "ray node", f"{what}; {machine}; another kind than the first node: {other}")
+        else:
+            yield Finding("ok", "ray node", f"{what}; {machine}; versions as here")
 
 
 SENTENCE = "I love this."
@@ -89,7 +172,7 @@ def answers(registry: Registry) -> Iterator[Finding]:
         from pipeline_kit.compose.build import build
         from pipeline_kit.compose.compose import compose
 
-        pipeline = build(compose(registry=registry), registry)
+        pipeline = build(compose(registry=registry))
         result = pipeline(SENTENCE)
     except ConfigError as error:
         yield Finding("fail", "answer", f"the default config has faults: {'; '.join(str(f) for f in error.faults)}")
@@ -150,7 +233,9 @@ def devices() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("fail", "torch", f"cannot be imported: {type(error).__name__}: {error}")
         return
-    yield Finding("ok", "device cpu", f"{torch.get_num_threads()} threads")
+    yield Finding(
+        "ok", "device cpu", f"{torch.get_num_threads()} threads, kernels for {torch.backends.cpu.get_cpu_capability()}"
+    )
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         yield Finding("ok", f"device cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
@@ -173,6 +258,40 @@ def hub_cache() -> Iterator[Finding]:
     offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]
     yield Finding("ok", "hub network", f"off: {', '.join(offline)} is set" if offline else "allowed")
 
+
+def storage(url: str) -> Iterator[Finding]:
+    """Check that jobs can read from a folder in a store and write to it."""
+    for library in ("obstore", "fsspec"):
+        found = installed_version(library)
+        hint = "missing: pip install 'pipeline-kit[storage]'"
+        yield Finding("ok" if found else "note", library, found or hint)
+    use_storage(StorageConfig(retries=2))
+    try:
+        store = storage_of(url)
+        yield Finding("ok", "access", f"{url} can be listed: {len(store.files(url))} files and folders")
+    except PipelineKitError as error:
+        yield Finding("fail", "access", str(error))
+        return
+    except OSError as error:
+        yield Finding("fail", "access", f"{url}: {error.strerror or error}")
+        return
+    if isinstance(store, FsspecStorage):
+        yield Finding("note", "writing", "not here: such a URL is an input, not an output")
+        return
+    try:
+        ahead = probe_create(store, url)
+        yield Finding("ok", "put-if-absent", "what is there is not written over")
+        probe_swap(store, url)
+        yield Finding("ok", "swap", "one version alone is replaced")
+    except PipelineKitError as error:
+        yield Finding("fail", "writing", str(error))
+        return
+    clocks = f"that of the store is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    yield Finding("note" if abs(ahead) > MOST_SKEW else "ok", "clock", clocks)
+
+
+MOST_SKEW = 10
+"""Seconds between two clocks that do not matter; S3 refuses requests that are 15 minutes old."""
 
 Level = Literal["ok", "note", "fail"]
 

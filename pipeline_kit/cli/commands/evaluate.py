@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipeline_kit.bench.machine import counted
 from pipeline_kit.cli.inputs import Inputs, add_file_flags
-from pipeline_kit.cli.outputs import check_outputs, numbered
+from pipeline_kit.cli.outputs import check_outputs, sweep_names, swept
 from pipeline_kit.cli.progress import MOST_SHOWN, Failures, ProgressBar
 from pipeline_kit.cli.selection import OVERRIDES, Selection, add_selection_flags
 from pipeline_kit.cli.stdio import no_collection, prepare_stdout, print_out, say
@@ -23,10 +23,12 @@ from pipeline_kit.errors import InputError, RowFailure, UsageError, for_message,
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.read.formats import FORMATS, Format, format_of
 from pipeline_kit.files.read.source import Source
+from pipeline_kit.files.storage.local import storage_of
 
 if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
     from pipeline_kit.contract.evaluator import Evaluator, Verdict
+    from pipeline_kit.contract.registry import Registry
     from pipeline_kit.evaluate.run import Labelled
 
 TAKES_WORDS = OVERRIDES
@@ -71,12 +73,14 @@ def execute(args: argparse.Namespace) -> int:
     if not args.input:
         raise UsageError(f"nothing to evaluate on: pass a file with labels, such as\n  {_EXAMPLE}")
     inputs = Inputs.of(args)
-    composed = selection.compositions(selection.registry())
-    paths = [numbered(save, i) if save is not None and selection.multirun else save for i in range(len(composed))]
+    registry = selection.registry()
+    composed = selection.compositions(registry)
+    paths = [save and swept(save, name) for name in sweep_names([words for words, _ in composed])]
     check_outputs([("--save", p) for p in paths], inputs.files, selection, [config for _, config in composed])
     reports = []
     with closing(inputs):
-        jobs = [Evaluation.of(words, config, inputs, labels_map, args.threshold) for words, config in composed]
+        more = (registry, inputs, labels_map, args.threshold)
+        jobs = [Evaluation.of(words, config, *more) for words, config in composed]
         for path, job in zip(paths, jobs, strict=True):
             report = _run(job, path, args.quiet)
             reports.append({"overrides": without_secrets(job.overrides), **report} if selection.multirun else report)
@@ -95,10 +99,7 @@ def execute(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A pipeline that is evaluated, all its labels checked.
-
-    :param rows: how many there are.
-    """
+    """A pipeline that is evaluated, all labels of its `rows` checked."""
 
     overrides: list[str]
     config: PipelineConfig
@@ -111,6 +112,7 @@ class Evaluation:
         cls,
         overrides: list[str],
         config: PipelineConfig,
+        registry: Registry,
         inputs: Inputs,
         labels_map: dict[str, str],
         threshold: float,
@@ -121,25 +123,28 @@ class Evaluation:
             no columns, or columns are carried, which have no place here.
         :raises InputError: if a file is not there or lacks a column, if there are no rows, or if a label is unknown.
         """
-        from pipeline_kit.builtin.tasks.evaluators import evaluator_for, fields_of
-        from pipeline_kit.checkpoint.resolve import resolve_checkpoint
+        from pipeline_kit.compose.build import checkpoint_of
         from pipeline_kit.contract.evaluator import EvaluationContext
-        from pipeline_kit.evaluate.run import check_rows, labelled
+        from pipeline_kit.evaluate.run import GOLD, check_rows, labelled, maker_of
 
+        *_, judged = config.parts
+        taken = config.steps[judged].wiring.take if config.steps else {}
+        if any(path.words != (field,) for field, path in taken.items()):
+            shown = ", ".join(f"{field}: {path}" for field, path in taken.items())
+            raise UsageError(f"evaluate judges the last step, by the row's own fields, and '{judged}' takes {shown}")
+        make = maker_of(config.task.name, registry)
         if config.input.carry:
             raise UsageError("input.carry: evaluate carries no columns, --save keeps each row's id; leave it out")
         for name in inputs.files:
             _refuse_text(name, config.input.format)
-        source = inputs.source(config.input, fields_of(config.task.name, config.task.takes))
-        checkpoint, options = resolve_checkpoint(config.checkpoint), config.postprocessor.options
-        setting = EvaluationContext(
-            config.task.name, checkpoint.labels, checkpoint.config, options, labels_map, threshold
-        )
-        evaluator = evaluator_for(setting, _first(labelled(source.rows())).gold)
+        source = inputs.source(config.input, [*config.task.takes, *getattr(make, "fields", ()), GOLD])
+        checkpoint, options = checkpoint_of(config), config.postprocessor.options
+        known = (config.task.name, checkpoint.labels, checkpoint.config, options, labels_map, threshold)
+        evaluator: Evaluator = make(EvaluationContext(*known, _first(labelled(source.rows())).gold))
         count = check_rows(labelled(source.rows()), evaluator)
         if evaluator.options:
             stage = replace(config.postprocessor, options=replace(options, **evaluator.options))
-            config = replace(config, postprocessor=stage)
+            config = config.mapped(lambda name, part: replace(part, postprocessor=stage) if name == judged else part)
         return cls(overrides, config, evaluator, source, count)
 
 
@@ -152,9 +157,8 @@ def _first(rows: Iterator[Labelled | RowFailure]) -> Labelled:
         failure = failure or row
     if failure is None:
         raise InputError("the input has no row to evaluate")
-    raise InputError(
-        f"no row of the input can be read, such as row {failure.index}: {for_message(failure.message, 400)}"
-    )
+    why = for_message(failure.message, 400)
+    raise InputError(f"no row of the input can be read, such as row {failure.index}: {why}")
 
 
 def _run(job: Evaluation, save: Path | None, quiet: bool) -> dict[str, Any]:
@@ -228,7 +232,7 @@ def add_labelled_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _refuse_text(name: str, format: Format | None) -> None:
-    plain = name == "-" or (Path(name).is_file() and format_of(name) == "text")
+    plain = name == "-" or (storage_of(name).kind(name) == "file" and format_of(name) == "text")
     if format == "text" or (format is None and plain):
         what = "stdin: say" if name == "-" else f"--input {for_message(name)}: a line of text has no label; say"
         raise UsageError(f"{what} --input-format {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")

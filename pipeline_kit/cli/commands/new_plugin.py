@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _name(text: str, kind: Kind) -> str:
-    from pipeline_kit.compose.compose import options
+    from pipeline_kit.compose.overrides import options
     from pipeline_kit.compose.plugins import load_registry
 
     if not _NAME.fullmatch(text) or len(text) > _LONGEST:

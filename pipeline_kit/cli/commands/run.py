@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_kit.cli.commands.run_job import folder_path, run_folder
+from pipeline_kit.cli.commands.run_job import folder_path, folder_within, run_folder
 from pipeline_kit.cli.inputs import Inputs, add_input_flags
 from pipeline_kit.cli.outputs import (
     Sink,
@@ -18,10 +18,11 @@ from pipeline_kit.cli.outputs import (
     columns_sink,
     file_sink,
     jsonl_sink,
-    numbered,
     output_path,
     run_rows,
     run_source,
+    sweep_names,
+    swept,
     table_sink,
 )
 from pipeline_kit.cli.progress import Failures, ProgressBar, Telling, summary
@@ -37,16 +38,18 @@ from pipeline_kit.cli.stdio import (
     write_out,
 )
 from pipeline_kit.contract.types import RunStats
-from pipeline_kit.errors import RowFailure, UsageError, without_secrets
+from pipeline_kit.errors import RowFailure, UsageError, did_you_mean, for_message, without_secrets
 from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.parts import InputConfig
 from pipeline_kit.files.read.source import Source
-from pipeline_kit.files.write.base import FILE_FORMATS, FileFormat, OutputConfig, ending_of
+from pipeline_kit.files.storage.base import scheme_of
+from pipeline_kit.files.write.base import FILE_FORMATS, OutputConfig, ending_of
 from pipeline_kit.files.write.formats import stream_format
 from pipeline_kit.files.write.layout import Layout
 
 if TYPE_CHECKING:
     from pipeline_kit.compose.schema import PipelineConfig
+    from pipeline_kit.contract.registry import Registry
 
 TAKES_WORDS = OVERRIDES
 FORMATS = ("jsonl", "table", "csv", "parquet")
@@ -78,14 +81,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         "-o",
         metavar="FILE|DIR",
-        help="a file, all or nothing: .jsonl, .csv, .parquet; or a folder of shards, a job that can be resumed",
+        help="a file, all or nothing: .jsonl, .csv, .parquet; or a folder of shards, a job that can be resumed, also a "
+        "URL such as s3://bucket/labels/",
     )
     group.add_argument(
         "--format",
         metavar="|".join(FORMATS),
-        choices=FORMATS,
         dest="output_format",
-        help="default: by the ending of --output; table on a terminal, else jsonl",
+        help="or a plugin's; default: by the ending of --output; table on a terminal, else jsonl",
     )
     group.add_argument("--stream", action="store_true", help="print one text as it is written, for tasks that write")
     group.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
@@ -94,6 +97,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--restart", action="store_true", help="of a job: begin anew; the folder that is there is renamed, not deleted"
     )
     group.add_argument("--retry", action="store_true", help="of a job: run the rows again that failed")
+    group.add_argument(
+        "--verify", action="store_true", help="of a job in a store: hash what is done instead of comparing sizes"
+    )
     add_selection_flags(parser)
 
 
@@ -103,21 +109,22 @@ def execute(args: argparse.Namespace) -> int:
     folder = None if args.stream else folder_path(args.output)
     if folder is not None:
         return _run_folders(args, selection, folder)
-    if args.restart or args.retry or args.log_json:
-        raise UsageError("--restart, --retry and --log-json are for jobs: pass --output DIR, a folder")
+    if args.restart or args.retry or args.verify or args.log_json:
+        raise UsageError("--restart, --retry, --verify and --log-json are for jobs: pass --output DIR, a folder")
+    registry = _registry(selection, args.output_format)
     output = output_path(args.output, args.output_format, FILE_FORMATS)
     inputs = Inputs.of(args)
     if args.stream:
         refuse_with_stream(args, selection, inputs)
-    registry = selection.registry()
     jobs = selection.compositions(registry)
     if any(config.runner.workers > 1 or config.runner.batch_timeout is not None for _, config in jobs):
         raise UsageError("runner.workers and runner.batch_timeout are for jobs: pass --output DIR, a folder")
     if args.stream:
+        jobs[0][1].refuse_steps("--stream is for")
         return run_stream(jobs[0][1], inputs, args.quiet)
     for _, config in jobs:
         Columns.of(config.task.takes, config.input.fields, None, ())
-    paths = [numbered(output, i) if output is not None and selection.multirun else output for i in range(len(jobs))]
+    paths = [output and swept(output, name) for name in sweep_names([words for words, _ in jobs])]
     check_outputs([("--output", path) for path in paths], inputs.files, selection, [config for _, config in jobs])
     formats = [_format(output, args.output_format == "table", config.output) for _, config in jobs]
     # Without an option that chooses among rows, they come straight from the files and from stdin as it is written.
@@ -129,12 +136,17 @@ def execute(args: argparse.Namespace) -> int:
         for number, (overrides, config) in enumerate(jobs):
             heading = without_secrets(overrides) if selection.multirun else None
             printing = OutputPlan(paths[number], formats[number], heading, args.quiet)
-            failed += _run(config, inputs, sources[number], printing)
+            source = sources[number]
+            if source is not None and config.input.carry:
+                from pipeline_kit.compose.schema import carry_all
+
+                config, source = carry_all(config, source, identified=config.input.id is not None)
+            failed += _run(config, inputs, source, printing)
     return 1 if failed else 0
 
 
-def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -> int:
-    """Run a job, or one for each combination of a sweep, in ``DIR.0``, ``DIR.1`` and so on."""
+def _run_folders(args: argparse.Namespace, selection: Selection, folder: str) -> int:
+    """Run a job, or one for each combination of a sweep, each in a folder of its own in the one that was named."""
     if args.quiet and args.log_json:
         raise UsageError("--quiet and --log-json: pass one of the two")
     if args.restart and args.retry:
@@ -142,19 +154,42 @@ def _run_folders(args: argparse.Namespace, selection: Selection, folder: Path) -
     if args.output_format == "table":
         raise UsageError("--format table: a folder holds jsonl, csv or parquet")
     inputs = Inputs.of(args)
-    jobs = selection.compositions(selection.registry())
+    jobs = selection.compositions(_registry(selection, args.output_format))
     telling: Telling = "quiet" if args.quiet else "json" if args.log_json else "person"
     failed = 0
-    several = selection.multirun
-    paths = [folder.with_name(f"{folder.name}.{i}") if several else folder for i in range(len(jobs))]
+    paths = [folder_within(folder, name) for name in sweep_names([words for words, _ in jobs])]
     check_outputs([("--output", path) for path in paths], inputs.files, selection, [config for _, config in jobs])
+    if len(jobs) > 1 and scheme_of(folder) is None:
+        with suppress(OSError):  # a job says why a folder cannot be made
+            Path(folder).mkdir()
     for path, (overrides, config) in zip(paths, jobs, strict=True):
         if selection.multirun and not args.quiet:
             say(f"{path}: {' '.join(without_secrets(overrides)) or 'no overrides'}")
         failed += run_folder(
-            config, inputs, path, telling, plugins=selection.plugins, restart=args.restart, retry=args.retry
+            config,
+            inputs,
+            path,
+            telling,
+            plugins=selection.plugins,
+            restart=args.restart,
+            retry=args.retry,
+            verify=args.verify,
         )
     return 1 if failed else 0
+
+
+def _registry(selection: Selection, format: str | None) -> Registry:
+    """Load what is registered; refuse a ``--format`` that is neither built in nor a plugin's."""
+    registry = selection.registry()
+    if format not in (None, *FORMATS):
+        from pipeline_kit.compose.plugins import load_needed
+
+        found = load_needed(registry, {"output": {"format": format}}).specs("output_format")
+        known = list(dict.fromkeys([*FORMATS, *(spec.name for spec in found)]))
+        if format not in known:
+            near = did_you_mean(format, known)
+            raise UsageError(f"--format {for_message(format, 40)}: the choices are {', '.join(known)}.{near}")
+    return registry
 
 
 @dataclass(frozen=True)
@@ -175,9 +210,8 @@ class OutputPlan:
         self, bar: ProgressBar, config: PipelineConfig, failed: Callable[[RowFailure], None]
     ) -> AbstractContextManager[Sink]:
         """Open what takes the rows; `failed` is called for those with a result that cannot be written."""
-        if self.path is not None and self.format in ("csv", "parquet"):
-            name: FileFormat = "csv" if self.format == "csv" else "parquet"
-            format = stream_format(name, _layout(config), config.output.compression)
+        if self.path is not None and self.format not in ("jsonl", "table"):
+            format = stream_format(self.format, _layout(config), config.output.compression)
             return columns_sink(self.path, self.heading, format, failed, config.input.carry)
         if self.path is not None:
             return file_sink(self.path, self.heading)
@@ -208,8 +242,7 @@ def _format(path: Path | None, table: bool, options: OutputConfig) -> str:
 def _layout(config: PipelineConfig) -> Layout:
     """Return the columns of one file: an id where one is read, carried columns, the result's, ``error``."""
     return Layout.of(
-        config.task.gives,
-        config.postprocessor.name,
+        config.gives,
         carry=config.input.carry,
         identified=config.input.id is not None,
         errors=True,
@@ -247,6 +280,8 @@ def _run(config: PipelineConfig, inputs: Inputs, source: Source | None, printing
             rows = run_source(pipeline, source.rows(), stats, layout)
         with bar:
             for row in rows:
+                if printing.format == "table" and row.failure is None and row.example is not None:
+                    row = replace(row, value=dict(pipeline.postprocessor.cells(row.example, row.value)))
                 sink(row)
                 if row.failure is not None:
                     failures.add(row.failure)

@@ -83,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Search and report; 1 if texts failed and were left out, 130 after ctrl-c."""
     from pipeline_kit.bench.machine import load_per_cpu
-    from pipeline_kit.tune.preset import check_target, secrets_of
+    from pipeline_kit.tune.report import check_target, secrets_of
 
     load = load_per_cpu()  # before this process adds to it
     selection = Selection.of(args)
@@ -95,6 +95,7 @@ def execute(args: argparse.Namespace) -> int:
     texts = BenchTexts.of(args)
     registry = selection.registry()
     [(_, config)] = selection.compositions(registry)
+    config.refuse_steps("tune works on")
     check_outputs([("--output", output), ("--save", save)], texts.files, selection, [config])
     texts.check(config)
     with report_writer(output, args.format, print_trials) as write:
@@ -163,8 +164,7 @@ def _search(
 
 def _preset(report: dict[str, Any], best: PipelineConfig, selection: Selection, save: Path | None) -> str:
     """Return the winner's config as YAML."""
-    from pipeline_kit.tune.preset import preset_text
-    from pipeline_kit.tune.report import preset_comment
+    from pipeline_kit.tune.report import preset_comment, preset_text
 
     words = [word for plugin in selection.plugins for word in ("--plugin", plugin)]
     text = ' --text "I love this."' if best.task.takes[0].rstrip("?") == "text" else " --input FILE"
@@ -174,7 +174,7 @@ def _preset(report: dict[str, Any], best: PipelineConfig, selection: Selection, 
 
 def _keep(report: dict[str, Any], preset: str | None, save: Path | None, args: argparse.Namespace) -> None:
     """Write the preset, or say what would."""
-    from pipeline_kit.tune.preset import write_preset
+    from pipeline_kit.tune.report import write_preset
 
     if preset is None:
         margin = report["floors"]["margin"]

@@ -160,7 +160,7 @@ function attention(figure) {
   return choose;
 }
 
-const figures = new Map([...document.querySelectorAll("[data-attention]")].map((figure) => [figure, attention(figure)]));
+let figures = new Map();
 const watch = new IntersectionObserver((seen) => {
   for (const entry of seen) {
     if (!entry.isIntersecting) continue;
@@ -168,20 +168,25 @@ const watch = new IntersectionObserver((seen) => {
     figures.get(entry.target)();
   }
 }, { rootMargin: "400px" });
-figures.forEach((_, figure) => watch.observe(figure));
+const idle = window.requestIdleCallback || ((work) => setTimeout(work, 200));
+function watchAttention(part) {
+  watch.disconnect();
+  const own = figures = new Map([...part.querySelectorAll("[data-attention]")].map((figure) => [figure, attention(figure)]));
+  own.forEach((_, figure) => watch.observe(figure));
+  // So that a printed page has them all: the browser gives no time for it when printing starts.
+  const later = [...own.keys()];
+  idle(async function next() {
+    const figure = later.shift();
+    if (!figure || own !== figures) return;
+    if (!figure.dataset.drawn) await own.get(figure)();
+    idle(next);
+  });
+}
 // What stands in a closed part has no width; it is drawn again when the part is opened.
 document.addEventListener("toggle", () => redraws.forEach((draw) => draw()), true);
-// So that a printed page has them all: the browser gives no time for it when printing starts.
-const idle = window.requestIdleCallback || ((work) => setTimeout(work, 200));
-const later = [...figures.keys()];
-idle(async function next() {
-  const figure = later.shift();
-  if (!figure) return;
-  if (!figure.dataset.drawn) await figures.get(figure)();
-  idle(next);
-});
 let wait = 0;
 addEventListener("resize", () => { clearTimeout(wait); wait = setTimeout(() => redraws.forEach((draw) => draw()), 150); });
 addEventListener("beforeprint", () => {
   for (const box of document.querySelectorAll("details.window, #config details")) box.open = true;
 });
+enliven(document);

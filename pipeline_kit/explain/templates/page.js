@@ -109,10 +109,38 @@ function roving(container, find) {
     to.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
 }
-for (const list of document.querySelectorAll("[data-chips]")) roving(list, () => [[...list.querySelectorAll(".chip")]]);
-for (const table of document.querySelectorAll("[role=grid]")) {
-  const cells = (row) => [...row.cells].filter((cell) => cell.tagName === "TD" && !cell.classList.contains("range"));
-  roving(table, () => [...table.tBodies[0].rows].map(cells));
+
+// Says where a grid scrolls: how many of its columns are out of sight on either side.
+function scrolls(box) {
+  const note = element("p", "", "more");
+  const heads = [...box.querySelectorAll("thead th:not(.corner)")];
+  box.after(note);
+  function count() {
+    const edge = box.getBoundingClientRect();
+    const corner = box.querySelector(".corner");
+    const left = corner ? corner.getBoundingClientRect().right : edge.left;
+    const middles = heads.map((head) => head.getBoundingClientRect()).map((at) => (at.left + at.right) / 2);
+    const hidden = [["left", middles.filter((x) => x < left).length], ["right", middles.filter((x) => x > edge.right).length]];
+    const told = hidden.filter(([, n]) => n).map(([side, n]) => `${n} more column${n > 1 ? "s" : ""} on the ${side}`);
+    note.hidden = box.scrollWidth <= box.clientWidth;
+    note.textContent = ["The table scrolls sideways", ...told].join(", ");
+  }
+  box.addEventListener("scroll", count, { passive: true });
+  redraws.push(count);
+  count();
+}
+
+// Makes what is new in a part of the page answer to pointer and keys; what stood there before is forgotten.
+function enliven(part) {
+  hideTip();
+  redraws.length = 0;
+  for (const list of part.querySelectorAll("[data-chips]")) roving(list, () => [[...list.querySelectorAll(".chip")]]);
+  for (const table of part.querySelectorAll("[role=grid]")) {
+    const cells = (row) => [...row.cells].filter((cell) => cell.tagName === "TD" && !cell.classList.contains("range"));
+    roving(table, () => [...table.tBodies[0].rows].map(cells));
+  }
+  part.querySelectorAll(".scroll").forEach(scrolls);
+  watchAttention(part);
 }
 
 document.addEventListener("change", (event) => {
@@ -120,6 +148,7 @@ document.addEventListener("change", (event) => {
   if (!field) return;
   const table = field.closest(".tools").nextElementSibling.querySelector("table");
   table.dataset[field.dataset.switch] = event.target.value;
+  redraws.forEach((draw) => draw());
 });
 document.getElementById("theme").addEventListener("change", (event) => {
   if (event.target.value) root.dataset.theme = event.target.value;

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, BinaryIO, final
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pipeline_kit.errors import InputError, for_message
 from pipeline_kit.files.read.arrow_types import ColumnReader, cells_of, reading_of
 from pipeline_kit.files.read.columns import Columns
 from pipeline_kit.files.read.formats import Format
-from pipeline_kit.files.read.opened import DecompressionLimits, File, FilePart, head_of
+from pipeline_kit.files.read.opened import DecompressionLimits, File, FilePart, SpooledFile, head_of
 from pipeline_kit.files.read.parts import InputPart, ReadRow, RowSelection, as_input_error
 
 SLICE_BYTES = 8 << 20
@@ -27,12 +28,15 @@ class ArrowPart(FilePart):
     """One or more files with the same columns, read in batches."""
 
     unit = "row"
+    any_row = True
 
     def __init__(self, label: str, files: Sequence[File], format: Format, limits: DecompressionLimits) -> None:
         """Read `files` one after another; their rows are numbered through."""
         super().__init__(label, files)
+        self.splittable = not any(isinstance(file, SpooledFile) for file in files)
         self._format: Format = format
         self._limits = limits
+        self._reading: File | None = None
 
     def check(self, columns: Columns) -> None:
         """Open every file and look at its columns and their types."""
@@ -42,23 +46,34 @@ class ArrowPart(FilePart):
 
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         """Go through the rows."""
-        number = 0
+        number, start = 0, 0 if take.mark is None else take.mark.row
         for file in self._files:
+            first = number
             try:
                 with opened_table(file, self._format) as table:
-                    for place in _places(table, columns, take, number, self._limits):
-                        number += 1
+                    if number < start and number + (rows := table.count()) <= start:
+                        number += rows
+                        continue
+                    self._reading = file
+                    for place in _places(table, columns, take, first, self._limits):
+                        number = place[0] + 1
                         yield place
                 file.check()
             except InputError as error:
                 until = f"; the last whole row is {number - 1}" if number else ""
                 raise InputError(f"{file.label}: {error}{until}") from error
 
+    def unchanged(self) -> None:
+        """See that the file that was read last is the same; those before it were looked at when they ended."""
+        if self._reading is not None:
+            with as_input_error(self._reading.label):
+                self._reading.check()
+
     def count(self, read: bool) -> int | None:
         """Count the rows by what the files say of themselves."""
         total = 0
         for file in self._files:
-            with as_input_error(file.label), opened_table(file, self._format) as table, _arrow_errors():
+            with as_input_error(file.label), opened_table(file, self._format) as table:
                 if table.rows is None and not read:
                     return None
                 total += table.count()
@@ -107,23 +122,24 @@ def _places(
 ) -> Iterator[ReadRow]:
     """Go through the rows of a file, of which the first is row `number` of its part."""
     plan = readings(table.schema, columns)
-    given = 0
+    given, start = 0, 0 if take.mark is None else take.mark.row
     with _arrow_errors():
-        for rows, batch in table.batches(list(plan), max(0, take.skip - number)):
+        for rows, batch in table.batches(list(plan), take, number):
+            first = min(max(number, start), number + rows)
             if batch is None:
-                yield from ((place, None) for place in range(number, number + rows))
+                yield from zip(range(first, number + rows), repeat(None))
             else:
                 batch.validate()  # else nbytes may follow an offset out of the file
                 given += batch.nbytes + batch.num_rows  # a column of nulls has rows and no bytes
                 limits.check(given, table.size)
-                yield from batch_places(batch, plan, columns, take, number)
+                yield from batch_places(batch.slice(first - number), plan, columns, take, first)
             number += rows
 
 
 BATCH_ROWS = 1024
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
-Stretch = tuple[int, Any]
+SomeRows = tuple[int, Any]
 """A number of rows, and their record batch; None if all of them are to be skipped."""
 
 
@@ -133,18 +149,21 @@ class TableFile:
 
     :param rows: how many rows it has; None if that takes going through it.
     :param size: its bytes.
-    :param batches: goes through the columns of these names, of which there is at least one; so many rows at the
-        start need not be read.
+    :param batches: goes through the columns of these names, of which there is at least one; rows that the selection
+        skips need not be read. The number is that of the file's first row in its part.
     """
 
     schema: Any
     rows: int | None
     size: int
-    batches: Callable[[Sequence[str], int], Iterator[Stretch]]
+    batches: Callable[[Sequence[str], RowSelection, int], Iterator[SomeRows]]
 
     def count(self) -> int:
         """Count the rows."""
-        return sum(rows for rows, _ in self.batches(self.schema.names[:1], 0)) if self.rows is None else self.rows
+        if self.rows is not None:
+            return self.rows
+        with _arrow_errors():
+            return sum(rows for rows, _ in self.batches(self.schema.names[:1], RowSelection(), 0))
 
 
 @contextmanager
@@ -195,15 +214,15 @@ def _parquet(source: Any) -> TableFile:
     file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
     metadata = file.metadata
 
-    def batches(names: Sequence[str], skip: int) -> Iterator[Stretch]:
-        groups = list(range(metadata.num_row_groups))
-        while groups and skip >= (rows := metadata.row_group(groups[0]).num_rows):
-            skip -= rows
-            groups.pop(0)
-            yield rows, None
-        if groups:
-            found = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(names), use_threads=False)
-            yield from _stretches(found, skip)
+    def batches(names: Sequence[str], take: RowSelection, number: int) -> Iterator[SomeRows]:
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            if number + rows <= take.skip:
+                yield rows, None
+            else:
+                found = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(names), use_threads=False)
+                yield from _sized(found, take, number)
+            number += rows
 
     return TableFile(file.schema_arrow, metadata.num_rows, source.size(), batches)
 
@@ -217,13 +236,13 @@ def _arrow(source: Any, indexed: bool) -> TableFile:
 
     schema, size = opened().schema, source.size()
 
-    def batches(names: Sequence[str], skip: int) -> Iterator[Stretch]:
+    def batches(names: Sequence[str], take: RowSelection, number: int) -> Iterator[SomeRows]:
         fields = [schema.get_field_index(name) for name in names]
         reader = opened(pa.ipc.IpcReadOptions(use_threads=False, included_fields=fields))
         if indexed:
-            yield from _stretches(map(reader.get_batch, range(reader.num_record_batches)), skip)
+            yield from _sized(map(reader.get_batch, range(reader.num_record_batches)), take, number)
             return
-        yield from _stretches(reader, skip)
+        yield from _sized(reader, take, number)
         # A stream cut off between two batches ends like a whole one, but for this mark.
         source.seek(max(0, size - len(_END_OF_STREAM)))
         if source.read() != _END_OF_STREAM:
@@ -232,10 +251,10 @@ def _arrow(source: Any, indexed: bool) -> TableFile:
     return TableFile(schema, None, size, batches)
 
 
-def _stretches(batches: Iterable[Any], skip: int) -> Iterator[Stretch]:
+def _sized(batches: Iterable[Any], take: RowSelection, number: int) -> Iterator[SomeRows]:
     for batch in batches:
-        yield batch.num_rows, None if skip >= batch.num_rows else batch
-        skip = max(0, skip - batch.num_rows)
+        number += batch.num_rows
+        yield batch.num_rows, None if number <= take.skip else batch
 
 
 @final

@@ -21,6 +21,8 @@ RawRow = str | Mapping[str, Any] | InputError
 """A text, the cells by column, or why the row could not be read. A cell that could not be read is an InputError."""
 
 NOTHING: Any = object()
+EVERY = "*"
+"""Stands in ``input.carry`` for every column that has a place in the output."""
 
 
 class ParsedRow(NamedTuple):
@@ -77,7 +79,8 @@ class Columns:
                     f"{', '.join(names)}.{did_you_mean(name, names)}"
                 )
         required = dict.fromkeys((*(name for name in takes if not name.endswith("?")), *mapping))
-        return cls({name: mapping.get(name, name) for name in names}, tuple(required), id, tuple(carry), option)
+        carried = tuple(column for column in carry if column != EVERY)  # which these are only the files know
+        return cls({name: mapping.get(name, name) for name in names}, tuple(required), id, carried, option)
 
     @cached_property
     def named(self) -> tuple[str, ...]:
@@ -198,6 +201,17 @@ class Columns:
         return json_value(value)
 
 
+@dataclass(frozen=True)
+class AllColumns(Columns):
+    """Asks for nothing, and notes in `there` what columns there are."""
+
+    there: list[str] = field(default_factory=list)
+
+    def check(self, there: Sequence[str]) -> None:
+        """Note the columns."""
+        self.there.extend(there)
+
+
 def _listed(there: Sequence[str]) -> str:
     return for_message(", ".join(there), 300) if there else "none"
 
@@ -315,6 +329,11 @@ def id_text(value: Any) -> str:
     raise InputError(f"the id is {type(value).__name__}, not a text or a number: {for_message(value, 40)}")
 
 
+def id_hash(id: str) -> int:
+    """Return the 8 bytes by which ids are compared; never 0."""
+    return int.from_bytes(blake2b(id.encode("utf-8"), digest_size=8).digest(), "little") or 1
+
+
 @final
 class IdSet:
     """The ids so far, as hashes of 8 bytes in a table with open addressing.
@@ -330,8 +349,7 @@ class IdSet:
 
     def add(self, id: str) -> bool:
         """Remember `id`; False if it was there before."""
-        digest = blake2b(id.encode("utf-8"), digest_size=8).digest()
-        if not self._put(int.from_bytes(digest, "little") or 1):
+        if not self._put(id_hash(id)):
             return False
         self._count += 1
         if 2 * self._count > len(self._slots):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal
 
 from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.files.storage.local import storage_of
 
-LineFormat = Literal["text", "jsonl", "csv", "tsv"]
-Format = Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow"]
+Format = str
 Codec = Literal["gzip", "zstd"]
-LINE_FORMATS: tuple[LineFormat, ...] = get_args(LineFormat)
-FORMATS: tuple[Format, ...] = get_args(Format)
+LINE_FORMATS = ("text", "jsonl", "csv", "tsv")
+FORMATS = (*LINE_FORMATS, "parquet", "arrow")
+
+PLUGGED: dict[Format, Callable[[], Callable[[BinaryIO], Iterator[Any]]]] = {}
+"""The formats of plugins by the ending of their files; each returns its function, see `kit.py`."""
+UNKNOWN: list[Callable[[Format], object]] = []
+"""Called with an ending that nothing here reads or writes, to load the installed plugin of that name."""
 
 HEAD_BYTES = 10
 """How many of a file's first bytes tell what it is."""
@@ -62,16 +68,19 @@ def format_of(source: object) -> Format:
     if path.suffix.lower() in _CODEC_BY_SUFFIX:
         path = path.with_suffix("")
     suffix = path.suffix.lower()
-    if suffix in _OTHERS:
+    if suffix not in _BY_SUFFIX:
+        for load in UNKNOWN:
+            load(suffix[1:])
+    if suffix in _OTHERS and suffix[1:] not in PLUGGED:
         raise InputError(f"{for_message(str(source))}: {_OTHERS[suffix]}")
-    return _BY_SUFFIX.get(suffix, "text")
+    return _BY_SUFFIX.get(suffix, suffix[1:] if suffix[1:] in PLUGGED else "text")
 
 
 def made_of_lines(name: str, format: Format | None) -> bool:
     """Return whether the number of newlines is about the number of rows, by a file's ending or by `format`."""
     suffix = Path(name).suffix.lower()
-    known = format or _BY_SUFFIX.get(suffix, "text")
-    return suffix not in _CODEC_BY_SUFFIX and known in LINE_FORMATS and not Path(name).is_dir()
+    known = format or _BY_SUFFIX.get(suffix, suffix[1:] if suffix[1:] in PLUGGED else "text")
+    return suffix not in _CODEC_BY_SUFFIX and known in LINE_FORMATS and storage_of(name).kind(name) != "folder"
 
 
 def codec_of(name: str, head: bytes) -> Codec | None:

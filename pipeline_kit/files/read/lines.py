@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, BinaryIO, NamedTuple, final
+from typing import Any, BinaryIO, final
 
-from pipeline_kit.errors import InputError, for_message
+from pipeline_kit.errors import InputError, UsageError, for_message
 from pipeline_kit.files.json_text import has_lone_surrogate, parse_example
 from pipeline_kit.files.read.columns import Columns, ParsedRow, RawRow
-from pipeline_kit.files.read.encodings import BYTES_LOOKED_AT, refuse_other_encodings
-from pipeline_kit.files.read.formats import Format
-from pipeline_kit.files.read.opened import DecompressionLimits, File, FilePart, decompressed, head_of
-from pipeline_kit.files.read.parts import ReadRow, RowSelection, as_input_error
+from pipeline_kit.files.read.formats import FORMATS, PLUGGED, Format
+from pipeline_kit.files.read.opened import (
+    DecompressionLimits,
+    File,
+    FilePart,
+    SpooledFile,
+    decompressed,
+    head_of,
+)
+from pipeline_kit.files.read.parts import (
+    MARK_ROWS,
+    Mark,
+    PartIds,
+    PartIndex,
+    ReadRow,
+    RowSelection,
+    as_input_error,
+)
+from pipeline_kit.files.read.text_lines import MAX_LINE_BYTES, Line, read_lines
 
 MOST_COUNTED = 1 << 30
 """A larger file is not read through to count its rows."""
@@ -31,6 +47,7 @@ class LinePart(FilePart):
     def __init__(self, file: File, format: Format, limits: DecompressionLimits) -> None:
         """Read `file` as `format`; `limits` say how far it is unpacked."""
         super().__init__(file.label, [file])
+        self.splittable = not isinstance(file, SpooledFile)
         self._file = file
         self._format: Format = format
         self._limits = limits
@@ -42,27 +59,24 @@ class LinePart(FilePart):
 
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         """Go through the rows."""
-        last: int | None = None
-        try:
-            with self._reader() as reader:
-                for place, parsed in reader.rows(columns, take):
-                    last = place
-                    yield place, parsed
-            self._file.check()
-        except InputError as error:
-            until = "" if last is None else f"; the last whole row is in line {last}"
-            raise InputError(f"{self.label}: {error}{until}") from error
+        with self._whole_reader() as reader:
+            yield from reader.rows(columns, take)
+
+    def index(self, id: str | None, most: int | None) -> PartIndex:
+        """Go through the file; marks are set in one that is not compressed."""
+        with self._whole_reader() as reader:
+            return reader.index(self.label, id, most)
 
     def count(self, read: bool) -> int | None:
-        """Count the rows of a file that is not compressed and of moderate size."""
-        if not read:
+        """Count the rows of a file of this machine that is not compressed and of moderate size."""
+        if not read or self._file.remote:
             return None
         with as_input_error(self.label), self._file.open() as stream:
             size = stream.seek(0, 2)
             stream.seek(0)
             if size > MOST_COUNTED or decompressed(stream, self._file.name, self._limits) is not stream:
                 return None
-            return READERS[self._format](stream).count()
+            return reader_of(self._format)(stream).count()
 
     def head(self) -> bytes:
         """Return the file's first bytes."""
@@ -72,7 +86,19 @@ class LinePart(FilePart):
     @contextmanager
     def _reader(self) -> Iterator[LineReader]:
         with self._file.open() as stream:
-            yield READERS[self._format](decompressed(stream, self._file.name, self._limits))
+            yield reader_of(self._format)(decompressed(stream, self._file.name, self._limits))
+
+    @contextmanager
+    def _whole_reader(self) -> Iterator[LineReader]:
+        """Open the file to read it to its end, which shows whether it was changed; an error names the last row."""
+        reader = None
+        try:
+            with self._reader() as reader:
+                yield reader
+            self._file.check()
+        except InputError as error:
+            until = f"; the last whole row is in line {reader.last}" if reader is not None and reader.last else ""
+            raise InputError(f"{self.label}: {error}{until}") from error
 
 
 ROWS_LOOKED_AT = 1000
@@ -86,9 +112,14 @@ class LineReader(ABC):
 
     ended = True
     """Whether a newline ended the last line that was read."""
+    last = 0
+    """The line on which the last row that was read begins."""
+    has_marks = True
+    """Whether reading can begin at a byte in the middle."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._before = 0
 
     @abstractmethod
     def check(self, columns: Columns) -> None:
@@ -102,7 +133,10 @@ class LineReader(ABC):
 
         :raises InputError: if reading fails, or a table's header lacks a column.
         """
-        for number, (line, raw) in enumerate(self._raw()):
+        if take.mark is not None:
+            self._go_to(take.mark)
+        for number, (line, raw) in enumerate(self._raw(), 0 if take.mark is None else take.mark.row):
+            self.last = line
             if number not in take:
                 yield line, None
                 continue
@@ -115,6 +149,30 @@ class LineReader(ABC):
     def count(self) -> int:
         """Count the rows as :meth:`rows` returns them."""
         return sum(1 for _ in self._raw())
+
+    def index(self, label: str, id: str | None, most: int | None) -> PartIndex:
+        """Go through the rows as :meth:`InputPart.index` does.
+
+        :param label: the part's, for the ids of rows that have none.
+        """
+        marks, marked, number = array("Q"), self._stream.seekable() and self.has_marks, 0
+        ids, columns = None if id is None else PartIds(label), Columns(id=id)
+        for number, (line, raw) in enumerate(islice(self._raw(), most), 1):
+            self.last = line
+            if ids is not None:
+                ids.add(line, self._parsed(raw, columns).id)
+            if marked and not number % MARK_ROWS:
+                marks.extend((self._stream.tell(), self._lines_to(line)))
+        return PartIndex(number, marks.tobytes()) if ids is None else ids.index(marks.tobytes())
+
+    def _go_to(self, mark: Mark) -> None:
+        """Make :meth:`_raw` begin at `mark`."""
+        self._stream.seek(mark.byte)
+        self._before = mark.line
+
+    def _lines_to(self, line: int) -> int:
+        """Count the lines up to the end of the last row that was read, which began on `line`."""
+        return line
 
     @abstractmethod
     def _raw(self) -> Iterator[tuple[int, Any]]:
@@ -140,7 +198,7 @@ class _TextReader(LineReader):
         next(read_lines(self._stream), None)  # what is in another encoding fails here
 
     def _raw(self) -> Iterator[tuple[int, Line]]:
-        return ((line.number, line) for line in read_lines(self._stream))
+        return ((line.number, line) for line in read_lines(self._stream, self._before))
 
     def _parsed(self, raw: Line, columns: Columns) -> ParsedRow:
         try:
@@ -150,15 +208,14 @@ class _TextReader(LineReader):
         return columns.parse(text) if columns.named else ParsedRow(text, None, {})  # decoded, so no surrogates
 
 
-@final
-class _JsonReader(LineReader):
-    """A string or an object a line; blank lines are skipped."""
+class _RecordReader(LineReader):
+    """Rows that are texts or have columns of their own each."""
 
     def check(self, columns: Columns) -> None:
         found: dict[str, None] = {}
         texts = False
-        for _, line in islice(self._raw(), ROWS_LOOKED_AT):
-            row = _json_row(line)
+        for _, raw in islice(self._raw(), ROWS_LOOKED_AT):
+            row = self._row(raw)
             if isinstance(row, str):
                 texts = True
             elif not isinstance(row, InputError):
@@ -171,84 +228,52 @@ class _JsonReader(LineReader):
             except InputError as error:
                 raise InputError(f"in the first {ROWS_LOOKED_AT:,} rows {error}") from error
 
+    def _parsed(self, raw: Any, columns: Columns) -> ParsedRow:
+        return columns.parse(self._row(raw))
+
+    @abstractmethod
+    def _row(self, raw: Any) -> RawRow:
+        """Return the text or the columns of a row of :meth:`_raw`, or why there is neither."""
+
+
+@final
+class _PluggedReader(_RecordReader):
+    """The rows of a plugin's format; a row's place is its number, from 1."""
+
+    has_marks = False
+
+    def __init__(self, stream: BinaryIO, format: Format) -> None:
+        super().__init__(stream)
+        self._format = format
+
+    def _raw(self) -> Iterator[tuple[int, RawRow]]:
+        try:
+            yield from enumerate(PLUGGED[self._format]()(self._stream), 1)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
+            raise InputError(f"cannot be read as {self._format}: {type(error).__name__}: {error}") from error
+
+    def _row(self, raw: Any) -> RawRow:
+        known = isinstance(raw, str | Mapping | InputError)
+        return raw if known else InputError(f"the reader of {self._format} yields {type(raw).__name__}")
+
+
+@final
+class _JsonReader(_RecordReader):
+    """A string or an object a line; blank lines are skipped."""
+
     def _raw(self) -> Iterator[tuple[int, Line]]:
-        for line in read_lines(self._stream):
+        for line in read_lines(self._stream, self._before):
             if line.data is None or line.data.strip():
                 self.ended = line.ended
                 yield line.number, line
 
-    def _parsed(self, raw: Line, columns: Columns) -> ParsedRow:
-        return columns.parse(_json_row(raw))
-
-
-def _json_row(line: Line) -> RawRow:
-    try:
-        return parse_example(line.text())
-    except InputError as error:
-        return error
-
-
-MAX_LINE_BYTES = 32 << 20
-_BOM = b"\xef\xbb\xbf"
-
-
-class Line(NamedTuple):
-    r"""One line.
-
-    :param number: its place in the file, from 1.
-    :param data: its bytes without the line end; None if it is too long to be held.
-    :param ended: whether a ``\n`` ended it; only the last line can lack one.
-    """
-
-    number: int
-    data: bytes | None
-    ended: bool
-
-    def text(self) -> str:
-        """Decode the line.
-
-        :raises InputError: if it is too long or not UTF-8; says which byte.
-        """
-        if self.data is None:
-            raise InputError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
+    def _row(self, raw: Line) -> RawRow:
         try:
-            return self.data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            bad = self.data[error.start]
-            raise InputError(f"not UTF-8: byte 0x{bad:02x} at byte {error.start + 1} of the line") from error
-
-
-def read_lines(stream: BinaryIO) -> Iterator[Line]:
-    r"""Go through the lines of `stream`; ``\r\n`` counts as ``\n`` and a byte order mark is dropped.
-
-    Other characters that Unicode calls line ends, such as U+2028, are text. A file's last newline
-    begins no further line.
-
-    :raises InputError: if reading fails, or the stream is in another encoding.
-    """
-    refuse_other_encodings(head_of(stream, BYTES_LOOKED_AT))
-    number = 0
-    while True:
-        number += 1
-        data = _read(stream, MAX_LINE_BYTES + 2)
-        if not data:
-            return
-        if number == 1:
-            data = data.removeprefix(_BOM)
-        ended = data.endswith(b"\n")
-        if not ended and len(data) > MAX_LINE_BYTES:
-            while (rest := _read(stream, 1 << 20)) and not rest.endswith(b"\n"):
-                pass
-            yield Line(number, None, bool(rest))
-            continue
-        yield Line(number, data.removesuffix(b"\n").removesuffix(b"\r"), ended)
-
-
-def _read(stream: BinaryIO, limit: int) -> bytes:
-    try:
-        return stream.readline(limit)
-    except OSError as error:
-        raise InputError(f"reading failed: {error.strerror or error}") from error
+            return parse_example(raw.text())
+        except InputError as error:
+            return error
 
 
 @final
@@ -270,12 +295,7 @@ class _TableReader(LineReader):
         self._separator = separator
         self._number = 0
         self._too_long = self._bad = False
-        self._reader = csv.reader(
-            self._texts(),
-            delimiter=separator,
-            quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
-            strict=True,
-        )
+        self._reader = self._cells()
         first = next(self._raw(), (1, InputError("is empty; its first line must name the columns")))[1]
         if isinstance(first, InputError):
             raise first
@@ -296,6 +316,22 @@ class _TableReader(LineReader):
     def rows(self, columns: Columns, take: RowSelection) -> Iterator[ReadRow]:
         self.check(columns)
         return super().rows(columns, take)
+
+    def _go_to(self, mark: Mark) -> None:
+        super()._go_to(mark)
+        self._number = mark.line
+        self._reader = self._cells()
+
+    def _lines_to(self, line: int) -> int:
+        return self._number
+
+    def _cells(self) -> Iterator[list[str]]:
+        return csv.reader(
+            self._texts(),
+            delimiter=self._separator,
+            quoting=csv.QUOTE_NONE if self._separator == "\t" else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
 
     def _raw(self) -> Iterator[tuple[int, list[str] | InputError]]:
         while True:
@@ -326,7 +362,7 @@ class _TableReader(LineReader):
 
     def _texts(self) -> Iterator[str]:
         """Go through the lines for the csv module. Bytes that are not UTF-8 become surrogates, found again per cell."""
-        for line in read_lines(self._stream):
+        for line in read_lines(self._stream, self._before):
             self._number, self.ended = line.number, line.ended
             self._too_long = self._too_long or line.data is None
             data = line.data or b""
@@ -345,3 +381,16 @@ READERS: Mapping[str, Callable[[BinaryIO], LineReader]] = {
     "tsv": partial(_TableReader, separator="\t"),
 }
 """By format, what reads it."""
+
+
+def reader_of(format: Format) -> Callable[[BinaryIO], LineReader]:
+    """Return what reads a stream in `format`.
+
+    :raises UsageError: if nothing does.
+    """
+    if format in PLUGGED:
+        return partial(_PluggedReader, format=format)
+    if format not in READERS:
+        known = ", ".join((*FORMATS, *PLUGGED))
+        raise UsageError(f"there is no input format '{for_message(format, 40)}'; there are: {known}")
+    return READERS[format]

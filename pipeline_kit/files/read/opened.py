@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import os
@@ -21,7 +20,8 @@ from typing import IO, Any, BinaryIO, cast, final
 from pipeline_kit.errors import InputError, closest_match, for_message
 from pipeline_kit.files.read.formats import HEAD_BYTES, Codec, codec_of, import_optional
 from pipeline_kit.files.read.parts import InputPart, as_input_error
-from pipeline_kit.files.storage import CHANGED, FileStatus, Version, storage_of, stream_version
+from pipeline_kit.files.storage.base import CHANGED, FileStatus, Version, scheme_of
+from pipeline_kit.files.storage.local import storage_of, stream_version
 
 _BLOCK = 1 << 20
 
@@ -32,11 +32,13 @@ class File(ABC):
     :param label: the name in ids and messages.
     :param name: the name whose ending says what is in it.
     :param path: where it is on this machine, if it can be opened there again.
+    :param remote: whether reading it takes a network, so that it is not read just to be counted or hashed.
     """
 
     label: str
     name: str
     path: Path | None = None
+    remote: bool = False
 
     @abstractmethod
     def open(self) -> BinaryIO:
@@ -79,21 +81,28 @@ class StoredFile(File):
         self.name = os.path.basename(key)
         self._key = key
         self._storage = storage_of(key)
-        self._version = status.version
+        self._status = status
         self.path = self._storage.path(key)
+        self.remote = scheme_of(key) is not None
 
     def open(self) -> BinaryIO:
         """Open the file."""
-        return _opened(self._key, self._version)
+        return _opened(self._key, self._status.version)
 
     def check(self) -> None:
         """Compare the file's version with what it was."""
         try:
-            same = self._storage.status(self._key).version == self._version
+            same = self._storage.status(self._key).version == self._status.version
         except OSError:
             same = False
         if not same:
             raise InputError(CHANGED)
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, size and sha256; in a store the version in place of the hash, since that would read it all."""
+        if not self.remote:
+            return super().identity()
+        return {"name": self.label, "size": self._status.size, "version": list(self._status.version)}
 
 
 @final
@@ -193,13 +202,14 @@ class FilePart(InputPart):
             file.close()
 
 
-def opened_file(key: str, label: str) -> File:
+def opened_file(key: str, label: str, found: FileStatus | None = None) -> File:
     """Name a file, a named pipe or a device.
 
+    :param found: what is known of it already.
     :raises InputError: if it is not there; it names the closest one that is.
     """
     try:
-        found = storage_of(key).status(key)
+        found = found or storage_of(key).status(key)
     except (OSError, ValueError) as error:
         raise InputError(f"{for_message(key)}: {_unreadable(key, error)}") from error
     if found.kind == "folder":
@@ -241,10 +251,9 @@ def _unreadable(key: str, error: OSError | ValueError) -> str:
     """Return why a file cannot be read, with the file of the same folder that was most likely meant."""
     reason = getattr(error, "strerror", None) or str(error)
     folder, name = os.path.split(key)
-    storage = storage_of(key)
     try:
-        beside = storage.list(os.path.join(glob.escape(folder), "*"))[:10_000]
-        near = closest_match(name, [os.path.basename(item) for item in beside if storage.kind(item) == "file"])
+        beside = storage_of(key).files(folder or ".").items()
+        near = closest_match(name, [other for other, found in beside if found.kind != "folder"][:10_000])
     except (OSError, ValueError):
         near = None
     hint = f". Did you mean '{os.path.join(folder, near)}'?" if near else ""

@@ -7,13 +7,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline_kit.errors import InputError, RowFailure, UsageError, for_message
 from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns, ParsedRow
 from pipeline_kit.files.read.formats import Format, format_from_magic, format_of, import_optional
-from pipeline_kit.files.read.lines import READERS, LinePart
+from pipeline_kit.files.read.lines import LinePart, reader_of
 from pipeline_kit.files.read.opened import (
     DecompressionLimits,
     File,
@@ -25,36 +26,65 @@ from pipeline_kit.files.read.opened import (
     stdin_bytes,
 )
 from pipeline_kit.files.read.parts import InputPart, RowSelection, as_input_error
-from pipeline_kit.files.storage import storage_of, stream_version
+from pipeline_kit.files.storage.base import FileStatus, join_key, refuse_secrets, scheme_of
+from pipeline_kit.files.storage.local import storage_of, stream_version
 
 _STATE = "state.json"
 _SPLITS = "dataset_dict.json"
 _LARGEST_STATE = 16 << 20
+_FEW = 8
 
 
 def expand_patterns(names: Sequence[str | Path]) -> list[str]:
     """Return the files and folders that are named; a pattern such as ``data/*.jsonl`` stands for its files, sorted.
 
-    A name that is there is never taken for a pattern. ``**`` goes through folders of any depth.
+    A name that is there is never taken for a pattern. ``**`` goes through folders of any depth. Names may be URLs.
 
-    :raises InputError: if a pattern matches no file, or a name cannot be one.
-    :raises UsageError: if stdin is named twice.
+    :raises InputError: if a pattern matches no file, a name cannot be one, or a store cannot be listed.
+    :raises UsageError: if stdin is named twice, or a URL may hold a secret.
     """
     found: list[str] = []
     for name in map(str, names):
         if "\0" in name:
             raise InputError(f"{for_message(name)}: cannot be read: a NUL character is in the name")
-        if name == "-" or not glob.has_magic(name) or os.path.lexists(name):
+        if scheme_of(name) is not None:
+            refuse_secrets(name)
+        storage = storage_of(name)
+        if name == "-" or not glob.has_magic(name) or os.path.lexists(name) or storage.kind(name) is not None:
             found.append(name)
             continue
-        storage = storage_of(name)
-        files = [path for path in storage.list(name) if storage.kind(path) != "folder"]
+        with _as_input_error(name):
+            matches = storage.list(name)
+            known = _stored_files(matches)
+        files = [path for path in matches if path in known or storage.kind(path) != "folder"]
         if not files:
             raise InputError(f"{for_message(name)}: no file matches this pattern")
         found += files
     if found.count("-") > 1:
         raise UsageError("- can be named once: stdin is read once")
     return found
+
+
+@contextmanager
+def _as_input_error(name: str) -> Iterator[None]:
+    """Put a name before the reason why its store cannot be listed."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{for_message(name)}: cannot be read: {error.strerror or error}") from error
+
+
+def _stored_files(keys: Sequence[str]) -> dict[str, FileStatus]:
+    """Look up the files of a store of which many are in one folder: listing it is one request for a thousand."""
+    folders = Counter(key.rpartition("/")[0] for key in keys if scheme_of(key) is not None)
+    found = {
+        join_key(folder, name): status
+        for folder, often in folders.items()
+        if often > _FEW
+        for name, status in storage_of(folder).files(folder).items()
+        if status.kind == "file"
+    }
+    return {key: found[key] for key in keys if key in found}
 
 
 def parts_of(names: Sequence[str | Path], format: Format | None, limits: DecompressionLimits) -> list[InputPart]:
@@ -64,17 +94,24 @@ def parts_of(names: Sequence[str | Path], format: Format | None, limits: Decompr
     :raises InputError: if something is not there, cannot be read here, or is named twice.
     :raises UsageError: if a library that it takes is not installed.
     """
-    paths = [inner for name in expand_patterns(names) for inner in _in_folder(name)]
+    named = expand_patterns(names)
+    with _as_input_error(", ".join(map(str, names))):
+        found = _stored_files(named)
+        paths = [inner for name in named for inner in ([name] if name in found else _in_folder(name))]
+        found |= _stored_files([path for path in paths if path not in found])
     _refuse_twice(paths)
-    return [_part(path, label, format, limits) for path, label in zip(paths, _labels(paths), strict=True)]
+    labels = _labels(paths)
+    return [_part(path, label, format, limits, found.get(path)) for path, label in zip(paths, labels, strict=True)]
 
 
-def _part(path: str, label: str, format: Format | None, limits: DecompressionLimits) -> InputPart:
-    """Open one file, saved dataset or stdin."""
-    if path != "-" and storage_of(path).kind(path) == "folder":
+def _part(
+    path: str, label: str, format: Format | None, limits: DecompressionLimits, found: FileStatus | None
+) -> InputPart:
+    """Open one file, saved dataset or stdin; `found` is what is known of a file already."""
+    if path != "-" and found is None and storage_of(path).kind(path) == "folder":
         return _dataset(path, label, limits)
     known = format or format_of(path)
-    file: File = SpooledFile(label) if path == "-" else opened_file(path, label)
+    file: File = SpooledFile(label) if path == "-" else opened_file(path, label, found)
     if known == "text" and format is None:
         known = format_from_magic(LinePart(file, known, limits).head()) or known
     if known in ("parquet", "arrow"):
@@ -91,18 +128,18 @@ def _arrow_part(label: str, files: Sequence[File], format: Format, limits: Decom
 def _in_folder(name: str) -> list[str]:
     """Return the files of a folder of Arrow or Parquet files; anything else is given back as it is."""
     storage = storage_of(name)
-    if name == "-" or storage.kind(name) != "folder" or storage.kind(os.path.join(name, _STATE)) == "file":
+    if name == "-" or storage.kind(name) != "folder" or storage.kind(join_key(name, _STATE)) == "file":
         return [name]
     folder = name.removeprefix("./").rstrip("/") or name
-    within = os.path.join(glob.escape(folder), "*")
-    if storage.kind(os.path.join(name, _SPLITS)) == "file":
-        splits = [os.path.dirname(path) for path in storage.list(os.path.join(within, _STATE))]
+    within = join_key(glob.escape(folder), "*")
+    if storage.kind(join_key(name, _SPLITS)) == "file":
+        splits = [os.path.dirname(path) for path in storage.list(join_key(within, _STATE))]
         raise InputError(f"{name}: holds several datasets; name one: {', '.join(map(for_message, splits))}")
     files = [path for path in storage.list(within) if path.lower().endswith((".arrow", ".parquet"))]
     if not files:
         raise InputError(
             f"{for_message(name)}: is a folder; name a file in it, or a quoted pattern such as "
-            f"'{os.path.join(folder, '*.jsonl')}'"
+            f"'{join_key(folder, '*.jsonl')}'"
         )
     return files
 
@@ -110,7 +147,7 @@ def _in_folder(name: str) -> list[str]:
 def _refuse_twice(paths: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for path in paths:
-        real = path if path == "-" else os.path.realpath(path)
+        real = path if path == "-" or scheme_of(path) is not None else os.path.realpath(path)
         if real in seen:
             raise InputError(f"{for_message(path)}: is named twice; its rows would come twice, with the same ids")
         seen[real] = path
@@ -118,9 +155,13 @@ def _refuse_twice(paths: Sequence[str]) -> None:
 
 def _labels(paths: Sequence[str]) -> list[str]:
     """Name each path for ids and messages: by its last part where that is unique."""
-    short = ["stdin" if path == "-" else os.path.basename(os.path.abspath(path)) for path in paths]
+    short = ["stdin" if path == "-" else _last_part(path) for path in paths]
     often = Counter(short)
     return [_printable(name if often[name] == 1 else path) for name, path in zip(short, paths, strict=True)]
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/") if scheme_of(path) is not None else os.path.abspath(path))
 
 
 def _printable(name: str) -> str:
@@ -131,21 +172,27 @@ def _printable(name: str) -> str:
 
 def _dataset(folder: str, label: str, limits: DecompressionLimits) -> InputPart:
     """Open a folder that ``Dataset.save_to_disk`` wrote: ``state.json`` names its Arrow streams. Data alone is read."""
-    key = os.path.join(folder, _STATE)
+    key = join_key(folder, _STATE)
     state = _state(key)
     if state.get("_indices_files") or state.get("_indices_data_files"):
         raise InputError(
             f"{folder}: is a selection of rows, which older versions saved so; save flatten_indices() of it"
         )
     listed = state.get("_data_files")
-    files: list[File] = []
+    names: list[str] = []
     for item in listed if isinstance(listed, list) else []:
         name = item.get("filename") if isinstance(item, dict) else None
         if not isinstance(name, str) or not name or os.path.basename(name) != name or name in (".", ".."):
             raise InputError(f"{key}: '{for_message(str(name), 80)}' is not a name of a file in this folder")
-        files.append(opened_file(os.path.join(folder, name), f"{label}/{_printable(name)}"))
-    if not files:
+        names.append(name)
+    if not names:
         raise InputError(f"{key}: names no data files, so this is not a saved dataset")
+    keys = [join_key(folder, name) for name in names]
+    with _as_input_error(folder):
+        found = _stored_files(keys)
+    files = [
+        opened_file(key, f"{label}/{_printable(name)}", found.get(key)) for key, name in zip(keys, names, strict=True)
+    ]
     return _arrow_part(label, files, "arrow", limits)
 
 
@@ -210,7 +257,7 @@ def known_rows(name: str, format: Format | None) -> int | None:
 
 def is_pipe(name: str) -> bool:
     """Return whether `name` is there and can be read once only, as named pipes and devices are."""
-    return storage_of(name).kind(name) == "stream"
+    return scheme_of(name) is None and storage_of(name).kind(name) == "stream"
 
 
 def _numbered(rows: Iterable[tuple[str, ParsedRow | None]]) -> Iterator[Record]:
@@ -235,7 +282,7 @@ def _of_stream(
                 what = known.capitalize()
                 raise InputError(f"{what} is not read from a stream here; write it to a file and name that")
             with same_throughout(stream, before):
-                reader = READERS[known](decompressed(stream, "", DecompressionLimits()))
+                reader = reader_of(known)(decompressed(stream, "", DecompressionLimits()))
                 for line, picked in reader.rows(columns, RowSelection()):
                     yield f"{label}, line {line}", picked
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import InputError, RowFailure, UsageError, for_message
-from pipeline_kit.files.read.columns import Columns, IdSet, ParsedRow, RawRow, json_value
+from pipeline_kit.files.read.columns import AllColumns, Columns, IdSet, ParsedRow, RawRow, json_value
 from pipeline_kit.files.read.formats import import_optional
 from pipeline_kit.files.read.lines import ROWS_LOOKED_AT
 from pipeline_kit.files.read.opened import DecompressionLimits
-from pipeline_kit.files.read.parts import InputConfig, InputPart, ReadRow, RowSelection, as_input_error
-from pipeline_kit.files.read.paths import parts_of
+from pipeline_kit.files.read.parts import (
+    InputConfig,
+    InputPart,
+    Mark,
+    PartIndex,
+    ReadRow,
+    RowSelection,
+    as_input_error,
+)
+from pipeline_kit.files.read.paths import expand_patterns, parts_of
+from pipeline_kit.files.read.plan import InputPlan, Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +50,19 @@ class SourceRow:
 class Source:
     """The input of a job. What it returns for a row depends on the input alone, so a job can continue at any row."""
 
-    def __init__(self, parts: Sequence[InputPart], options: InputConfig, columns: Columns) -> None:
-        """Put `parts` one behind another; see :meth:`open` and :meth:`of`."""
+    def __init__(
+        self, parts: Sequence[InputPart], options: InputConfig, columns: Columns, names: Sequence[str] = ()
+    ) -> None:
+        """Put `parts` one behind another; see :meth:`open` and :meth:`of`.
+
+        :ivar names: by which another process can open the same input.
+        """
         self._parts = parts
+        self.names = names
         self._options = options
         self._columns = columns
+        self._checked = None if options.unique_ids == "trusted" else columns.id
+        self._reading: _Reading | None = None
 
     @classmethod
     def open(cls, names: Sequence[str | Path], options: InputConfig, takes: Sequence[str]) -> Source:
@@ -63,7 +80,8 @@ class Source:
         if not names:
             raise UsageError("no input was named")
         limits = DecompressionLimits(options.max_decompressed_bytes, options.max_ratio)
-        return cls(parts_of(names, options.format, limits), options, columns)
+        found = expand_patterns(names)
+        return cls(parts_of(found, options.format, limits), options, columns, found)
 
     @classmethod
     def of(cls, rows: Iterable[Any], options: InputConfig, takes: Sequence[str]) -> Source:
@@ -93,7 +111,8 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Remove copies of stdin and pipes."""
+        """Close the part that is being read; remove copies of stdin and pipes."""
+        self._leave()
         for part in self._parts:
             part.close()
 
@@ -106,6 +125,18 @@ class Source:
         for part in self._parts:
             part.check(self._columns)
 
+    def column_names(self) -> list[str]:
+        """List the columns that every part has; of JSON and Python rows those that the first rows show."""
+        found = []
+        for part in self._parts:
+            part.check(columns := AllColumns())
+            found.append(columns.there)
+        return [name for name in dict.fromkeys(found[0]) if all(name in other for other in found)] if found else []
+
+    def carrying(self, carry: Sequence[str]) -> Source:
+        """Return the same rows with these columns carried."""
+        return Source(self._parts, self._options, replace(self._columns, carry=tuple(carry)), self.names)
+
     def rows(self, start: int = 0) -> Iterator[SourceRow]:
         """Go through the rows that skip, limit and shard leave, in bounded memory.
 
@@ -113,7 +144,7 @@ class Source:
             passed over fast; with one, their ids are read, so that a duplicate is found wherever the job began.
         :raises InputError: if a part cannot be read to its end; it names the last whole row.
         """
-        options, seen = self._options, IdSet() if self._columns.id is not None else None
+        options, seen = self._options, IdSet() if self._checked is not None else None
         first = max(start, options.skip)
         end = None if options.limit is None else options.skip + options.limit
         shard, shards = options.part
@@ -134,7 +165,7 @@ class Source:
                     part.unchanged()
                     return
                 if picked is not None:
-                    row = _row(part, place, picked, before, seen)
+                    row = _row(part, place, picked, before, _repeats(part, place, picked.id, seen))
                     if before % shards == shard:
                         yield row
                 before += 1
@@ -170,19 +201,134 @@ class Source:
                 return
             rows -= 1
             assert picked is not None
-            _row(part, place, picked, 0, seen)
+            _repeats(part, place, picked.id, seen)
+
+    @property
+    def splittable(self) -> bool:
+        """Whether other processes can open the same input by its names, and read stretches of it."""
+        return all(part.splittable for part in self._parts)
+
+    @property
+    def parts(self) -> int:
+        """How many files, or folders of a saved dataset, the input has."""
+        return len(self._parts)
+
+    @property
+    def rows_needed(self) -> int | None:
+        """How many rows at the start of the input all that is read lies in; None: all of them."""
+        return None if self._options.limit is None else self._options.skip + self._options.limit
+
+    def index(self, part: int) -> PartIndex:
+        """Go through a part once, for :meth:`plan`. Any process that opened the same names may do it.
+
+        :raises InputError: as :meth:`rows`.
+        """
+        return self._parts[part].index(self._checked, self.rows_needed)
+
+    def plan(self, indexes: Sequence[PartIndex], rows_per_shard: int) -> InputPlan:
+        """Cut the rows of :meth:`rows` into stretches.
+
+        :param indexes: what :meth:`index` returned for each part, from the first on; the parts behind
+            `rows_needed` may be left out.
+        :raises ValueError: if parts are left out that are needed.
+        """
+        needed = self.rows_needed
+        enough = needed is not None and sum(index.rows for index in indexes) >= needed
+        if len(indexes) != self.parts and not enough:
+            raise ValueError(f"{len(indexes)} of {self.parts} parts have an index")
+        labels = [part.label for part in self._parts]
+        return InputPlan(indexes, labels, self._options, rows_per_shard)
+
+    def read(self, stretch: Stretch) -> list[SourceRow]:
+        """Read the rows of a stretch, exactly as :meth:`rows` yields them.
+
+        The part that holds the last of them stays open: a stretch further on is read from there.
+
+        :raises InputError: if a file cannot be read, or is not what it was when it was named.
+        """
+        found: list[SourceRow] = []
+        number, row, first, mark = stretch.part, stretch.row, stretch.first, stretch.mark
+        try:
+            while number < self.parts:
+                part = self._parts[number]
+                reading = self._reach(number, row, first - row, mark)
+                before = reading.take.before
+                for place, picked in reading.rows:
+                    index = before + reading.row
+                    reading.row += 1
+                    if picked is not None:
+                        found.append(_row(part, place, picked, index, stretch.renamed.get(index)))
+                        if index == stretch.last:
+                            part.unchanged()
+                            return found
+                number, row, first, mark = number + 1, 0, before + reading.row, None
+            raise InputError(f"{self._parts[-1].label}: has fewer rows than before; was it changed?")
+        except BaseException:
+            self._leave()
+            raise
+
+    def _reach(self, part: int, row: int, before: int, mark: Mark | None) -> _Reading:
+        """Return the open part if row `row` of this part is not far on in it; else open the part."""
+        begun, start, known = self._reading, 0 if mark is None else mark.row, self._parts[part]
+        if known.any_row:
+            start, mark = row - FARTHEST, Mark(row, 0, 0)
+        if begun is None or begun.part != part or not start <= begun.row <= row:
+            self._leave()
+            shard, shards = self._options.part
+            take = RowSelection(row, shard, shards, before, mark)
+            rows = cast("Generator[ReadRow]", known.rows(self._columns, take))
+            begun = self._reading = _Reading(part, 0 if mark is None else mark.row, take, rows)
+        begun.take.skip = row
+        return begun
+
+    def _leave(self) -> None:
+        if self._reading is not None:
+            self._reading.rows.close()
+            self._reading = None
 
 
-def _row(part: InputPart, place: int, picked: ParsedRow, index: int, seen: IdSet | None) -> SourceRow:
+FARTHEST = 1 << 20
+"""How many rows are passed over in an open file of which reading can begin at any row."""
+
+
+@dataclass
+class _Reading:
+    """A part that is open.
+
+    :param part: its number.
+    :param row: the number in the part of the row that comes next.
+    :param take: which rows are parsed.
+    :param rows: the rows from there on.
+    """
+
+    part: int
+    row: int
+    take: RowSelection
+    rows: Generator[ReadRow]
+
+
+def _repeats(part: InputPart, place: int, id: str | None, seen: IdSet | None) -> int | None:
+    """Remember a row's id, or the one it gets instead; return the apostrophes of the latter, None for the former."""
+    if seen is None or (id is not None and seen.add(id)):
+        return None
+    made, count = f"{part.label}:{place}", 0
+    while not seen.add(made + "'" * count):
+        count += 1  # a hostile file has this very id in a row of its own
+    return count
+
+
+def _row(part: InputPart, place: int, picked: ParsedRow, index: int, repeats: int | None) -> SourceRow:
+    """Make a row of what was parsed.
+
+    :param repeats: None if no row before it has its id, else the apostrophes that the one it gets instead ends in.
+    """
     problem = picked.example if isinstance(picked.example, InputError) else None
     id = picked.id
-    if id is not None and seen is not None and not seen.add(id):
+    if id is not None and repeats is not None:
         problem = problem or InputError(f"the id '{for_message(id, 80)}' was there before")
         id = None
     if id is None:
-        id = f"{part.label}:{place}"
-        while seen is not None and not seen.add(id):
-            id += "'"  # a hostile file has this very id in a row of its own
+        id = f"{part.label}:{place}" + "'" * (repeats or 0)
     if problem is None:
         assert not isinstance(picked.example, InputError)
         return SourceRow(index, id, picked.example, picked.carried)

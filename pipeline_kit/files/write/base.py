@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final
 
 from pipeline_kit.contract.column_types import Scalar
 from pipeline_kit.contract.options import option
 from pipeline_kit.errors import OutputError, RowFailure, for_message
+from pipeline_kit.files.read.formats import UNKNOWN
 
 OutputValues = Mapping[str, Any]
 """A row of the output: ``id``, carried columns, the result's keys; which of them is for the layout to say."""
@@ -66,8 +67,10 @@ class StreamFormat(ABC):
         """
 
 
-FileFormat = Literal["jsonl", "csv", "parquet"]
-FILE_FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
+FileFormat = str
+FILE_FORMATS = ("jsonl", "csv", "parquet")
+PLUGGED: dict[FileFormat, Callable[[], Callable[..., StreamFormat]]] = {}
+"""The formats of plugins by the ending of their files; each returns its class, which is built with the layout."""
 
 Vectors = Literal["inline", "npy"]
 
@@ -76,7 +79,10 @@ Vectors = Literal["inline", "npy"]
 class OutputConfig:
     """How results are written."""
 
-    format: FileFormat | None = option(None, "null: by the ending of a file's name; jsonl for a folder of shards")
+    format: str | None = option(
+        None,
+        "jsonl, csv, parquet, or a plugin's; null: by the ending of a file's name, jsonl for a folder of shards",
+    )
     vectors: Vectors = option(
         "inline", "in the rows, or in a file beside each shard: one float32 matrix, in the rows' order"
     )
@@ -92,8 +98,13 @@ class OutputConfig:
 def ending_of(path: Path) -> FileFormat | None:
     """Return the format that a file's ending names, ``.gz`` left aside; None if it names none."""
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    suffix = name.suffix.lower()
-    return "jsonl" if suffix == ".ndjson" else next((known for known in FILE_FORMATS if suffix == f".{known}"), None)
+    ending = name.suffix.lower()[1:]
+    if ending == "ndjson":
+        return "jsonl"
+    if ending and ending not in FILE_FORMATS:
+        for load in UNKNOWN:
+            load(ending)
+    return ending if ending in FILE_FORMATS or ending in PLUGGED else None
 
 
 @final

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline_kit.errors import ConfigError, Fault, UsageError
 from pipeline_kit.files.write.base import (
+    PLUGGED,
     FileFormat,
     OutputConfig,
     OutputValues,
@@ -40,6 +41,8 @@ def stream_format(format: FileFormat, layout: Layout, compression: Literal["zstd
 
     :raises UsageError: if its library is not installed.
     """
+    if format in PLUGGED:
+        return PLUGGED[format]()(layout)
     check_installed(format)
     if format == "parquet":
         from pipeline_kit.files.write.parquet import Parquet
@@ -66,7 +69,10 @@ def shard_format(options: OutputConfig, layout: Layout) -> ShardFormat:
     columns = layout.vectors
     ragged = next((column for column, several in columns.items() if several), None)
     problem, hint = None, "leave it at inline; output.format=parquet holds such vectors in binary"
-    if not columns:
+    if not layout.fixed:
+        problem = "the postprocessor does not name the columns of its results."
+        hint = "leave it at inline; its plugin names them with registry.postprocessor(..., gives=...)"
+    elif not columns:
         problem = f"'{options.vectors}' is for vectors, and the results have none: {', '.join(layout.results)}."
         hint = "leave it at inline, or use task=sentence-embedding or task=feature-extraction"
     elif ragged is not None:

@@ -6,52 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline_kit.contract.column_types import VECTOR, VECTORS, ColumnType, holds, infer_type
+from pipeline_kit.contract.column_types import COUNTS, VECTOR, VECTORS, ColumnType, infer_type
 from pipeline_kit.errors import ConfigError, Fault, StageError, for_message
 from pipeline_kit.files.write.base import OutputValues
 
 ID, ERROR = "id", "error"
-
-_SCORED: ColumnType = {"list": {"struct": {"label": "string", "score": "float64"}}}
-_ENTITY = {"label": "string", "score": "float64", "text": "string", "start": "int64", "end": "int64"}
-_ANSWER = {"answer": "string", "score": "float64", "start": "int64", "end": "int64"}
-_TOKEN = {"token": "string", "id": "int64", "score": "float64", "text": "string"}
-
-RESULTS: Mapping[str, Mapping[str, ColumnType]] = {
-    "classification": {"label": "string", "score": "float64", "labels": _SCORED},
-    "zero_shot": {"label": "string", "score": "float64", "labels": _SCORED},
-    "entities": {"entities": {"list": {"struct": _ENTITY}}},
-    "answers": {**_ANSWER, "answers": {"list": {"struct": _ANSWER}}},
-    "fill_mask": {"masks": {"list": {"list": {"struct": _TOKEN}}}},
-    "features": {"tokens": {"list": "string"}, "vectors": VECTORS},
-    "pooling": {"embedding": VECTOR},
-    "ranking": {"ranking": {"list": {"struct": {"index": "int64", "score": "float64"}}}},
-    "choice": {"choice": "string", "score": "float64", "scores": {"list": "float64"}},
-    "generated_text": {"text": "string"},
-    "logits": {"labels": {"list": "string"}, "logits": VECTOR},
-}
-"""What each built-in postprocessor returns, so that no schema depends on which rows come first."""
-
-COUNTS: Mapping[str, ColumnType] = {"truncated": "int64", "truncated_chars": "int64", "windows": "int64"}
-"""What a pipeline adds to the result of a text that was cut or split."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """The columns of an output: ``id``, carried ones, the result's keys, `COUNTS`, ``error``.
 
-    :param results: the result's keys in order; the kind is None where only the rows can tell.
-    :param fixed: whether a result has no other keys; if not, those of the first rows are added.
-    :param optional: keys that keep their column even if no result of the first rows has them.
+    :param results: the result's keys in order, with their kinds.
+    :param fixed: whether `results` are known; if not, the first rows show them.
     :param carry: columns of the input that go with the results.
     :param identified: whether rows have an ``id``.
     :param errors: whether rows that failed keep their place, with the reason under ``error``.
     :param kinds: kinds that the user set, by column.
     """
 
-    results: Mapping[str, ColumnType | None]
+    results: Mapping[str, ColumnType]
     fixed: bool = True
-    optional: frozenset[str] = frozenset()
     carry: tuple[str, ...] = ()
     identified: bool = True
     errors: bool = False
@@ -60,27 +35,21 @@ class Layout:
     @classmethod
     def of(
         cls,
-        gives: Sequence[str],
-        postprocessor: str,
+        gives: Mapping[str, ColumnType] | None,
         *,
         carry: Sequence[str] = (),
         identified: bool = True,
         errors: bool = False,
         kinds: Mapping[str, ColumnType] | None = None,
     ) -> Layout:
-        """Find the columns of a task's results.
+        """Find the columns of results.
 
-        :param gives: the task's result keys, a ``?`` behind one that an option adds.
-        :param postprocessor: its name; for one that is not built in, `gives` and the rows tell.
+        :param gives: the keys of the postprocessor's results with their kinds, a ``?`` behind one that an option adds;
+            None: the rows show them.
         :raises ConfigError: if a carried column has the name of another one, or `kinds` names no column.
         """
-        results: Mapping[str, ColumnType | None]
-        if postprocessor in RESULTS:
-            results, fixed = RESULTS[postprocessor], True
-        else:
-            results, fixed = {name.removesuffix("?"): None for name in gives}, False
-        optional = frozenset(name.removesuffix("?") for name in gives if name.endswith("?"))
-        layout = cls(results, fixed, optional, tuple(carry), identified, errors, kinds or {})
+        results = {name.removesuffix("?"): kind for name, kind in (gives or {}).items()}
+        layout = cls(results, gives is not None, tuple(carry), identified, errors, kinds or {})
         faults = [*layout._carry_faults(), *layout._kind_faults()]
         if faults:
             raise ConfigError(faults)
@@ -88,9 +57,8 @@ class Layout:
 
     @property
     def vectors(self) -> Mapping[str, bool]:
-        """The columns that hold vectors, as far as the config settles it; true for those with one vector a token."""
-        found = {name: kind or _by_name(name) for name, kind in self.results.items()}
-        return {name: kind == VECTORS for name, kind in found.items() if kind in (VECTOR, VECTORS)}
+        """The columns that hold vectors, as far as they are known; true for those with one vector a token."""
+        return {name: kind == VECTORS for name, kind in self.results.items() if kind in (VECTOR, VECTORS)}
 
     def without(self, names: Iterable[str]) -> Layout:
         """Return the same columns but for some of the result's keys."""
@@ -129,9 +97,7 @@ class Layout:
             return self.results
         taken = {*self._front(), *self._back()}
         good = [row for row in rows if not (self.errors and row.get(ERROR))]
-        found = dict.fromkeys(key for row in good for key in row if key not in taken)
-        kept = [key for key in self.results if key in found or key in self.optional or not good]
-        return dict.fromkeys([*kept, *found])
+        return dict.fromkeys(key for row in good for key in row if key not in taken)
 
     def _kind(self, name: str, rows: Sequence[OutputValues]) -> ColumnType:
         if name in self.carry or name == ID:
@@ -140,14 +106,7 @@ class Layout:
             return COUNTS[name]
         if name == ERROR:
             return "string"
-        known = self.results.get(name)
-        if known is not None:
-            return known
-        values = [value for row in rows if (value := row.get(name)) is not None]
-        for kind in (table[name] for table in RESULTS.values() if name in table):
-            if all(holds(value, kind) for value in values):
-                return kind
-        return infer_type(values)
+        return self.results.get(name) or infer_type(row.get(name) for row in rows)
 
     def _carry_faults(self) -> list[Fault]:
         own = {key: f"the result's key '{key}'" for key in (*self.results, *COUNTS)}
@@ -172,9 +131,3 @@ class Layout:
             for name in self.kinds
             if name not in allowed and (self.fixed or name in (*COUNTS, ERROR))
         ]
-
-
-def _by_name(name: str) -> ColumnType | None:
-    """Return the kind that built-in results have under `name`, if it is a vector."""
-    kinds = [table[name] for table in RESULTS.values() if name in table]
-    return next((kind for kind in kinds if kind in (VECTOR, VECTORS)), None)

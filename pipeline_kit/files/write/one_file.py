@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from pipeline_kit.errors import RowFailure, for_message
-from pipeline_kit.files.storage import storage_of
+from pipeline_kit.files.storage.local import storage_of
 from pipeline_kit.files.write.base import Append, OutputValues, StreamFormat, UnwritableRowsError, Write
 from pipeline_kit.files.write.layout import ERROR
 

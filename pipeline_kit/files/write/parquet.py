@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline_kit.contract.column_types import ColumnType, holds
+from pipeline_kit.contract.column_types import ColumnType, holds, library_type
 from pipeline_kit.errors import for_message
 from pipeline_kit.files.json_text import json_line
 from pipeline_kit.files.write.base import Append, OutputValues, RowErrors, Schema, StreamFormat, Write
@@ -156,11 +156,7 @@ def _finite(array: pa.Array) -> bool:
 
 
 def _type(kind: ColumnType) -> pa.DataType:
-    if isinstance(kind, str):
-        return _SCALARS[kind]
-    if "list" in kind:
-        return pa.list_(_type(kind["list"]))
-    return pa.struct([(name, _type(inner)) for name, inner in kind["struct"].items()])
+    return library_type(kind, _SCALARS, pa.list_, pa.struct)
 
 
 def _text_paths(path: str, kind: ColumnType) -> list[str]:

@@ -12,14 +12,9 @@ import pytest
 from pk_calibrated import CalibratedConfig
 from pk_calibrated.stage import Calibrated
 
-from pipeline_kit.builtin import register as register_builtin
-from pipeline_kit.builtin.tasks.classification.stage import Classification
-from pipeline_kit.builtin.tasks.options import ClassificationConfig
-from pipeline_kit.compose.compose import compose
-from pipeline_kit.contract.registry import Registry
-from pipeline_kit.contract.types import Encoding
-from pipeline_kit.errors import ConfigError, StageError
-from pipeline_kit.testing import PostprocessorConformance, tiny_pipeline, tiny_stage_context
+from pipeline_kit import Encoding
+from pipeline_kit.kit import Classification, ClassificationConfig, ConfigError, StageError
+from pipeline_kit.testing import PostprocessorConformance, compose_config, tiny_pipeline, tiny_stage_context
 
 TEXTS = ["I love this.", "I hate it", "ok", "a longer text than the others, that is all"]
 KEYS = ["label", "score", "best", "abstained", "margin", "entropy"]
@@ -117,15 +112,11 @@ def test_the_abstain_label_is_no_label_of_the_checkpoint() -> None:
         stage(abstain_label="NEUTRAL")
 
 
-def registry() -> Registry:
-    found = Registry()
-    register_builtin(found)
-    pk_calibrated.register(found)
-    return found
+PLUGIN = ["pk_calibrated"]
 
 
 def test_the_preset_composes() -> None:
-    config = compose(["postprocessor=calibrated_cautious", "postprocessor.temperature=2"], registry=registry())
+    config = compose_config("postprocessor=calibrated_cautious", "postprocessor.temperature=2", plugins=PLUGIN)
     expected = CalibratedConfig(temperature=2.0, abstain_below=0.9, abstain_label="UNSURE")
     assert config.postprocessor.options == expected
 
@@ -133,7 +124,7 @@ def test_the_preset_composes() -> None:
 def test_every_fault_of_the_options_is_reported() -> None:
     overrides = ["postprocessor=calibrated", "postprocessor.temperature=0", "postprocessor.abstain_below=2"]
     with pytest.raises(ConfigError) as caught:
-        compose([*overrides, "postprocessor.abstainlabel=X"], registry=registry())
+        compose_config(*overrides, "postprocessor.abstainlabel=X", plugins=PLUGIN)
     text = str(caught.value)
     assert "postprocessor.temperature: 0.0 is out of range" in text
     assert "postprocessor.abstain_below: 2.0 is out of range" in text

@@ -11,14 +11,14 @@ import pytest
 from pk_clean import CleanConfig, register
 from pk_clean.stage import CleanTokenizer
 
-from pipeline_kit import Registry
-from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
-from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
-from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
-from pipeline_kit.contract.stages import ENCODING_FIELDS, StageContext
-from pipeline_kit.contract.types import Device, Example
-from pipeline_kit.errors import ExampleError
-from pipeline_kit.testing import TokenizerConformance, tiny_checkpoint
+from pipeline_kit import Example, ExampleError, Registry, StageContext
+from pipeline_kit.kit import (
+    ENCODING_FIELDS,
+    Device,
+    HfTokenizer,
+    HfTokenizerConfig,
+)
+from pipeline_kit.testing import TokenizerConformance, checkpoint_context, compose_config, tiny_checkpoint
 
 TWEET = "@bob said: <b>good</b> &amp; bad https://example.com/a again"
 
@@ -26,8 +26,7 @@ TWEET = "@bob said: <b>good</b> &amp; bad https://example.com/a again"
 @pytest.fixture(scope="module", params=["bert", "roberta"])
 def context(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     folder = tiny_checkpoint(tmp_path_factory.mktemp("model"), request.param)
-    checkpoint = resolve_checkpoint(CheckpointConfig(path=str(folder)))
-    return StageContext(checkpoint, required_fields=frozenset({"offsets", "tokens"}))
+    return replace(checkpoint_context(folder), required_fields=frozenset({"offsets", "tokens"}))
 
 
 class TestConformance(TokenizerConformance):
@@ -142,13 +141,8 @@ def test_registering() -> None:
 
 
 def test_the_preset_composes() -> None:
-    from pipeline_kit.builtin import register as register_builtin
-    from pipeline_kit.compose.compose import compose
-
-    registry = Registry()
-    register_builtin(registry)
-    register(registry)
-    config = compose(["tokenizer=tweets", "tokenizer.html=true", "tokenizer.max_length=32"], registry=registry)
+    overrides = ("tokenizer=tweets", "tokenizer.html=true", "tokenizer.max_length=32")
+    config = compose_config(*overrides, plugins=["pk_clean"])
     options = config.tokenizer.options
     assert (config.tokenizer.name, options.mentions, options.urls, options.html) == ("clean", "@user", "http", True)
     assert (options.whole_words, options.unicode, options.max_length) == (True, None, 32)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_kit.testing.graph_suite import GraphContexts
+from pipeline_kit.testing import GraphContexts
 
 
 @pytest.fixture(scope="session")

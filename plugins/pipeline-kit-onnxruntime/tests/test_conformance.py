@@ -1,4 +1,4 @@
-"""The conformance suite, on two architectures and every precision."""
+"""The conformance suite, on every precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pk_onnxruntime
 import pytest
 from pk_onnxruntime.stage import TOLERANCES
 
-from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Device
-from pipeline_kit.testing import ModelConformance
-from pipeline_kit.testing.graph_suite import GraphContexts
+from pipeline_kit import StageContext
+from pipeline_kit.kit import Device
+from pipeline_kit.testing import GraphContexts, ModelConformance
 
 pytest_plugins = ("onnx_fixtures",)
 
@@ -21,18 +20,13 @@ pytest_plugins = ("onnx_fixtures",)
 class TestBert(ModelConformance):
     stage = "onnxruntime"
     register = pk_onnxruntime.register
-    architecture: ClassVar[str] = "bert"
 
     @pytest.fixture(autouse=True)
     def use_checkpoint(self, make_context: GraphContexts) -> None:
-        self.given = replace(make_context(self.architecture), tokenizer=None)
+        self.given = replace(make_context("bert"), tokenizer=None)
 
     def context(self, device: Device | None = None) -> StageContext:
         return replace(self.given, device=device or Device())
-
-
-class TestLlama(TestBert):
-    architecture = "llama"
 
 
 class TestInBlocks(TestBert):

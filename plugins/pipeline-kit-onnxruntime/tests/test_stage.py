@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import pk_onnxruntime
 import pytest
 from pk_onnxruntime import OnnxRuntimeConfig
 from pk_onnxruntime.stage import OnnxRuntimeModel
 
-from pipeline_kit.builtin import register as register_builtin
-from pipeline_kit.compose.compose import compose
-from pipeline_kit.contract.registry import Registry
-from pipeline_kit.contract.types import Device
-from pipeline_kit.errors import ConfigError, DeviceError
-from pipeline_kit.testing.graph_suite import GraphContexts, GraphModelSuite
+from pipeline_kit.kit import ConfigError, Device, DeviceError
+from pipeline_kit.testing import GraphContexts, GraphModelSuite, compose_config
 
 pytest_plugins = ("onnx_fixtures",)
 
@@ -49,18 +44,11 @@ def test_a_device_it_does_not_run_on_is_refused(
         OnnxRuntimeModel(OnnxRuntimeConfig(), replace(make_context("bert"), device=device))
 
 
-def registry() -> Registry:
-    found = Registry()
-    register_builtin(found)
-    pk_onnxruntime.register(found)
-    return found
-
-
 def test_the_preset_composes() -> None:
-    config = compose(["model=onnxruntime_int8", "model.cache_dir=/x"], registry=registry())
+    config = compose_config("model=onnxruntime_int8", "model.cache_dir=/x", plugins=["pk_onnxruntime"])
     assert config.model.options == OnnxRuntimeConfig(precision="int8", cache_dir="/x")
 
 
 def test_a_mistyped_precision_is_told() -> None:
     with pytest.raises(ConfigError, match="allowed: float32, int8, int8_blocks"):
-        compose(["model=onnxruntime", "model.precision=int4"], registry=registry())
+        compose_config("model=onnxruntime", "model.precision=int4", plugins=["pk_onnxruntime"])

@@ -1,4 +1,4 @@
-"""The conformance suite, on two architectures and every precision."""
+"""The conformance suite, on every precision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from pk_openvino.graph import has_bfloat16
 from pk_openvino.stage import TOLERANCES
 
-from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Device
-from pipeline_kit.testing import ModelConformance
-from pipeline_kit.testing.graph_suite import GraphContexts
+from pipeline_kit import StageContext
+from pipeline_kit.kit import Device
+from pipeline_kit.testing import GraphContexts, ModelConformance
 
 pytest_plugins = ("openvino_fixtures",)
 
@@ -22,18 +21,13 @@ pytest_plugins = ("openvino_fixtures",)
 class TestBert(ModelConformance):
     stage = "openvino"
     register = pk_openvino.register
-    architecture: ClassVar[str] = "bert"
 
     @pytest.fixture(autouse=True)
     def use_checkpoint(self, make_context: GraphContexts) -> None:
-        self.given = replace(make_context(self.architecture), tokenizer=None)
+        self.given = replace(make_context("bert"), tokenizer=None)
 
     def context(self, device: Device | None = None) -> StageContext:
         return replace(self.given, device=device or Device())
-
-
-class TestLlama(TestBert):
-    architecture = "llama"
 
 
 class TestInt8(TestBert):

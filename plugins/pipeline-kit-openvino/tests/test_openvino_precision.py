@@ -13,16 +13,15 @@ from pk_openvino.graph import MODEL, Compiled, compress, has_bfloat16, has_int8,
 from pk_openvino.stage import OpenVinoModel
 
 import pipeline_kit as pk
-from pipeline_kit.contract.types import Device, Encoding
-from pipeline_kit.graphs.graphs import graph_inputs
-from pipeline_kit.runtime.padding import PaddingPolicy, collate
-from pipeline_kit.testing.graph_suite import GraphContexts, assert_answers_of_hf
+from pipeline_kit import Encoding
+from pipeline_kit.graphs import graph_inputs
+from pipeline_kit.kit import Device, PaddingPolicy, collate
+from pipeline_kit.testing import GraphContexts, assert_answers_of_hf
 
 pytest_plugins = ("openvino_fixtures",)
 
 DATA = Path(pk.__file__).parents[1] / "benchmarks" / "data"
 CASES = [
-    ("bert", "sequence-classification"),
     ("gpt2", "sequence-classification"),
     ("albert", "sequence-classification"),
     ("modernbert", "masked-lm"),

@@ -9,19 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pk_openvino
 import pytest
 from pk_openvino import OpenVinoConfig
 from pk_openvino.graph import has_bfloat16, has_int8
 from pk_openvino.stage import OpenVinoModel
 
-from pipeline_kit.builtin import register as register_builtin
-from pipeline_kit.compose.compose import compose
-from pipeline_kit.contract.registry import Registry
-from pipeline_kit.contract.types import Device, Encoding
-from pipeline_kit.errors import CheckpointError, ConfigError, DeviceError
-from pipeline_kit.runtime.padding import PaddingPolicy, collate
-from pipeline_kit.testing.graph_suite import GraphContexts, GraphModelSuite
+from pipeline_kit import Encoding
+from pipeline_kit.kit import CheckpointError, ConfigError, Device, DeviceError, PaddingPolicy, collate
+from pipeline_kit.testing import GraphContexts, GraphModelSuite, compose_config
 
 pytest_plugins = ("openvino_fixtures",)
 
@@ -148,19 +143,12 @@ def test_nothing_is_reported_over_the_network(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def registry() -> Registry:
-    found = Registry()
-    register_builtin(found)
-    pk_openvino.register(found)
-    return found
-
-
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])
 def test_the_presets_compose(precision: Any) -> None:
-    config = compose([f"model=openvino_{precision}", "model.cache_dir=/x"], registry=registry())
+    config = compose_config(f"model=openvino_{precision}", "model.cache_dir=/x", plugins=["pk_openvino"])
     assert config.model.options == OpenVinoConfig(precision=precision, cache_dir="/x")
 
 
 def test_a_mistyped_precision_is_told() -> None:
     with pytest.raises(ConfigError, match="allowed: float32, bfloat16, int8"):
-        compose(["model=openvino", "model.precision=bf16"], registry=registry())
+        compose_config("model=openvino", "model.precision=bf16", plugins=["pk_openvino"])

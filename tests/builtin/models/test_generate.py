@@ -16,14 +16,14 @@ import transformers
 from generate_helpers import NEW, TEXTS, shuffled_agree, texts, writer
 from harness import checkpoint, with_files
 
-from pipeline_kit.builtin.models.generate.search import Draw, draws, end_of
+from pipeline_kit.builtin.models.generate.choosing import Draw, draws, end_of
 from pipeline_kit.builtin.models.generate.settings import settle
 from pipeline_kit.builtin.models.generate.stage import GenerateModel
 from pipeline_kit.builtin.models.options import GenerateModelConfig, GenerationOptions
 from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint
 from pipeline_kit.contract.options import parse_options
 from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Device, Encoding
+from pipeline_kit.contract.types import Device, Encoding, RunStats
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, RowError, UsageError
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
@@ -385,6 +385,23 @@ def test_an_error_in_the_thread_reaches_the_reader(llama: Path) -> None:
     model._network.register_forward_pre_hook(fail)
     with pytest.raises(RowError, match=r"model: RuntimeError: the network broke"):
         list(pipe.stream_text("a"))
+
+
+def test_details_of_how_a_text_ended(llama: Path) -> None:
+    """They are the same of a whole text and of one in pieces; a stop string may end it at its last token."""
+    whole = writer(llama)("a")["text"]
+    reasons = set()
+    for stop in ([], [whole[2]], [next(whole[i:] for i in reversed(range(len(whole))) if whole.index(whole[i:]) == i)]):
+        pipe = writer(llama, generation={"stop_strings": stop}, postprocessor={"details": True})
+        for text, result in zip(TEXTS, pipe(TEXTS), strict=True):
+            stats = RunStats()
+            assert "".join(pipe.stream_text(text, stats)) == result["text"]
+            assert stats.written_tokens == result["tokens"] <= NEW
+            assert stats.unfinished_rows == (result["finish_reason"] == "length")
+            assert result["finish_reason"] == "stop" or result["tokens"] == NEW
+            assert stats.tokens == len(pipe.tokenizer.encode([text])[0].input_ids)
+            reasons.add((result["finish_reason"], result["tokens"] == NEW))
+    assert reasons == {("length", True), ("stop", False), ("stop", True)}
 
 
 # Padding.

@@ -14,7 +14,7 @@ from generate_helpers import NEW, TEMPLATE, TEXTS, texts, writer
 from harness import checkpoint, with_files
 
 from pipeline_kit import Pipeline
-from pipeline_kit.builtin.tokenizers.chat import Rendered
+from pipeline_kit.builtin.tokenizers.encode import Rendered
 from pipeline_kit.errors import RowError
 from pipeline_kit.testing import tiny_checkpoint
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from harness import checkpoint
+from harness import checkpoint, task_of
 from model_helpers import HEAD, change, load
 from safetensors.torch import load_file, save_file
 
 from pipeline_kit.builtin.models.hf.heads import KINDS, kind_of
+from pipeline_kit.cli.presets import presets
+from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import CheckpointError, ConfigError
 
@@ -163,3 +166,23 @@ def test_class_names_of_transformers() -> None:
             kind = kind_of(Checkpoint(Path(), "x", {"architectures": [found]}))
             assert kind is not None
             assert kind.head == head, found
+
+
+def test_presets_of_a_head_are_those_whose_run_line_has_its_task() -> None:
+    found: dict[str, list[str]] = {}
+    for preset in presets(Registry(), [], ["checkpoint"]):
+        words = dict(word.partition("=")[::2] for word in shlex.split(str(preset.run_line)) if "=" in word)
+        task = task_of(words.get("task", "text-classification"))
+        kind = next(kind for kind in KINDS if kind.head == task.head)
+        able = (kind.tasks[0], "text2text-generation")  # a model that follows instructions summarizes too
+        if task.name in able and "override /model: static" not in preset.text:
+            found.setdefault(kind.head, []).append(preset.name)
+    del found["base"]  # every network is one
+    assert {kind.head: sorted(kind.presets) for kind in KINDS if kind.presets} == {
+        head: sorted(names) for head, names in found.items()
+    }
+
+
+def test_a_head_that_does_not_fit_names_presets_that_do() -> None:
+    assert "fine-tuned for it, such as checkpoint=bert_ner." in refused(checkpoint(), "token-classification")
+    assert "fine-tuned for it." in refused(checkpoint(), "masked-lm"), "there is no preset for it"

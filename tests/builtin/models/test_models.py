@@ -24,12 +24,22 @@ from model_helpers import (
 )
 from safetensors.torch import load_file, save_file
 
-from pipeline_kit.builtin.models.hf.batches import inputs_of, network_inputs
+from pipeline_kit.builtin.models.hf import stage as hf
+from pipeline_kit.builtin.models.hf.batches import KNOWN_FAMILIES, inputs_of, known_sides, network_inputs, probe_sides
 from pipeline_kit.builtin.models.hf.stage import HfModel
 from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Device, Side
+from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import ConfigError
+from pipeline_kit.testing.checkpoints import ARCHITECTURES
+
+BASES: tuple[tuple[str, tuple[Side, ...]], ...] = (
+    *((name, SIDES) for name in ("albert", "bert", "distilbert", "electra", "gpt2", "llama", "mpnet", "qwen2")),
+    *((name, SIDES) for name in ("roberta", "t5", "xlnet")),
+    *((name, ("right",)) for name in ("bart", "roformer")),
+    *((name, ()) for name in ("convbert", "fnet")),
+)
+"""Architectures whose last hidden states are compared, and the sides on which they may be padded."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,15 +50,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "sides"),
-    [
-        *((name, SIDES) for name in ("albert", "bert", "distilbert", "electra", "gpt2", "llama", "mpnet", "qwen2")),
-        *((name, SIDES) for name in ("roberta", "t5", "xlnet")),
-        *((name, ("right",)) for name in ("bart", "roformer")),
-        *((name, ()) for name in ("convbert", "fnet")),
-    ],
-)
+@pytest.mark.parametrize(("architecture", "sides"), BASES)
 def test_base_gives_the_states_of_each_row_alone(architecture: str, sides: tuple[Side, ...]) -> None:
     folder = checkpoint(architecture, head="base")
     model = load(folder, "base")
@@ -235,3 +237,31 @@ def test_an_output_is_not_written_to_again() -> None:
     kept = first.clone()
     model.forward(batch_of(ROWS[::-1]))
     assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("head", ["base", HEAD])
+@pytest.mark.parametrize("architecture", sorted(KNOWN_FAMILIES & set(ARCHITECTURES)))
+def test_what_is_known_about_padding_is_what_a_trial_finds(architecture: str, head: str) -> None:
+    model = load(checkpoint(architecture), head)
+    config = model._network.config
+    assert known_sides(config, head) == probe_sides(model.forward, config, Device(), None)
+
+
+def test_a_leak_is_found() -> None:
+    config = load(checkpoint())._network.config
+
+    def forward(batch: TokenBatch) -> ModelOutput:
+        leak = 0.001 * (1 - batch.attention_mask).sum(1, keepdim=True) if batch.side == "left" else 0
+        return ModelOutput({"logits": batch.lengths.max() * 0 + batch.input_ids[:, :1] * 0.0 + leak})
+
+    assert probe_sides(forward, config, Device(), 0) == {"right"}
+
+
+def test_common_families_are_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_trial(*_: object) -> frozenset[Side]:
+        raise AssertionError("this family is known")
+
+    monkeypatch.setattr(hf, "probe_sides", no_trial)
+    load(checkpoint("bert"))
+    with pytest.raises(AssertionError, match="known"):
+        load(checkpoint("gpt2"))

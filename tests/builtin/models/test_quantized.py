@@ -8,8 +8,8 @@ from harness import checkpoint, pipeline_of
 from torch import nn
 
 import pipeline_kit as pk
-from pipeline_kit.builtin.models.kernels import linears as products
-from pipeline_kit.builtin.models.kernels.linears import Int8Linear, Int8PerTokenLinear, can_quantize
+from pipeline_kit.builtin.models.hf import linears as products
+from pipeline_kit.builtin.models.hf.linears import Int8Linear, Int8PerTokenLinear, can_quantize
 from pipeline_kit.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(not can_quantize(), reason="torch has no products in int8 here")

@@ -1,4 +1,4 @@
-"""What each task says of an example that it cannot take: the shared rules for every field, then each task's own."""
+"""What each task refuses: examples, by the shared rules for every field and by its own, and outputs of a model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline_kit import builtin
 from pipeline_kit.contract.options import parse_options
 from pipeline_kit.contract.registry import Registry
-from pipeline_kit.contract.stages import Postprocessor
-from pipeline_kit.errors import ExampleError
-from pipeline_kit.testing import tiny_stage_context
+from pipeline_kit.contract.stages import Model, Postprocessor
+from pipeline_kit.contract.types import Encoding, ModelOutput, Side, TokenBatch
+from pipeline_kit.errors import ExampleError, RowFailure, StageError
+from pipeline_kit.runtime.padding import PaddingPolicy, collate
+from pipeline_kit.testing import tiny_pipeline, tiny_stage_context
 
 GOOD: Mapping[str, Mapping[str, Any]] = {
     "answers": {"question": "Who?", "context": "Sarah."},
@@ -113,3 +116,69 @@ MESSAGE = {"role": "user", "content": "Hello"}
 def test_its_own_rules(name: str, example: Any, words: str) -> None:
     with pytest.raises(ExampleError, match=words):
         stage(name).prepare(example)
+
+
+READS: Mapping[str, tuple[str, str]] = {
+    "answers": ("start_logits", "T"),
+    "choice": ("logits", ""),
+    "classification": ("logits", "L"),
+    "entities": ("logits", "TL"),
+    "features": ("last_hidden_state", "TL"),
+    "fill_mask": ("logits", "TL"),
+    "logits": ("logits", "L"),
+    "pooling": ("last_hidden_state", "TL"),
+    "ranking": ("logits", "L"),
+    "zero_shot": ("logits", "L"),
+}
+"""By postprocessor: the tensor that it reads, and its dimensions behind the rows: T tokens, L labels."""
+
+
+class Constant(Model):
+    """Returns tensors that hold one value."""
+
+    safe_padding_sides: frozenset[Side] = frozenset({"left", "right"})
+
+    def __init__(self, name: str, width: int, value: float, dtype: torch.dtype = torch.float32) -> None:
+        self.name, self.width, self.value, self.dtype = name, width, value, dtype
+
+    def forward(self, batch: TokenBatch) -> ModelOutput:
+        name, axes = READS[self.name]
+        rows, tokens = batch.input_ids.shape
+        tensor = torch.full([rows, *[{"T": tokens, "L": self.width}[axis] for axis in axes]], self.value).to(self.dtype)
+        more = {"end_logits": tensor} if self.name == "answers" else {}
+        return ModelOutput({name: tensor, **more}, frozenset({name, *more}) if "T" in axes else frozenset())
+
+
+def outcome(model: Constant) -> Any:
+    example = GOOD.get(model.name, {"text": "a blank"})
+    [found] = tiny_pipeline(stage(model.name), model=model).results_or_failures([example])
+    return found
+
+
+@pytest.mark.parametrize("name", READS)
+def test_outputs_of_a_model(name: str) -> None:
+    width = len(LABELS.get(name, "ab"))
+    assert isinstance(outcome(Constant(name, width, 0.0)), dict)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        failure = outcome(Constant(name, width, value))
+        assert isinstance(failure, RowFailure), value
+        assert (failure.error, "finite" in failure.message) == ("ExampleError", True)
+    if name in ("classification", "entities", "logits", "ranking", "zero_shot"):
+        with pytest.raises(StageError, match=f"returns 7 logits, but 'tiny-checkpoint' names {width} labels"):
+            outcome(Constant(name, 7, 0.0))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_tensors_of_a_model(name: str) -> None:
+    batch = collate([Encoding([1, 1, 1])] * 2, PaddingPolicy("longest"), "cpu")
+    reads, width = READS[name][0], len(LABELS.get(name, "ab"))
+    with pytest.raises(StageError, match=rf"needs '{reads}', the model has only other; does model\.head fit"):
+        stage(name).reduce(ModelOutput({"other": torch.zeros(2, 1)}), batch)
+    with pytest.raises(StageError, match=rf"needs '{reads}' as \[B.*\], the model returned the shape \[2, 3, 4, 5\]"):
+        stage(name).reduce(ModelOutput({reads: torch.zeros(2, 3, 4, 5)}), batch)
+    given = Constant(name, width, 0.0, torch.bfloat16).forward(batch)
+    more = ModelOutput({**given.tensors, "unused": torch.zeros(2, 1)}, given.per_token)
+    reduced = stage(name).reduce(more, batch)
+    assert "unused" not in reduced.tensors
+    if name != "features":
+        assert {tensor.dtype for tensor in reduced.tensors.values()} <= {torch.float32, torch.int64}

@@ -256,7 +256,7 @@ def test_memory_of_a_hostile_row_stays_small_in_native_code(tmp_path: Path) -> N
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from pipeline_kit.builtin.tokenizers.options import TokenizersJsonConfig\n"
-        "from pipeline_kit.builtin.tokenizers.tokenizers_json import TokenizersJson\n"
+        "from pipeline_kit.builtin.tokenizers.hf import TokenizersJson\n"
         "from pipeline_kit.contract.stages import StageContext\n"
         "from pipeline_kit.contract.types import Checkpoint\n"
         "context = StageContext(Checkpoint(Path(sys.argv[1]), 'x'), required_fields=frozenset({'offsets'}))\n"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizer_folders import BOTH, WORDS, from_json, hf, kept, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pipeline_kit.builtin.tokenizers.limits import looks, positions, view
+from pipeline_kit.builtin.tokenizers.encode import longest_first
+from pipeline_kit.builtin.tokenizers.limits import character_limits, positions, slice_text
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
-from pipeline_kit.builtin.tokenizers.spans import longest_first
 from pipeline_kit.contract.stages import ENCODING_FIELDS
 from pipeline_kit.errors import ConfigError, ExampleError
 
@@ -200,13 +200,13 @@ def test_max_chars_of_the_user_is_kept() -> None:
         assert found[0].truncated_chars == len(text) - 114, "cut where a word ends"
         tokens = sum(len(e.input_ids) - 2 for e in found) - 3 * (len(found) - 1)
         assert tokens + found[0].truncated == 21
-    assert looks(HfTokenizerConfig(overflow="window"), 512) is None
-    assert looks(HfTokenizerConfig(), None) is None
+    assert character_limits(HfTokenizerConfig(overflow="window"), 512) is None
+    assert character_limits(HfTokenizerConfig(), None) is None
 
 
 @given(st.text(alphabet="ab \t\u0301\u200d\U0001f3fd😀中", min_size=1, max_size=400), st.integers(1, 20), st.booleans())
 def test_a_view_is_one_end_of_the_text(text: str, limit: int, left: bool) -> None:
-    found = view(text, limit, left)
+    found = slice_text(text, limit, left)
     assert len(found.text) <= max(limit, 1)
     assert len(found.text) + found.unseen == len(text)
     assert found.text == text[found.start : found.start + len(found.text)]
@@ -215,8 +215,8 @@ def test_a_view_is_one_end_of_the_text(text: str, limit: int, left: bool) -> Non
 
 
 def test_a_cut_falls_between_words_or_characters() -> None:
-    assert view("good bad story", 10, left=False).text == "good bad"
-    assert view("good bad story", 8, left=False).text == "good bad"
-    assert view("good bad story", 9, left=True).text == " story"
-    assert view("a" * 50 + "e\u0301" + "b" * 50, 51, left=False).text == "a" * 50
-    assert view("x" * 50 + "👍🏽" + "y" * 50, 51, left=True).text == "y" * 50
+    assert slice_text("good bad story", 10, left=False).text == "good bad"
+    assert slice_text("good bad story", 8, left=False).text == "good bad"
+    assert slice_text("good bad story", 9, left=True).text == " story"
+    assert slice_text("a" * 50 + "e\u0301" + "b" * 50, 51, left=False).text == "a" * 50
+    assert slice_text("x" * 50 + "👍🏽" + "y" * 50, 51, left=True).text == "y" * 50

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import KINDS, WORDS, from_json, hf, kept, save
 
-from pipeline_kit.builtin.tokenizers.spans import SpanLayout, windows
+from pipeline_kit.builtin.tokenizers.encode import SpanLayout, windows
 from pipeline_kit.contract.stages import ENCODING_FIELDS
 from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import ExampleError

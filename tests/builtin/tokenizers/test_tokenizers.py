@@ -261,7 +261,7 @@ def test_tokenizers_json_imports_neither_transformers_nor_torch() -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from pipeline_kit.builtin.tokenizers.options import TokenizersJsonConfig\n"
-        "from pipeline_kit.builtin.tokenizers.tokenizers_json import TokenizersJson\n"
+        "from pipeline_kit.builtin.tokenizers.hf import TokenizersJson\n"
         "from pipeline_kit.contract.stages import StageContext\n"
         "from pipeline_kit.contract.types import Checkpoint\n"
         "context = StageContext(Checkpoint(Path(sys.argv[1]), 'x'))\n"

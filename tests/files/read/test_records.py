@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline_kit.errors import InputError, RowFailure
-from pipeline_kit.files.read import lines as records_lines
+from pipeline_kit.files.read import text_lines
 from pipeline_kit.files.read.columns import TEXT_FIELDS, Columns
 from pipeline_kit.files.read.formats import LINE_FORMATS, Format, format_of
 from pipeline_kit.files.read.parts import InputConfig
@@ -49,7 +49,7 @@ def test_text_keeps_empty_lines_so_that_lines_and_results_match() -> None:
 
 
 def test_a_line_too_long_to_hold_fails_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records_lines, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(text_lines, "MAX_LINE_BYTES", 10)
     assert rows(b"0123456789\r\nb\n", "text") == ["0123456789", "b"]
     bad = failure(b"a\n" + b"x" * 3_000_000 + b"\nd\n", "text")
     assert "line 2: longer than" in bad.message
@@ -335,4 +335,4 @@ def test_random_bytes(tmp_path: Path, format: str, named: bool) -> None:
                 assert text is not None
                 assert not isinstance(text, str) or text.encode() is not None
         start = source.randrange(len(whole) + 1)
-        assert list(Source.open([path], InputConfig(format=format, **options), TAKES).rows(start)) == whole[start:]  # type: ignore[arg-type]
+        assert list(Source.open([path], InputConfig(format=format, **options), TAKES).rows(start)) == whole[start:]

@@ -197,7 +197,7 @@ def test_a_shard_that_is_none_is_a_fault(shard: str) -> None:
 
 def test_ranges_of_options_are_checked() -> None:
     faults: list[Fault] = []
-    data = {"skip": -1, "limit": -1, "max_ratio": 0, "format": "xml", "carry": "label", "fields": {"text": 3.5}}
+    data = {"skip": -1, "limit": -1, "max_ratio": 0, "carry": "label", "fields": {"text": 3.5}}
     assert parse_options(InputConfig, data, "input", faults) is None
     assert {fault.key for fault in faults} == {f"input.{key}" for key in data} - {"input.fields"} | {
         "input.fields.text"

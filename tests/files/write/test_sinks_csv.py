@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pytest
+from harness import layout_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from pipeline_kit.files.write.layout import Layout
 from pipeline_kit.files.write.text import csv_cell, strip_formula_guard
 
 QUIET = settings(deadline=None, derandomize=True, max_examples=80)
-LAYOUT = Layout.of(["label", "score", "labels?"], "classification", carry=["text"])
+LAYOUT = layout_of("classification", carry=["text"])
 TEXTS = [
     'two\nlines, "quoted"', "a\r\nb", "a\rb", "日本 😀 é e\u0301", "\u2028\x85", "", " padded ", '"', ",", "\x00", "'",
     "''", "null", "true", "1e5", "<script>", "\x1b[31mred\x07",
@@ -37,7 +38,7 @@ NULLS = arrow_csv.ConvertOptions(
 
 
 def made(format: str = "csv", layout: Layout = LAYOUT) -> ShardFormat:
-    return shard_format(OutputConfig(format=format), layout)  # type: ignore[arg-type]
+    return shard_format(OutputConfig(format=format), layout)
 
 
 def encoded(rows: list[Any], format: str = "csv", layout: Layout = LAYOUT) -> bytes:
@@ -88,7 +89,7 @@ def test_numbers_are_left_alone(value: Any) -> None:
 
 
 def test_names_of_columns_are_cells_too() -> None:
-    layout = Layout.of(["text"], "generated_text", carry=["=cmd()", 'a,"b"'])
+    layout = layout_of("generated_text", carry=["=cmd()", 'a,"b"'])
     header = encoded([], layout=layout)
     assert next(csv.reader([header.decode()]))[:3] == ["id", "'=cmd()", 'a,"b"']
 
@@ -168,7 +169,7 @@ def test_lone_surrogates() -> None:
 def test_a_key_that_has_no_column_is_not_dropped() -> None:
     with pytest.raises(UnwritableRowsError, match=r"row 1 .*the key 'extra' is not a column of this file"):
         encoded([row("a"), row("b", extra=1)])
-    open_layout = Layout.of(["label"], "mine")
+    open_layout = Layout.of(None)
     shards = made("csv", open_layout)
     schema = json.loads(json.dumps(shards.schema([{"id": 1, "label": "a", "loud": 2}])))
     first = shards.encode([{"id": 1, "label": "a"}], schema)

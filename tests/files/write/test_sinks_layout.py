@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from harness import checkpoint
+from harness import builtins, checkpoint, layout_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline_kit as pk
 from pipeline_kit.compose.compose import compose
-from pipeline_kit.contract.column_types import VECTOR, VECTORS, holds, infer_type
+from pipeline_kit.contract.column_types import COUNTS, VECTOR, VECTORS, holds, infer_type
 from pipeline_kit.contract.options import parse_options
 from pipeline_kit.errors import ConfigError, Fault, StageError
 from pipeline_kit.files.write.base import OutputConfig, UnwritableRowsError
 from pipeline_kit.files.write.formats import ShardFormat, shard_format
-from pipeline_kit.files.write.layout import COUNTS, RESULTS, Layout
+from pipeline_kit.files.write.layout import Layout
 
-TASKS = sorted(path.stem for path in (Path(__file__).parents[3] / "conf" / "task").glob("*.yaml"))
+TASKS = [spec.name for spec in builtins().specs("task")]
+SCORED = {"list": {"struct": {"label": "string", "score": "float64"}}}
 QUIET = settings(deadline=None, derandomize=True, max_examples=60)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
@@ -35,9 +35,10 @@ values = st.recursive(
 @pytest.mark.parametrize("task", TASKS)
 def test_the_columns_of_a_task_are_what_it_says_it_gives(task: str) -> None:
     config = compose([f"task={task}"])
-    layout = Layout.of(config.task.gives, config.postprocessor.name)
-    assert [name.removesuffix("?") for name in config.task.gives] == list(RESULTS[config.postprocessor.name])
-    assert layout.names([]) == ["id", *RESULTS[config.postprocessor.name], *COUNTS]
+    gives = config.gives
+    assert gives
+    layout = Layout.of(gives)
+    assert layout.names([]) == ["id", *[name.removesuffix("?") for name in gives], *COUNTS]
     assert layout.columns([]) == layout.columns([{"id": "a", "label": 3}]), "data has no say"
 
 
@@ -75,7 +76,7 @@ def test_real_results_fit_the_columns(
     overrides = [f"task={task}", f"checkpoint.path={folder}", "device=cpu", *more]
     config = compose(overrides)
     result = pk.load(*overrides)(example)
-    layout = Layout.of(config.task.gives, config.postprocessor.name)
+    layout = Layout.of(config.gives)
     kinds = dict(layout.columns([]))
     assert result.keys() <= kinds.keys()
     assert all(holds(value, kinds[name]) for name, value in result.items())
@@ -83,28 +84,26 @@ def test_real_results_fit_the_columns(
     assert written.encode([layout.row("1", {}, result)], written.schema([]))
 
 
-def test_a_postprocessor_of_a_plugin_is_asked_for_its_keys() -> None:
-    layout = Layout.of(["label", "score", "labels?"], "mine", carry=["who"])
+def test_the_rows_show_the_keys_of_a_postprocessor_that_names_none() -> None:
+    layout = Layout.of(None, carry=["who"])
     rows = [{"id": 1, "who": "x", "score": 0.5, "shout": "A"}, {"id": 2, "who": "y", "score": 1, "many": [1, 2]}]
     assert layout.columns(rows) == [
         ("id", "int64"),
         ("who", "string"),
         ("score", "float64"),
-        ("labels", RESULTS["classification"]["labels"]),
         ("shout", "string"),
         ("many", {"list": "int64"}),
         *COUNTS.items(),
     ]
-    assert layout.names([]) == ["id", "who", "label", "score", "labels", *COUNTS]
-    assert dict(Layout.of(["embedding"], "mine").columns([{"embedding": [1, 2.5]}]))["embedding"] == VECTOR
-    assert Layout.of(["embedding", "vectors", "text"], "mine").vectors == {"embedding": False, "vectors": True}
-    failed = Layout.of(["label"], "mine", errors=True)
+    assert layout.names([]) == ["id", "who", *COUNTS], "no empty column of what it might have"
+    assert Layout.of({"mine": VECTOR, "own?": VECTORS, "text": "string"}).vectors == {"mine": False, "own": True}
+    failed = Layout.of(None, errors=True)
     assert failed.names([{"error": "no"}, {"loud": 1}]) == ["id", "loud", *COUNTS, "error"]
 
 
 def test_a_carried_column_with_the_name_of_another_is_refused_before_any_work() -> None:
     with pytest.raises(ConfigError) as caught:
-        Layout.of(["text"], "generated_text", carry=["text", "who", "id", "windows", "who", "error"])
+        layout_of("generated_text", carry=["text", "who", "id", "windows", "who", "error"])
     message = str(caught.value)
     assert "input.carry: the column 'text' has the name of the result's key 'text'." in message
     assert "'id' has the name of the row's id" in message
@@ -113,12 +112,12 @@ def test_a_carried_column_with_the_name_of_another_is_refused_before_any_work() 
     assert "'error'" not in message
     assert "leave it out of input.carry" in message
     with pytest.raises(ConfigError, match="'error' has the name of the reason"):
-        Layout.of(["text"], "generated_text", carry=["error"], errors=True)
-    assert Layout.of(["text"], "generated_text", carry=["id"], identified=False).names([])[0] == "id"
+        layout_of("generated_text", carry=["error"], errors=True)
+    assert layout_of("generated_text", carry=["id"], identified=False).names([])[0] == "id"
 
 
 def test_a_clash_that_no_config_could_foresee_fails_the_row() -> None:
-    layout = Layout.of(["label"], "mine", carry=["loud"])
+    layout = Layout.of(None, carry=["loud"])
     assert list(layout.row(7, {"loud": 1}, {"label": "a"}).items()) == [("id", 7), ("loud", 1), ("label", "a")]
     with pytest.raises(StageError, match="key 'loud' is a column of the input too; take it out"):
         layout.row(7, {"loud": 1}, {"loud": 2})
@@ -127,10 +126,10 @@ def test_a_clash_that_no_config_could_foresee_fails_the_row() -> None:
 
 
 def test_types_that_the_user_sets() -> None:
-    layout = Layout.of(["label"], "classification", carry=["stars"], kinds={"stars": "float64", "id": "string"})
+    layout = layout_of("classification", carry=["stars"], kinds={"stars": "float64", "id": "string"})
     assert layout.columns([{"id": 3, "stars": 1}])[:2] == [("id", "string"), ("stars", "float64")]
     with pytest.raises(ConfigError, match=r"output\.types\.label: is not a column whose type can be set"):
-        Layout.of(["label"], "classification", kinds={"label": "string"})
+        layout_of("classification", kinds={"label": "string"})
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def test_nothing_fits_by_being_changed() -> None:
         (True, "int64"), (1.0, "int64"), (2**63, "int64"), ("1", "int64"), (1, "string"), (b"x", "string"),
         (1, "bool"), (True, "float64"), ([True], VECTOR), (["1"], VECTOR), ([[1]], VECTOR), ([1], VECTORS),
         ({"label": "a", "more": 1}, {"struct": {"label": "string"}}),
-        ([("label", "a")], RESULTS["classification"]["labels"]),
+        ([("label", "a")], SCORED),
         ("text", {"list": "string"}), ({}, {"list": "string"}), ([], {"struct": {}}),
     ]  # fmt: skip
     assert [case for case in nothing if holds(*case)] == []
@@ -183,7 +182,7 @@ def test_nothing_fits_by_being_changed() -> None:
 
 # ---- vectors beside the rows: .npy, row by row in the same order
 
-EMBEDDING = Layout.of(["embedding"], "pooling", carry=["text"])
+EMBEDDING = layout_of("pooling", carry=["text"])
 ROWS = [{"id": f"r{place}", "text": "t", "embedding": [place + 0.5, -1.0, 0.1]} for place in range(4)]
 
 
@@ -246,24 +245,25 @@ def test_rows_whose_vectors_do_not_fit_are_named_with_all_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gives", "postprocessor", "message"),
+    ("layout", "message"),
     [
-        (["label"], "classification", "'npy' is for vectors, and the results have none: label, score, labels"),
-        (["text"], "mine", "the results have none: text"),
-        (["tokens", "vectors"], "features", "'vectors' has one a token.\n  leave it at inline; output.format=parquet"),
-        (["embedding", "logits"], "mine", "one matrix, and the results have embedding and logits"),
+        (layout_of("classification"), "'npy' is for vectors, and the results have none: label, score, labels"),
+        (Layout.of({"text": "string"}), "the results have none: text"),
+        (layout_of("features"), "'vectors' has one a token.\n  leave it at inline; output.format=parquet"),
+        (Layout.of({"a": VECTOR, "b": VECTOR}), "one matrix, and the results have a and b"),
+        (Layout.of(None), "the postprocessor does not name the columns of its results"),
     ],
 )
-def test_what_cannot_work_is_found_out_before_any_work(gives: list[str], postprocessor: str, message: str) -> None:
+def test_what_cannot_work_is_found_out_before_any_work(layout: Layout, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        made("npy", Layout.of(gives, postprocessor))
+        made("npy", layout)
     assert str(caught.value).startswith("output.vectors: ")
     assert message in str(caught.value)
 
 
-def test_vectors_of_a_plugin_go_by_their_key() -> None:
-    shards = made("npy", Layout.of(["embedding"], "mine"))
-    files = shards.encode([{"id": 1, "embedding": [1, 2], "norm": 2.2}], shards.schema([]))
+def test_vectors_of_a_plugin_go_by_their_type() -> None:
+    shards = made("npy", Layout.of({"mine": VECTOR, "norm": "float64"}))
+    files = shards.encode([{"id": 1, "mine": [1, 2], "norm": 2.2}], shards.schema([]))
     assert json.loads(files[".jsonl"]) == {"id": 1, "norm": 2.2}
 
 
@@ -271,6 +271,6 @@ def test_options() -> None:
     faults: list[Fault] = []
     options = parse_options(OutputConfig, {"types": {"stars": "float64"}, "rows_per_shard": 3}, "output", faults)
     assert (options, faults) == (OutputConfig(types={"stars": "float64"}, rows_per_shard=3), [])
-    wrong = {"format": "parqet", "vectors": "np", "rows_per_shard": 0, "compression": "gzip", "types": {"a": "date"}}
+    wrong = {"format": 5.5, "vectors": "np", "rows_per_shard": 0, "compression": "gzip", "types": {"a": "date"}}
     assert parse_options(OutputConfig, wrong, "output", faults) is None
     assert [fault.key for fault in faults] == [f"output.{key}" if key != "types" else "output.types.a" for key in wrong]

@@ -13,15 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from harness import builtins, layout_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_kit.files.write.base import OutputConfig, UnwritableRowsError
 from pipeline_kit.files.write.formats import ShardFormat, shard_format, stream_format
-from pipeline_kit.files.write.layout import RESULTS, Layout
+from pipeline_kit.files.write.layout import Layout
 
 QUIET = settings(deadline=None, derandomize=True, max_examples=60)
-LAYOUT = Layout.of(["label", "score", "labels?"], "classification", carry=["text", "stars"])
+LAYOUT = layout_of("classification", carry=["text", "stars"])
 LABELS = [{"label": "x", "score": 0.1}, {"label": "y", "score": 0.9}]
 
 
@@ -65,11 +66,11 @@ def test_columns_have_types_whether_the_rows_show_them_or_not() -> None:
 
 
 def test_vectors_are_lists_of_float32() -> None:
-    layout = Layout.of(["embedding"], "pooling")
+    layout = layout_of("pooling")
     table = read(encoded([{"id": "a", "embedding": [0.5, 1, 0.1]}], layout))
     assert table.schema.field("embedding").type == pa.list_(pa.field("element", pa.float32()))
     assert table["embedding"].to_pylist()[0] == pytest.approx([0.5, 1, 0.1])
-    ragged = Layout.of(["tokens", "vectors"], "features")
+    ragged = layout_of("features")
     rows: list[dict[str, Any]] = [
         {"id": "a", "tokens": ["x", "y"], "vectors": [[1.0, 2.0], [3.0, 4.0]]},
         {"id": "b", "tokens": [], "vectors": []},
@@ -79,9 +80,9 @@ def test_vectors_are_lists_of_float32() -> None:
     assert table["vectors"].to_pylist() == [item["vectors"] for item in rows]
 
 
-@pytest.mark.parametrize("name", sorted(RESULTS))
+@pytest.mark.parametrize("name", [spec.name for spec in builtins().specs("postprocessor")])
 def test_every_task_has_a_file_without_rows_and_one_of_nulls(name: str) -> None:
-    layout = Layout.of(list(RESULTS[name]), name)
+    layout = layout_of(name)
     empty, one = read(encoded([], layout)), read(encoded([{"id": "a"}], layout))
     assert (empty.num_rows, one.num_rows) == (0, 1)
     assert empty.schema == one.schema
@@ -121,7 +122,7 @@ def test_a_value_of_another_type_is_refused_and_not_changed(stars: Any) -> None:
 
 
 def test_a_type_that_the_user_sets_takes_both() -> None:
-    layout = Layout.of(["label"], "classification", carry=["text", "stars"], kinds={"stars": "float64"})
+    layout = layout_of("classification", carry=["text", "stars"], kinds={"stars": "float64"})
     assert read(encoded([row(stars=3), row(stars=4.5)], layout))["stars"].to_pylist() == [3.0, 4.5]
 
 
@@ -151,7 +152,7 @@ def test_nan_of_the_input_is_carried_and_of_a_result_is_refused() -> None:
     assert str(table["stars"].to_pylist()[0]) == "nan"
     for value in ([1e39], [float("nan")], [1.0, float("-inf")]):
         with pytest.raises(UnwritableRowsError, match="'embedding': holds a number that is not finite"):
-            encoded([{"id": 1, "embedding": value}], Layout.of(["embedding"], "pooling"))
+            encoded([{"id": 1, "embedding": value}], layout_of("pooling"))
 
 
 def test_nothing_is_written_once_writing_failed() -> None:
@@ -188,11 +189,11 @@ def test_nothing_is_written_once_writing_failed() -> None:
 
 def test_names_of_columns_may_be_anything() -> None:
     names = ["a.b", "", "日本", "list", 'q"', "=x"]
-    layout = Layout.of(["text"], "generated_text", carry=names)
+    layout = layout_of("generated_text", carry=names)
     item = {"id": 1, **{name: f"value {name}" for name in names}, "text": "t"}
     table = read(encoded([item], layout))
     assert table.column_names[1:7] == names
-    assert table.to_pylist()[0] == dict.fromkeys(("truncated", "truncated_chars", "windows")) | item
+    assert table.to_pylist()[0] == dict.fromkeys(table.column_names) | item
 
 
 carried = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers())

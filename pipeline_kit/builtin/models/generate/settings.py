@@ -67,7 +67,8 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
     :raises ConfigError: with every option that does not fit the checkpoint or the other options.
     """
     known = _FOLLOWED | set(asdict(options))
-    own = {**_own(context), **task_params(context)}
+    path = context.checkpoint.path / FILE  # checkpoints older than that file keep the same names in config.json
+    own = {**(read_object(path) if path.exists() else context.checkpoint.config), **task_params(context)}
     for name, harmless in _REFUSED.items():
         if own.get(name) not in harmless:
             raise CheckpointError(
@@ -80,7 +81,12 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
     if isinstance(values.get("stop_strings"), str):
         values["stop_strings"] = [values["stop_strings"]]
     values |= {n: v for n, v in asdict(options).items() if v is not None and n not in ("seed", "stop_strings")}
-    _make_way(values, options)
+    least, most = _whole(values.get("min_new_tokens")), _whole(values.get("max_new_tokens"))
+    if most and least > most:  # where the user sets one of the two, the checkpoint's other one is dropped
+        if options.min_new_tokens is None:
+            values["min_new_tokens"] = most
+        elif options.max_new_tokens is None:
+            values["max_new_tokens"] = least
     _check_own(values, context)
     limit = positions(context.checkpoint.config)
     new_tokens = _new_tokens(values, options, limit, causal)
@@ -95,27 +101,8 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
     return settings
 
 
-def _make_way(values: dict[str, Any], options: GenerationOptions) -> None:
-    """Where the user sets one of the two numbers of tokens, the checkpoint's other one is dropped."""
-    least, most = _whole(values.get("min_new_tokens")), _whole(values.get("max_new_tokens"))
-    if most and least > most:
-        if options.min_new_tokens is None:
-            values["min_new_tokens"] = most
-        elif options.max_new_tokens is None:
-            values["max_new_tokens"] = least
-
-
-def _own(context: StageContext) -> Mapping[str, Any]:
-    """Read generation_config.json; checkpoints older than that file keep the same names in config.json."""
-    path = context.checkpoint.path / FILE
-    return read_object(path) if path.exists() else context.checkpoint.config
-
-
 def _check_own(values: Mapping[str, Any], context: StageContext) -> None:
-    """Check the checkpoint's settings as the user's are, but not those that have no effect or are replaced.
-
-    :raises CheckpointError: with the first that is wrong.
-    """
+    """Raise CheckpointError for the first setting of the checkpoint that is wrong and is neither idle nor replaced."""
     names = [item.name for item in fields(GenerationOptions)]
     idle = ("do_sample", *(() if values.get("do_sample") else _OF_SAMPLING))
     faults: list[Fault] = []
@@ -186,7 +173,7 @@ _ONLY_FOR_DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsil
 def generation_config(settings: Settings, context: StageContext, network: Any) -> Any:
     """Make the config of the search, and the network's own out of it, so that nothing else is followed.
 
-    Draws are made by :class:`~pipeline_kit.builtin.models.generate.search.Draw`, so the search itself is greedy.
+    Draws are made by :class:`~pipeline_kit.builtin.models.generate.stage.Draw`, so the search itself is greedy.
 
     :raises CheckpointError: if transformers does not take the checkpoint's settings.
     :raises ConfigError: if the target language is missing or unknown.
@@ -227,11 +214,7 @@ def generation_config(settings: Settings, context: StageContext, network: Any) -
 
 
 def padding_shows(values: Mapping[str, Any], causal: bool) -> bool:
-    """Return whether the settings count padding as text, so that it may not be there.
-
-    transformers bans runs of tokens that a prompt holds, padding included, and so does what it reads off the
-    encoder's input.
-    """
+    """Return whether the settings ban what a prompt or the encoder's input holds, padding too: it may not be there."""
     if causal:
         return bool(values.get("no_repeat_ngram_size"))
     return bool(values.get("encoder_no_repeat_ngram_size")) or values.get("encoder_repetition_penalty", 1.0) != 1.0

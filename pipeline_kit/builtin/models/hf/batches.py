@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from pipeline_kit.builtin.models.compare import is_close, noise_of
-from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
+from pipeline_kit.contract.types import Device, Encoding, ModelOutput, Side, TokenBatch
+from pipeline_kit.runtime.padding import PaddingPolicy, collate
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,7 @@ class NetworkInputs:
 
 
 def inputs_of(network: Any) -> NetworkInputs:
-    """Find out what `network` takes.
-
-    RoBERTa and its kin work out positions from the padding ids, so theirs must not be given.
-    """
+    """Find out what `network` takes; RoBERTa and its kin work out positions from the padding ids, so they take none."""
     taken = inspect.signature(network.forward).parameters
     finds_positions = any(
         hasattr(part, "create_position_ids_from_input_ids")
@@ -79,7 +75,6 @@ def row_groups(batch: TokenBatch, head: str, end: int | None, pad_token_id: int 
     id: in a text of padding ids alone that is the first token, which left padding moves, so such rows run alone.
 
     :param end: the token that the classifier of an encoder-decoder reads, None for all others.
-    :param pad_token_id: the id by which the network itself distinguishes padding from text, if it has one.
     """
     if head != "sequence-classification":
         return []
@@ -138,10 +133,7 @@ _SHORT = 3
 
 
 def known_sides(config: Any, head: str) -> frozenset[Side] | None:
-    """Return the safe sides of the families that most checkpoints belong to, None for all others.
-
-    :param config: the network's configuration.
-    """
+    """Return the safe sides of the commonest families, by the network's `config`; None for all others."""
     if config.model_type not in KNOWN_FAMILIES or getattr(config, "is_decoder", False):
         return None
     return RIGHT if head in ("sequence-classification", "multiple-choice") else BOTH
@@ -152,8 +144,6 @@ def probe_sides(
 ) -> frozenset[Side]:
     """Run a few rows alone and beside a longer one, padded on each side; keep the sides that change nothing.
 
-    :param forward: the model's own ``forward``.
-    :param config: the network's configuration.
     :param pad_token_id: what fills padding in the batches that will come.
     :returns: empty if padding leaks into the answer on both sides, or if a short row runs only beside others.
     """
@@ -211,18 +201,37 @@ def _rows(config: Any, filler: int | None) -> list[list[int]]:
 
 
 def _batch(rows: Sequence[Sequence[int]], side: Side, filler: int, device: Device) -> TokenBatch:
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    width = int(lengths.max())
-    ids = np.full((len(rows), width), filler, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for place, row in enumerate(rows):
-        columns = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[place, columns], mask[place, columns] = row, 1
-    return TokenBatch(
-        input_ids=torch.from_numpy(ids).to(device.name),
-        attention_mask=torch.from_numpy(mask).to(device.name),
-        token_type_ids=None,
-        lengths=lengths,
-        side=side,
-        has_padding=bool((lengths != width).any()),
-    )
+    return collate([Encoding(row) for row in rows], PaddingPolicy("longest", side, filler), device.name)
+
+
+Change = Literal["padded", "compiled", "packed", "int8", "graph"]
+
+_NOISE: Mapping[Change, Mapping[str, float]] = {
+    "padded": {"float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2},
+    "compiled": {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2},
+    "packed": {"float32": 3e-6, "bfloat16": 5e-2},
+    "int8": {"float32": 0.5},
+    "graph": {"float32": 1e-4},
+}
+"""By what was changed and by dtype: how far equal answers may be apart, as a share of the largest number in them.
+
+The same arithmetic in another order stays below these. A leak of padding, or a length that a graph takes for a
+constant, is some hundred times above them.
+"""
+_NOISE_ON_GPU = 2e-4  # a GPU may round the factors of a float32 product
+
+
+def noise_of(change: Change, device: Device) -> float:
+    """Return how far equal answers may be apart on `device`, as a share of the largest number in them."""
+    noise = _NOISE[change][device.dtype]
+    return noise if device.kind == "cpu" else max(noise, _NOISE_ON_GPU)
+
+
+def is_close(found: torch.Tensor, expected: torch.Tensor, noise: float) -> bool:
+    """Return whether two tensors are equal: numbers up to 1 may differ by `noise`, larger ones by that share of the
+    largest; NaN equals NaN.
+    """
+    one, other = found.float(), expected.float()
+    finite = other[other.isfinite()]
+    largest = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=noise * largest, equal_nan=True)

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from pipeline_kit.builtin.models.options import GenerationHead, Head
+from pipeline_kit.checkpoint.resolve import weight_shapes
 from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import CheckpointError, ConfigError, Fault, closest_match, for_message
-
-HEADS: tuple[str, ...] = get_args(Head)
-"""The heads that ``model=hf`` can put on a network."""
-
-GENERATION_HEADS: tuple[str, ...] = get_args(GenerationHead)
-"""The heads that ``model=generate`` can write text with."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +21,7 @@ class HeadKind:
     :param auto: transformers' class that builds it.
     :param outputs: what it returns, by transformers' names.
     :param per_token: whether it does so for each token; else for each row.
+    :param presets: the values of ``checkpoint=`` that have it and can do the first of its tasks.
     """
 
     suffixes: tuple[str, ...]
@@ -37,6 +31,7 @@ class HeadKind:
     auto: str = ""
     outputs: tuple[str, ...] = ("logits",)
     per_token: bool = False
+    presets: tuple[str, ...] = ()
 
 
 KINDS: tuple[HeadKind, ...] = (
@@ -46,6 +41,7 @@ KINDS: tuple[HeadKind, ...] = (
         ("text-classification", "zero-shot-classification", "text-ranking"),
         ("pre_classifier.",),
         "AutoModelForSequenceClassification",
+        presets=("distilbert_sst2", "go_emotions", "multilingual_sentiment", "tiny_sentiment", "toxic_bert"),
     ),
     HeadKind(
         ("ForTokenClassification",),
@@ -53,6 +49,7 @@ KINDS: tuple[HeadKind, ...] = (
         ("token-classification",),
         auto="AutoModelForTokenClassification",
         per_token=True,
+        presets=("bert_ner",),
     ),
     HeadKind(
         ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
@@ -62,6 +59,7 @@ KINDS: tuple[HeadKind, ...] = (
         "AutoModelForQuestionAnswering",
         ("start_logits", "end_logits"),
         per_token=True,
+        presets=("distilbert_squad",),
     ),
     HeadKind(
         ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel"),
@@ -78,8 +76,15 @@ KINDS: tuple[HeadKind, ...] = (
         "seq2seq-lm",
         ("summarization", "translation", "text2text-generation"),
         auto="AutoModelForSeq2SeqLM",
+        presets=("flan_t5_small",),
     ),
-    HeadKind(("ForCausalLM", "LMHeadModel"), "causal-lm", ("text-generation",), auto="AutoModelForCausalLM"),
+    HeadKind(
+        ("ForCausalLM", "LMHeadModel"),
+        "causal-lm",
+        ("text-generation",),
+        auto="AutoModelForCausalLM",
+        presets=("gpt2",),
+    ),
     HeadKind(
         ("EncoderModel", "Model"),
         "base",
@@ -94,9 +99,18 @@ KINDS: tuple[HeadKind, ...] = (
 HEAD_KINDS: Mapping[str, HeadKind] = {kind.head: kind for kind in KINDS if kind.auto}
 """By our name: the heads that can be built."""
 
+GENERATION_HEADS = ("causal-lm", "seq2seq-lm")
+"""The heads that ``model=generate`` can write text with."""
+
+HEADS = tuple(head for head in HEAD_KINDS if head not in GENERATION_HEADS)
+"""The heads that ``model=hf`` can put on a network."""
+
 _LOOKALIKES = frozenset(
     {"sequence-classification", "token-classification", "multiple-choice", "next-sentence-prediction"}
 )
+
+
+_CLASSIFIERS = ("classifier.", "classification_head.", "score.", "logits_proj.")
 
 
 def check_head_name(head: str, known: Sequence[str] = HEADS) -> None:
@@ -113,10 +127,7 @@ def check_head_name(head: str, known: Sequence[str] = HEADS) -> None:
 
 
 def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind | None:
-    """Find the kind of head that `checkpoint` was saved with, None if nothing shows it.
-
-    :param weights: names of weights, looked at when ``config.json`` has no ``architectures``.
-    """
+    """Find the kind of head that a checkpoint was saved with, by its class, else its `weights`; None: unknown."""
     name = _class_name(checkpoint)
     for kind in KINDS:
         if name.endswith(kind.suffixes):
@@ -128,14 +139,11 @@ def kind_of(checkpoint: Checkpoint, weights: Collection[str] = ()) -> HeadKind |
 
 
 def refuse_lookalike(checkpoint: Checkpoint, head: str, weights: Collection[str] = ()) -> None:
-    """Refuse a head that the weights do not hold, where what is built would not show it or not be built at all.
+    """Raise CheckpointError for a head that the weights do not hold and whose lack nothing else would show.
 
     A classifier on a decoder holds all that writing takes where that is tied to the embeddings, and so does the
     decoder of an encoder-decoder; what they wrote would mean nothing. Some classes that answer questions refuse the
     labels of another head before any weight is compared.
-
-    :param weights: the names of the checkpoint's weights.
-    :raises CheckpointError: naming the head there is and the task to use.
     """
     if head == "question-answering" and not any("qa_" in name for name in weights):
         found = kind_of(checkpoint, weights)
@@ -150,14 +158,23 @@ def refuse_lookalike(checkpoint: Checkpoint, head: str, weights: Collection[str]
         raise missing_head(checkpoint, head, ())
 
 
+def check_saved(checkpoint: Checkpoint, head: str) -> None:
+    """Raise CheckpointError if the names of the weights show another head, before anything is loaded."""
+    weights = weight_shapes(checkpoint)
+    refuse_lookalike(checkpoint, head, weights)
+    kind = kind_of(checkpoint, weights)
+    if kind is None or head == "base" or kind.head == head or head in GENERATION_HEADS:
+        return
+    # A class name may be wrong where the weights themselves show a head.
+    shown = any(name.startswith(HEAD_KINDS[head].tensors) for name in weights)
+    if not shown and not (kind.head == "base" and any(name.startswith(_CLASSIFIERS) for name in weights)):
+        raise missing_head(checkpoint, head, (), weights)
+
+
 def missing_head(
     checkpoint: Checkpoint, head: str, missing: Sequence[str], others: Collection[str] = ()
 ) -> CheckpointError:
-    """Make the error for a checkpoint whose weights lack `head`.
-
-    :param missing: the names of the weights that are not there.
-    :param others: the names of weights that are there and that `head` has no place for.
-    """
+    """Make the error for a checkpoint that lacks the weights `missing` of `head`, and has `others` without a place."""
     lack = f"Its weights lack {few(sorted(missing))}."
     if head == "base":
         name, found = for_message(checkpoint.name), f" They hold {few(sorted(others))}." if others else ""
@@ -177,9 +194,11 @@ def missing_head(
         lines.append(f"Use {tasks} with it." if tasks else "No task uses that head.")
     elif others:
         lines.append(f"It has weights that this head does not use: {few(sorted(others))}.")
-    wanted = [task for kind in KINDS if kind.head == head for task in kind.tasks]
-    if wanted:
-        lines.append(f"For task={wanted[0]} take a checkpoint that was fine-tuned for it.")
+    wanted = next((kind for kind in KINDS if kind.head == head and kind.tasks), None)
+    if wanted is not None:
+        such = ", ".join(f"checkpoint={preset}" for preset in wanted.presets)
+        line = f"For task={wanted.tasks[0]} take a checkpoint that was fine-tuned for it"
+        lines.append(f"{line}, such as {such}." if such else f"{line}.")
     return CheckpointError(" ".join(lines))
 
 

@@ -44,10 +44,7 @@ class LayerWatch:
     """
 
     def __init__(self, network: Any, *, once: bool = False) -> None:
-        """Watch nothing yet.
-
-        :param once: note only the first pass of each stack, of a network that writes: the one over the prompt.
-        """
+        """Watch nothing yet; `once` notes only the first pass of each stack, which is over the prompt."""
         self.seen: list[tuple[str, torch.Tensor]] = []
         self._network, self._once = network, once
         self._time_first = network.config.model_type in _TIME_FIRST
@@ -83,7 +80,6 @@ class LayerWatch:
         self._joined = len(self.seen)
 
     def _begin(self, network: nn.Module, args: Any) -> None:
-        del network, args
         self._passes += 1
         if not self._once:
             self._counts.clear()
@@ -97,17 +93,14 @@ class LayerWatch:
         self.seen.append((name, hidden.clone()))
 
     def _before(self, stack: _Stack, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        del layer
         if not self._counts.get(stack.prefix, 0):
             self._note(f"{stack.prefix} embeddings".strip(), args or kwargs.get("hidden_states", kwargs))
 
     def _after(self, stack: _Stack, layer: nn.Module, args: Any, output: Any) -> None:
-        del layer, args
         number = self._counts[stack.prefix] = self._counts.get(stack.prefix, 0) + 1
         self._note(f"{stack.prefix} layer {number}".strip(), output)
 
     def _normed(self, stack: _Stack, norm: nn.Module, args: Any, output: Any) -> None:
-        del norm, args
         if self._counts.get(stack.prefix, 0) >= len(stack.layers):
             self._note(f"{stack.prefix} final norm".strip(), output)
 
@@ -198,10 +191,7 @@ def eager_attention(network: Any) -> Iterator[None]:
 
 
 def named_attentions(network: Any, output: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the maps ``[B, heads, T, T]`` in a network's output by layer name; {} for a network that has none.
-
-    Of a network that writes, `output` holds a tuple for each step: those of the first one are taken.
-    """
+    """Return the maps ``[B, heads, T, T]`` by layer name, of the first of several steps; {} if there are none."""
     if network.config.model_type in _WINDOWED:
         return {}
     found: dict[str, torch.Tensor] = {}
@@ -255,10 +245,7 @@ _SIZES = (
 
 
 def network_panel(network: Any, details: Mapping[str, Any]) -> Panel:
-    """Describe which network runs, how large it is, and on which kernels.
-
-    :param details: of the model stage.
-    """
+    """Describe which network runs, how large it is, and on which kernels, by the `details` of the model stage."""
     config = network.config
     text = config.get_text_config()
     rows: list[tuple[Cell, ...]] = [("class", type(network).__name__), ("model_type", str(config.model_type))]

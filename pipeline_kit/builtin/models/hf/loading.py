@@ -64,7 +64,7 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
             f"the checkpoint '{for_message(checkpoint.name)}' could not be loaded as {network_class.__name__}: "
             f"{for_message(str(error), 300)}"
         ) from error
-    # A T5 encoder saved by itself, as in sentence-t5, has a config.json that says it is no encoder-decoder.
+    # A T5 encoder saved by itself, as in sentence-t5, has ``"is_encoder_decoder": false`` in its config.json.
     alone = any(str(name).endswith("EncoderModel") for name in checkpoint.config.get("architectures") or ())
     if head == "base" and (config.is_encoder_decoder or (alone and hasattr(network, "decoder"))):
         kept = network.get_encoder()
@@ -74,7 +74,13 @@ def load_network(checkpoint: Checkpoint, device: Device, head: str, attn_impleme
     else:
         kept, within = network, None
     _check_weights(checkpoint, head, network, info, within)
-    _check_unused(checkpoint, head, network, info, saved)
+    unused = unexplained(network, info["unexpected_keys"], saved, head == "base")
+    if unused:
+        raise CheckpointError(
+            f"the checkpoint '{for_message(checkpoint.name)}' holds weights that the network of its config.json does "
+            f"not use: {few(unused)}. Check the number of layers, model_type and architectures in config.json, or "
+            "download it again; a file of weights may hold nothing but the model's own"
+        )
     return kept.eval().requires_grad_(False).to(device.name)
 
 
@@ -85,7 +91,7 @@ def _settings(checkpoint: Checkpoint) -> Any:
     if kind == "static":
         raise CheckpointError(
             f"the checkpoint '{for_message(checkpoint.name)}' holds static embeddings (model_type 'static'); "
-            "use model=static with it"
+            "use model=static tokenizer=tokenizers_json with it"
         )
     known = list(transformers.CONFIG_MAPPING.keys())
     if kind not in known:
@@ -155,7 +161,6 @@ def _attention(network_class: Any, config: Any, device: Device, asked: str | Non
 def _check_weights(checkpoint: Checkpoint, head: str, network: Any, info: Any, within: frozenset[str] | None) -> None:
     """Refuse a network of which a part that the answer depends on was not in the checkpoint.
 
-    :param info: the loading info of ``from_pretrained``.
     :param within: look at these weights only; None: at all.
     """
     wrong = sorted(item for item in info["mismatched_keys"] if within is None or item[0] in within)
@@ -179,17 +184,6 @@ def _check_weights(checkpoint: Checkpoint, head: str, network: Any, info: Any, w
         raise CheckpointError(f"the checkpoint '{for_message(checkpoint.name)}' could not be loaded: {why}")
 
 
-def _check_unused(checkpoint: Checkpoint, head: str, network: Any, info: Any, saved: Collection[str]) -> None:
-    """Refuse weights that the network leaves unused without a known reason: it has fewer layers, or other ones."""
-    unused = unexplained(network, info["unexpected_keys"], saved, head == "base")
-    if unused:
-        raise CheckpointError(
-            f"the checkpoint '{for_message(checkpoint.name)}' holds weights that the network of its config.json does "
-            f"not use: {few(unused)}. Check the number of layers, model_type and architectures in config.json, or "
-            "download it again; a file of weights may hold nothing but the model's own"
-        )
-
-
 _COMPUTED = re.compile(
     # Buffers that older versions saved and that are computed today: positions, segments, causal masks, rotations.
     r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias|embed_positions\.weights?)$"
@@ -210,10 +204,8 @@ _HEADS = frozenset(
 
 
 def unexplained(network: Any, unexpected: Iterable[str], saved: Collection[str], base: bool) -> list[str]:
-    """Return the weights of `unexpected` that a network may not leave unused, sorted.
+    """Return the names of `unexpected` weights that `network` may not leave unused, sorted.
 
-    :param network: what was built for the checkpoint.
-    :param unexpected: the names of weights that it has no place for.
     :param saved: the names of all weights of the checkpoint.
     :param base: whether the network has no head, so that it leaves any head unused.
     """
@@ -239,11 +231,7 @@ _BUFFER_NUMBERS = 1 << 28  # a causal mask for 16,384 positions
 
 @contextmanager
 def backed_sizes(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> Iterator[None]:
-    """Refuse what is built inside if no weights back it; nothing of it has memory yet, since it is on ``meta``.
-
-    :param shapes: of the checkpoint's weights, by name.
-    :raises CheckpointError: naming the part that is too large, or the number of parts.
-    """
+    """Raise CheckpointError for what is built inside, still on ``meta``, if no weights of these `shapes` back it."""
     numbers = sum(math.prod(shape) for shape in shapes.values())
     most_modules = _MODULES_PER_WEIGHT * len(shapes) + _MORE_MODULES
     thread, modules, asked = threading.get_ident(), 0, 0

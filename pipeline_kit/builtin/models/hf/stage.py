@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, final
 
 import torch
 
+from pipeline_kit.builtin.models.hf import layers
 from pipeline_kit.builtin.models.hf.batches import (
     forward_in_groups,
     inputs_of,
+    is_close,
     known_sides,
     network_inputs,
+    noise_of,
     probe_sides,
     row_groups,
     sample_batch,
 )
-from pipeline_kit.builtin.models.hf.from_embeddings import FromEmbeddings, plain_form
+from pipeline_kit.builtin.models.hf.compiled import CompiledNetwork
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS, check_head_name
-from pipeline_kit.builtin.models.hf.layers import (
-    LayerWatch,
-    attention_maps,
-    eager_attention,
-    named_attentions,
-    network_panel,
-    set_attention,
-    sparse_part,
-)
+from pipeline_kit.builtin.models.hf.linears import choose_linear_kernels
 from pipeline_kit.builtin.models.hf.loading import load_network
-from pipeline_kit.builtin.models.kernels.compiled import CompiledNetwork
-from pipeline_kit.builtin.models.kernels.linears import choose_linear_kernels
 from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.contract.gradients import Differentiable
 from pipeline_kit.contract.stages import Model, Panel, StageContext
 from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
 
@@ -52,17 +46,19 @@ class HfModel(Model):
     - ``multiple-choice``: ``logits [B]``, one for each row, which holds one choice;
     - ``base``: ``last_hidden_state [B, T, H]``, of an encoder-decoder such as T5 or BART that of its encoder.
 
-    All of them are what the checkpoint returns for each row alone, whatever its batch.
+    All of them are what the checkpoint returns for each row alone, whatever its batch. ``masked-lm`` returns those of
+    the batch's wanted tokens alone where its head reads each token by itself, which is tried out at load.
 
     Building it sets torch's number of CPU threads to the device's.
     """
+
+    deterministic = True
 
     def __init__(self, config: HfModelConfig, context: StageContext) -> None:
         """Load the checkpoint's network and measure how it may be padded.
 
         :raises CheckpointError: if the checkpoint lacks the head or a part of the network.
-        :raises ConfigError: if there is no such head or attention kernel, or the device cannot compute its
-            products as asked for.
+        :raises ConfigError: if there is no such head or kernel, or the device cannot compute as asked for.
         """
         self._built_with = config, context
         self._head = config.head or context.head
@@ -74,12 +70,12 @@ class HfModel(Model):
         self._takes = inputs_of(self._network)
         settings = self._network.config
         self._end: int | None = settings.eos_token_id if settings.is_encoder_decoder else None
-        self._sparse = sparse_part(self._network)
+        self._sparse = layers.sparse_part(self._network)
         filler = None if context.tokenizer is None else context.tokenizer.pad_token_id
         limit = None if context.tokenizer is None else context.tokenizer.max_length
         limit = limit or getattr(settings.get_text_config(), "max_position_embeddings", None)
         self._compiled: CompiledNetwork | None = None
-        self._watch: LayerWatch | None = None
+        self._watch: layers.LayerWatch | None = None
         with quiet():
             if self._head == "sequence-classification" and self._takes.pad_token_id is None:
                 _allow_batches(self._network)
@@ -88,6 +84,7 @@ class HfModel(Model):
                 sides = frozenset()
             self._sides = probe_sides(self.forward, settings, device, filler) if sides is None else sides
             sample = sample_batch(settings, device)
+            self._selects = self._head == "masked-lm" and self._selects_tokens(sample)
             asked = (config.linear, config.quantization)
             products = choose_linear_kernels(self._network, lambda: self.forward(sample).tensors, *asked, device)
         self._products = products
@@ -100,10 +97,7 @@ class HfModel(Model):
 
     @property
     def runtime_info(self) -> Mapping[str, Any]:
-        """The attention kernel, how many linear layers and activations run on which kernel, and how they are run.
-
-        ``compile`` is whether the network runs compiled, or why it does not though it was asked for.
-        """
+        """The kernels; ``compile`` is whether the network runs compiled, or why it does not though it was asked for."""
         return {
             "attn_implementation": self._network.config._attn_implementation,
             **self._products.details,
@@ -112,7 +106,6 @@ class HfModel(Model):
 
     @property
     def pinned_options(self) -> Mapping[str, Any]:
-        """The kernel for linear layers that ``linear=auto`` came to."""
         return self._products.settled
 
     @property
@@ -127,10 +120,7 @@ class HfModel(Model):
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch) -> ModelOutput:
-        """Run the network without gradients; rows that it may not see together are run apart.
-
-        :returns: the tensors of the head, see the class, in the device's dtype.
-        """
+        """Run the network and return the tensors of the head, see the class, in the device's dtype."""
         groups = row_groups(batch, self._head, self._end, self._takes.pad_token_id)
         found = forward_in_groups(batch, groups, self._run)
         if self._watch is not None and len(groups) > 1:
@@ -139,11 +129,11 @@ class HfModel(Model):
 
     @contextmanager
     def capture_layers(self) -> Iterator[Sequence[tuple[str, Any]]]:
-        """See :class:`Model`; a compiled network records nothing, since its layers are one graph."""
+        """Note nothing of a compiled network, since its layers are one graph."""
         if self._compiled is not None and self._compiled.failure is None:
             yield ()
             return
-        before, self._watch = self._watch, LayerWatch(self._network)
+        before, self._watch = self._watch, layers.LayerWatch(self._network)
         try:
             with self._watch.watching() as seen:
                 yield seen
@@ -152,37 +142,70 @@ class HfModel(Model):
 
     @torch.inference_mode()
     def attentions(self, batch: TokenBatch) -> Mapping[str, Any]:
-        """See :class:`Model`; the network runs once more, with eager attention and padding."""
+        """Run the network once more, with eager attention and padding."""
 
         def run(part: TokenBatch) -> Mapping[str, torch.Tensor]:
-            return named_attentions(self._network, self._call(self._network, part, output_attentions=True))
+            return layers.named_attentions(self._network, self._call(self._network, part, output_attentions=True))
 
         groups = row_groups(batch, self._head, self._end, self._takes.pad_token_id)
-        with eager_attention(self._network):
-            found = attention_maps(run, batch, groups)
+        with layers.eager_attention(self._network):
+            found = layers.attention_maps(run, batch, groups)
         if self._watch is not None and len(groups) > 1:
             self._watch.join(groups, batch)
         return found
 
     def panels(self, batch: TokenBatch, output: ModelOutput) -> Sequence[Panel]:
-        """See :class:`Model`; which network it is."""
-        del batch, output
-        return (network_panel(self._network, self.runtime_info),)
+        return (layers.network_panel(self._network, self.runtime_info),)
 
-    def differentiable(self) -> FromEmbeddings:
-        """Return the network with gradients: itself, or a copy loaded in float32 where something here has none."""
+    def differentiable(self) -> Differentiable:
+        """Return the network, or a copy that is loaded in float32 where something here has no gradient."""
         config, context = self._built_with
-        plain, where = plain_form(config, context)
-        if (replace(config, **self.pinned_options), context.device) == (plain, where.device):
-            return FromEmbeddings(self._network, self._run, "the network itself")
-        copy = HfModel(plain, where)
-        return FromEmbeddings(copy._network, copy._run, "a copy of the network in float32, run by torch's own layers")
+        attention = None if config.attn_implementation == "flash_attention_2" else config.attn_implementation
+        plain = HfModelConfig(config.head, attention, "eager")
+        device = replace(context.device, dtype="float32")
+        if (replace(config, **self.pinned_options), context.device) == (plain, device):
+            return Differentiable(self._network, self._run, "the network itself")
+        copy = HfModel(plain, replace(context, device=device))
+        note = "a copy of the network in float32, run by torch's own layers"
+        return Differentiable(copy._network, copy._run, note)
 
     def _run(self, batch: TokenBatch) -> ModelOutput:
         """Run rows that the network may see together."""
         if self._compiled is not None:
             return self._compiled(batch)
+        if batch.wanted is not None and self._selects:
+            return self._at_wanted(batch, batch.wanted)
         return self._answers(self._network, batch)
+
+    def _at_wanted(self, batch: TokenBatch, wanted: torch.Tensor) -> ModelOutput:
+        """Run the base model on all tokens, and the head on the states of the wanted ones."""
+        count = wanted.sum(dim=1, keepdim=True)
+        # Text comes before padding, of which no number must reach the head, and fills up rows with fewer.
+        order = (2 * wanted + batch.attention_mask).argsort(dim=1, descending=True, stable=True)
+        order = order[:, : max(1, int(count.max()))]
+        places = torch.where(torch.arange(order.shape[1], device=order.device) < count, order, order[:, :1])[:, :, None]
+
+        def select(_: Any, inputs: Any, output: Any) -> Any:
+            states = output[0].gather(1, places.expand(-1, -1, output[0].shape[-1]))
+            return (states, *output[1:]) if isinstance(output, tuple) else type(output)(last_hidden_state=states)
+
+        hook = self._network.base_model.register_forward_hook(select)
+        try:
+            return ModelOutput(self._answers(self._network, batch).tensors)
+        finally:
+            hook.remove()
+
+    def _selects_tokens(self, sample: TokenBatch) -> bool:
+        """Try out whether the head may be run on some tokens: the answers there are those of the whole network."""
+        if self._network.base_model is self._network:
+            return False
+        wanted = torch.zeros_like(sample.input_ids, dtype=torch.bool)
+        wanted[0, 1::3], wanted[1, 2] = True, True
+        with torch.inference_mode(), suppress(RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+            found, whole = self._at_wanted(sample, wanted), self._answers(self._network, sample)
+            noise = noise_of("padded", self._built_with[1].device)
+            return is_close(found.at("logits", wanted), whole.at("logits", wanted), noise)
+        return False
 
     def _answers(self, network: Any, batch: TokenBatch) -> ModelOutput:
         """Run `network`, or what it was compiled to, and name what it returns."""
@@ -195,7 +218,7 @@ class HfModel(Model):
 
     def _call(self, network: Any, batch: TokenBatch, **more: Any) -> Any:
         if self._sparse is not None:
-            set_attention(self._sparse, batch.input_ids.shape[1])
+            layers.set_attention(self._sparse, batch.input_ids.shape[1])
         return network(**network_inputs(batch, self._takes, self._head), **more)
 
 

@@ -32,11 +32,12 @@ class UnitScores:
     """The probabilities of a window's tokens.
 
     :param start: that the answer starts at a token, ``[C]``; the same for `end`.
-    :param null: that there is no answer.
+    :param none: that of the token that stands for no answer, for start and for end; `null` is their product.
     """
 
     start: NDArray[np.float64]
     end: NDArray[np.float64]
+    none: tuple[float, float]
     null: float
 
 
@@ -80,15 +81,12 @@ def probabilities(logits: NDArray[Any], place: UnitPlace) -> UnitScores:
     peak = table.max(axis=0)
     table = np.exp(table - peak)
     table /= table.sum(axis=0)
-    return UnitScores(table[:-1, 0], table[:-1, 1], float(table[-1].prod()))
+    none = float(table[-1, 0]), float(table[-1, 1])
+    return UnitScores(table[:-1, 0], table[:-1, 1], none, none[0] * none[1])
 
 
 def word_index(encoding: Encoding, place: UnitPlace, words: bool) -> NDArray[np.int64]:
-    """Return numbers from 0 to the parts of which answers are made: words where the tokenizer has them, else tokens.
-
-    :param words: False for tokens in any case.
-    :returns: the unit of each token of the context, ``[C]``.
-    """
+    """Return the unit of each context token, ``[C]``: its word where the tokenizer has `words`, else the token."""
     if not words or encoding.word_ids is None:
         return np.arange(place.end - place.begin)
     ids = encoding.word_ids[place.begin : place.end]
@@ -142,13 +140,12 @@ class Context:
     """A context's text with what is needed to cut many slices out of it at once."""
 
     def __init__(self, text: str) -> None:
-        """Look at each character once."""
         self.text = text
         codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64)
         count = len(codes)
         space = _SPACES[np.minimum(codes, _LAST_SPACE + 1)]
         places = np.arange(count)
-        # By place: the first character from there on that is no white space, and the end of the last one before.
+        # By place: the first character from there on that is not white space, and the end of the last one before.
         self._left = np.append(np.minimum.accumulate(np.where(space, count, places)[::-1])[::-1], count)
         self._right = np.append(0, np.maximum.accumulate(np.where(space, 0, places + 1)))
         self._unmarked = _unmarked(codes)
@@ -199,18 +196,15 @@ def edges(
     begins = np.array([offsets[i][0] for i in firsts.tolist()], dtype=np.int64)
     ends = np.array([offsets[i][1] for i in lasts.tolist()], dtype=np.int64)
     if words and len(encodings) > 1:
-        begins[0] = _begin(encodings, places, at, int(begins[0]))
-        ends[-1] = _end(encodings, places, at, int(ends[-1]))
+        begins[0] = _widened(encodings, places, at, int(begins[0]), -1)
+        ends[-1] = _widened(encodings, places, at, int(ends[-1]), 1)
     return begins, ends
 
 
 def best_texts(
     context: Context, begins: NDArray[np.int64], ends: NDArray[np.int64], spans: ScoredSpans, top_k: int
 ) -> dict[str, Answer]:
-    """Return the texts of a window with the highest sums over their spans, `top_k` or, of equal ones, more.
-
-    :param begins: where each unit begins; the same for `ends`.
-    """
+    """Return the texts of a window with the highest sums over their spans, `top_k` or, of equal ones, more."""
     start, end = context.trimmed(begins[spans.first], ends[spans.last])
     real = start < end
     start, end, score = start[real], end[real], spans.score[real]
@@ -258,26 +252,20 @@ def merged(windows: Iterable[Mapping[str, Answer]]) -> dict[str, Answer]:
     return found
 
 
-def _begin(encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, begin: int) -> int:
-    """Go back through the windows that have the first word of window `at` too, and return where it begins."""
-    word = _words(encodings[at], places[at])[0]
-    for before in range(at - 1, -1, -1):
-        words = _words(encodings[before], places[before])
-        if word is None or word not in words:
-            break
-        begin = _offsets(encodings[before], places[before])[words.index(word)][0]
-    return begin
+def _widened(encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, edge: int, step: int) -> int:
+    """Go through the windows that have the outermost word of window `at` too, and return where that word ends.
 
-
-def _end(encodings: Sequence[Encoding], places: Sequence[UnitPlace], at: int, end: int) -> int:
-    """Continue through the windows that have the last word of window `at` too, and return where it ends."""
-    word = _words(encodings[at], places[at])[-1]
-    for behind in range(at + 1, len(encodings)):
-        words = _words(encodings[behind], places[behind])
-        if word is None or word not in words:
+    :param edge: where it does in window `at`.
+    :param step: 1 for the last word and its end, -1 for the first one and its beginning.
+    """
+    outermost = -1 if step > 0 else 0
+    word = _words(encodings[at], places[at])[outermost]
+    for other in range(at + step, len(encodings) if step > 0 else -1, step):
+        same = [i for i, found in enumerate(_words(encodings[other], places[other])) if found == word]
+        if word is None or not same:
             break
-        end = _offsets(encodings[behind], places[behind])[len(words) - 1 - words[::-1].index(word)][1]
-    return end
+        edge = _offsets(encodings[other], places[other])[same[outermost]][outermost]
+    return edge
 
 
 def _words(encoding: Encoding, place: UnitPlace) -> Sequence[int | None]:
@@ -309,17 +297,9 @@ class WindowSteps:
 
 
 def window_steps(
-    config: AnswersConfig,
-    context: Context,
-    encodings: Sequence[Encoding],
-    logits: Sequence[NDArray[Any]],
-    top_k: int,
+    config: AnswersConfig, context: Context, encodings: Sequence[Encoding], logits: Sequence[NDArray[Any]], top_k: int
 ) -> list[WindowSteps]:
-    """Score each window of a context by itself.
-
-    :param logits: of each window, for start and end, ``[T, 2]``.
-    :param top_k: how many answers of each window.
-    """
+    """Score each window of a context by itself, with `top_k` answers; `logits` are for start and end, ``[T, 2]``."""
     places = [place_of(encoding) for encoding in encodings]
     found = []
     for at, (encoding, place, rows) in enumerate(zip(encodings, places, logits, strict=True)):
@@ -333,10 +313,7 @@ def window_steps(
 
 
 def ranked_answers(windows: Sequence[WindowSteps], empty: bool) -> list[tuple[str, Answer]]:
-    """Return the answers of all windows, best first, the earlier of equal ones first.
-
-    :param empty: whether the empty answer is one of them.
-    """
+    """Return the answers of all windows, with the `empty` one if it competes, best first, the earlier of equal ones."""
     answers = merged(window.answers for window in windows)
     if empty:
         answers[""] = Answer(min(window.scores.null for window in windows), 0, 0)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_kit.builtin.tasks.zero_shot.hypotheses import CandidateLabels
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
-from pipeline_kit.contract.types import Example, Result
-from pipeline_kit.errors import InputError, for_message
-from pipeline_kit.evaluate.labels import Labels, listed
-from pipeline_kit.evaluate.numbers import share
-from pipeline_kit.files.json_text import parse_json
+from pipeline_kit.contract.types import Result
+from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.evaluate.labels import Labels, LabelSet, as_list, listed
+from pipeline_kit.evaluate.numbers import ScoreEvaluator, share
 
-LabelSet = Labels | CandidateLabels
 NONE = -1
 MOST_IN_MATRIX = 200
 MOST_PAIRS = 50
@@ -38,13 +34,11 @@ class SingleLabel(Evaluator):
         self._gold, self._predicted = array("i"), array("i")
 
     def read(self, gold: Any, example: Mapping[str, Any]) -> int:
-        """Return the label's number."""
         if isinstance(gold, list):
             raise InputError("the label is a list; the first row has one label, so all must (or all have lists)")
         return self._space.gold(gold, example)
 
     def add(self, gold: int, results: Sequence[Result]) -> Verdict:
-        """Compare ``label``."""
         name = value_of(results[0], "label")
         found = NONE if name is None else self._space.predicted(name)
         self._gold.append(gold)
@@ -52,7 +46,6 @@ class SingleLabel(Evaluator):
         return Verdict(found == gold, self._space.names[gold], name, results[0].get("score"))
 
     def metrics(self) -> Metrics:
-        """See :class:`SingleLabel`."""
         names = self._space.names
         gold, predicted = np.asarray(self._gold), np.asarray(self._predicted)
         present = sorted({*gold.tolist(), *predicted.tolist()} - {NONE})
@@ -144,7 +137,6 @@ class MultiLabel(Evaluator):
         return {"top_k": None} if self._lists_some else {}
 
     def read(self, gold: Any, example: Mapping[str, Any]) -> list[int]:
-        """Return the labels' numbers, sorted."""
         values = as_list(gold)
         if values is None:
             raise InputError(
@@ -167,7 +159,6 @@ class MultiLabel(Evaluator):
         return Verdict(found == gold, [self._space.names[number] for number in gold], chosen, results[0].get("score"))
 
     def metrics(self) -> Metrics:
-        """See :class:`MultiLabel`."""
         from sklearn.metrics import precision_recall_fscore_support
 
         names = self._space.names
@@ -209,96 +200,29 @@ class _Rows:
         return csr_matrix((ones, self.labels, np.asarray(self._ends)), shape=(len(self), width))
 
 
-def as_list(gold: Any) -> list[Any] | None:
-    """Return a list of labels, also one that is written as JSON in a cell; None if it is none."""
-    if isinstance(gold, str) and gold.lstrip().startswith("["):
-        gold = parse_json(gold)
-    return gold if isinstance(gold, list) else None
+def classification_evaluator(context: EvaluationContext) -> Evaluator:
+    """Choose by the first row's label: a number for a checkpoint of one label, a list, or one label."""
+    from pipeline_kit.builtin.tasks.classification.stage import score_function
+
+    if len(context.labels) == 1 or context.config.get("problem_type") == "regression":
+        if len(context.labels) > 1:
+            raise UsageError(f"a regression with {len(context.labels)} outputs cannot be evaluated, only with one")
+        return ScoreEvaluator(context)
+    space = Labels(context.labels, context.labels_map)
+    space.check_map()
+    if not is_list(context.first, space):
+        return SingleLabel(space)
+    function = getattr(context.options, "function", None)
+    if function == "auto":
+        function = score_function(context.config, len(context.labels))
+    if function in ("softmax", "none"):
+        raise UsageError(
+            f"the labels are lists, and with postprocessor.function={function} a text has one label; for a "
+            "checkpoint that was trained on several: postprocessor.function=sigmoid"
+        )
+    return MultiLabel(space, context)
 
 
-@final
-class ScoreEvaluator(Evaluator):
-    """Spearman's and Pearson's correlation by scipy, equal scores sharing their mean rank.
-
-    Neither is defined for fewer than two rows, or where all scores of one side are equal.
-    """
-
-    def __init__(
-        self,
-        predicted: Callable[[Sequence[Result]], float],
-        parts: Callable[[Mapping[str, Any]], Sequence[Example]] | None = None,
-    ) -> None:
-        """Start with no rows.
-
-        :param predicted: the score in the results of a row.
-        :param parts: the examples of a row; None: the row itself.
-        """
-        self._score = predicted
-        self._parts = parts
-        self._gold, self._predicted = array("d"), array("d")
-
-    def read(self, gold: Any, example: Mapping[str, Any]) -> float:
-        """Return the number."""
-        del example
-        return number_of(gold, "the label")
-
-    def parts(self, example: Mapping[str, Any]) -> Sequence[Example]:
-        """See :class:`~pipeline_kit.contract.evaluator.Evaluator`."""
-        return (example,) if self._parts is None else self._parts(example)
-
-    def add(self, gold: float, results: Sequence[Result]) -> Verdict:
-        """Keep both."""
-        found = self._score(results)
-        self._gold.append(gold)
-        self._predicted.append(found)
-        return Verdict(None, gold, found, found)
-
-    def metrics(self) -> Metrics:
-        """See :class:`ScoreEvaluator`."""
-        from scipy.stats import pearsonr, spearmanr
-
-        gold, predicted = np.asarray(self._gold), np.asarray(self._predicted)
-        problem = None
-        if len(gold) < 2:
-            problem = "a correlation needs two rows at least"
-        elif np.ptp(gold) == 0 or np.ptp(predicted) == 0:
-            side = "of the file" if np.ptp(gold) == 0 else "that were predicted"
-            problem = f"all scores {side} are equal, so there is no correlation"
-        if problem is not None:
-            return Metrics({"spearman": None, "pearson": None}, (problem,))
-        rank, linear = spearmanr(gold, predicted), pearsonr(gold, predicted)
-        return Metrics({"spearman": float(rank.statistic), "pearson": float(linear.statistic)})
-
-
-def score_of(results: Sequence[Result]) -> float:
-    """Return the ``score`` of a checkpoint with one label."""
-    return float(value_of(results[0], "score"))
-
-
-def cosine(results: Sequence[Result]) -> float:
-    """Return the cosine of the angle between two vectors; 0 if one of them is all zeros."""
-    one, other = (np.asarray(value_of(result, "embedding"), dtype=np.float64) for result in results)
-    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
-
-
-def two_texts(example: Mapping[str, Any]) -> Sequence[Example]:
-    """Return ``text`` and ``text_pair`` as examples of their own."""
-    rest = {name: value for name, value in example.items() if name != "text_pair"}
-    return (rest, {**rest, "text": example["text_pair"]})
-
-
-def number_of(value: Any, what: str) -> float:
-    """Read a finite number, also one in a cell.
-
-    :raises InputError: naming `what` is none.
-    """
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            found = float(value)
-        except (ValueError, OverflowError):
-            found = math.nan
-        if math.isfinite(found):
-            return found
-    shown = "empty" if value is None or value == "" else f"'{for_message(value, 60)}'"
-    raise InputError(f"{what} is {shown}, not a number")
+def is_list(first: Any, space: LabelSet) -> bool:
+    """Return whether the first row has a list of labels and not one label that looks like a list."""
+    return first not in space.names and as_list(first) is not None

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline_kit.builtin.tasks.classification.panels import classification_panels, logits_panels
-from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_windows
+from pipeline_kit.builtin.tasks.common.merge import Outputs, Windows, check_labels, floats, merge_windows
+from pipeline_kit.builtin.tasks.common.panels import (
+    Function,
+    Item,
+    activation_panel,
+    cell,
+    counted,
+    digits,
+    merge_panels,
+    named,
+    table_panel,
+)
 from pipeline_kit.builtin.tasks.options import ClassificationConfig, LogitsConfig
-from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext
+from pipeline_kit.contract.stages import Cell, Panel, Postprocessor, Seen, StageContext
 from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
 from pipeline_kit.errors import ConfigError, Fault, closest_match, for_message
-
-Function = Literal["softmax", "sigmoid", "none"]
 
 
 def score_function(config: Mapping[str, Any], labels: int) -> Function:
@@ -25,9 +33,6 @@ def score_function(config: Mapping[str, Any], labels: int) -> Function:
     ``problem_type`` decides first (regression: none, multi-label: sigmoid); then one label means sigmoid
     and several mean softmax.
     https://github.com/huggingface/transformers/blob/main/src/transformers/pipelines/text_classification.py
-
-    :param config: the checkpoint's ``config.json``.
-    :param labels: how many labels it has.
     """
     problem = config.get("problem_type")
     if problem == "regression":
@@ -51,11 +56,10 @@ class Classification(Postprocessor):
       scaled to add up to 1 again.
     """
 
-    def __init__(self, config: ClassificationConfig, context: StageContext) -> None:
-        """Read the labels off the checkpoint.
+    best_first: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-        :raises ConfigError: for thresholds of unknown labels, or that no score can reach.
-        """
+    def __init__(self, config: ClassificationConfig, context: StageContext) -> None:
+        """Read the labels; raise ConfigError for thresholds of unknown labels, or that no score can reach."""
         self._labels = context.checkpoint.labels
         self._checkpoint = context.checkpoint.name
         decided = score_function(context.checkpoint.config, len(self._labels))
@@ -69,15 +73,12 @@ class Classification(Postprocessor):
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Return ``scores [B, L]``, float32."""
-        del batch
-        return ModelOutput({"scores": _scores(floats(output, "logits", 2, "[B, L]"), self._function)})
+        logits = floats(output, "logits", 2, "[B, L]")
+        if self._function == "softmax":
+            return ModelOutput({"scores": torch.softmax(logits, dim=-1)})
+        return ModelOutput({"scores": torch.sigmoid(logits) if self._function == "sigmoid" else logits})
 
-    def __call__(
-        self,
-        examples: Sequence[Example],
-        encodings: Sequence[Sequence[Encoding]],
-        outputs: Sequence[Sequence[RowOutput]],
-    ) -> list[Result]:
+    def __call__(self, examples: Sequence[Example], encodings: Windows, outputs: Outputs) -> list[Result]:
         """Choose labels.
 
         :raises StageError: if the model's width is not the number of labels.
@@ -103,8 +104,21 @@ class Classification(Postprocessor):
         return results
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
-        """Show how logits became scores, and scores labels."""
-        return classification_panels(self._labels, self._function, self._merge, self._thresholds, self._top_k, seen)
+        labels, result = self._labels, seen.result
+        scores = merge_windows([seen.encodings], [seen.outputs], "scores", self._merge)[0]
+        best = labels.index(result["label"]) if result["label"] is not None else int(scores.argmax())
+        # Of several windows that where the best label has its highest score.
+        at = int(np.argmax([row["scores"][best] for row in seen.outputs]))
+        note = f"window {at} of {len(seen.raw)}, where {named(labels[best])} is highest" if len(seen.raw) > 1 else ""
+        numbers = seen.raw[at]["logits"], seen.outputs[at]["scores"]
+        title = f"logits to scores ({self._function})"
+        panels = [
+            activation_panel(title, labels, *numbers, self._function, best=best, note=note),
+            *merge_panels(_items(labels, scores, seen.encodings, seen.outputs, "scores"), self._merge, "score"),
+        ]
+        if len(seen.encodings) > 1 or self._thresholds is not None or self._top_k != 1:
+            panels.append(_chosen(labels, scores, self._thresholds, self._top_k, result))
+        return panels
 
     def _listed(self, ranked: NDArray[np.float32]) -> list[list[dict[str, Any]]]:
         """List each row's labels and scores, best first; minus infinity marks the ones left out."""
@@ -115,12 +129,6 @@ class Classification(Postprocessor):
             [{"label": self._labels[i], "score": score} for i, score in zip(row[:count], values, strict=False)]
             for row, values, count in zip(order.tolist(), scores, counts, strict=True)
         ]
-
-
-def _scores(logits: torch.Tensor, function: Function) -> torch.Tensor:
-    if function == "softmax":
-        return torch.softmax(logits, dim=-1)
-    return torch.sigmoid(logits) if function == "sigmoid" else logits
 
 
 def _check_thresholds(thresholds: Mapping[str, float], labels: Sequence[str], function: Function) -> None:
@@ -137,28 +145,17 @@ def _check_thresholds(thresholds: Mapping[str, float], labels: Sequence[str], fu
 
 @final
 class Logits(Postprocessor):
-    """Returns ``labels`` and ``logits``, two lists of equal length in the checkpoint's order.
-
-    The windows of a long text are merged by the mean of their logits, weighted by their tokens.
-    """
+    """Returns ``labels`` and ``logits``, of equal length; windows are merged by their mean, weighted by tokens."""
 
     def __init__(self, config: LogitsConfig, context: StageContext) -> None:
-        """Read the labels off the checkpoint."""
-        del config
         self._labels = context.checkpoint.labels
         self._checkpoint = context.checkpoint.name
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Return ``logits [B, L]``, float32, and drop the rest."""
-        del batch
         return ModelOutput({"logits": floats(output, "logits", 2, "[B, L]")})
 
-    def __call__(
-        self,
-        examples: Sequence[Example],
-        encodings: Sequence[Sequence[Encoding]],
-        outputs: Sequence[Sequence[RowOutput]],
-    ) -> list[Result]:
+    def __call__(self, examples: Sequence[Example], encodings: Windows, outputs: Outputs) -> list[Result]:
         """List the logits.
 
         :raises StageError: if the model's width is not the number of labels.
@@ -171,5 +168,40 @@ class Logits(Postprocessor):
         return [{"labels": list(self._labels), "logits": row} for row in rows.tolist()]
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
-        """Show the logits, the highest first."""
-        return logits_panels(self._labels, seen.encodings, seen.outputs)
+        labels = self._labels
+        logits = merge_windows([seen.encodings], [seen.outputs], "logits")[0]
+        order = np.argsort(-logits, kind="stable").tolist()
+        rows = [(cell(labels[i]), float(logits[i])) for i in order]
+        note = "the result has them as they are"
+        return [
+            *merge_panels(_items(labels, logits, seen.encodings, seen.outputs, "logits"), "mean", "logit"),
+            table_panel("logits", ("label", "logit"), rows, "label", note, bar="logit"),
+        ]
+
+
+def _items(
+    labels: Sequence[str], merged: NDArray[Any], encodings: Sequence[Encoding], rows: Sequence[RowOutput], name: str
+) -> list[Item]:
+    """Return each label with its values in all windows, the best one first."""
+    order = np.argsort(-merged, kind="stable").tolist()
+    return [Item(labels[i], encodings, [float(row[name][i]) for row in rows]) for i in order]
+
+
+def _chosen(
+    labels: Sequence[str], scores: NDArray[Any], thresholds: NDArray[Any] | None, top_k: int | None, result: Result
+) -> Panel:
+    """Show which labels the result lists, and why the others are missing."""
+    order = np.argsort(-scores, kind="stable").tolist()
+    listed = {item["label"] for item in result.get("labels", [result])}
+    rows: list[list[Cell]] = [[cell(labels[i]), float(scores[i]), labels[i] in listed] for i in order]
+    columns = ["label", "score", "in the result"]
+    if thresholds is not None:
+        columns.insert(2, "threshold")
+        for i, row in zip(order, rows, strict=True):
+            row.insert(2, float(thresholds[i]) if np.isfinite(thresholds[i]) else None)
+    if result["label"] is None:
+        formula = f"no label reaches its threshold; the best score is {digits(result['score'])}"
+    else:
+        formula = f"label = {named(result['label'])}, score = {digits(result['score'])}"
+    limit = "all labels are listed" if top_k is None else f"the best {counted(top_k, 'label')} can be listed"
+    return table_panel("scores to labels", columns, rows, "label", limit, bar="score", formula=formula)

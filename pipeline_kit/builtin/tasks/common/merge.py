@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 
 from pipeline_kit.contract.types import Encoding, ModelOutput, RowOutput
 from pipeline_kit.errors import ExampleError, StageError
+
+Windows = Sequence[Sequence[Encoding]]
+"""For each example its encodings, in the order of their parts and, within one, of the windows of a long text."""
+
+Outputs = Sequence[Sequence[RowOutput]]
+"""For each example what the model returned for each of those; float32 arrays."""
 
 
 def tensor_of(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor:
@@ -40,10 +46,7 @@ def floats(output: ModelOutput, name: str, dims: int, axes: str) -> torch.Tensor
 
 
 def merge_windows(
-    encodings: Sequence[Sequence[Encoding]],
-    outputs: Sequence[Sequence[RowOutput]],
-    name: str,
-    how: Literal["mean", "max"] = "mean",
+    encodings: Windows, outputs: Outputs, name: str, how: Literal["mean", "max"] = "mean"
 ) -> NDArray[np.float32]:
     """Make one row per example out of the array `name` of each of its windows.
 
@@ -94,10 +97,7 @@ def window_weights(windows: Sequence[Encoding]) -> NDArray[np.float64]:
 
 
 def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
-    """Check that a model that returns `width` logits has one for each of `labels`.
-
-    :raises StageError: if it does not.
-    """
+    """Raise StageError if a model that returns `width` logits has not one for each of `labels`."""
     if width != len(labels):
         raise StageError(
             f"the model returns {width} logits, but '{checkpoint}' names {len(labels)} labels; "
@@ -106,29 +106,26 @@ def check_labels(width: int, labels: Sequence[str], checkpoint: str) -> None:
 
 
 def merge_parts(
-    encodings: Sequence[Sequence[Encoding]],
-    outputs: Sequence[Sequence[RowOutput]],
-    name: str,
-    how: Literal["mean", "max"] = "mean",
+    encodings: Windows, outputs: Outputs, name: str, how: Literal["mean", "max"] = "mean"
 ) -> list[NDArray[np.float32]]:
     """Merge the windows of each part of each example into one row.
 
-    :param how: as :func:`~pipeline_kit.builtin.tasks.common.merge.merge_windows` has it.
-    :returns: for each example ``[parts, columns]``, float32, in the order of the parts; there must be at
-        least one example.
+    :param how: as :func:`merge_windows` has it.
+    :returns: for each example ``[parts, columns]``, float32, in the order of the parts.
     :raises ExampleError: if a value is not a finite number.
     """
-    windows: list[Sequence[Encoding]] = []
-    values: list[Sequence[RowOutput]] = []
+    if not encodings:
+        return []
+    windows: list[list[Encoding]] = []
+    values: list[list[RowOutput]] = []
     ends: list[int] = []
     for own, given in zip(encodings, outputs, strict=True):
-        starts = [i for i, encoding in enumerate(own) if not i or encoding.part != own[i - 1].part]
-        for start, end in zip(starts, [*starts[1:], len(own)], strict=True):
-            windows.append(own[start:end])
-            values.append(given[start:end])
+        for _, part in groupby(zip(own, given, strict=True), lambda pair: pair[0].part):
+            both = list(part)
+            windows.append([encoding for encoding, _ in both])
+            values.append([row for _, row in both])
         ends.append(len(values))
-    rows = merge_windows(windows, values, name, how)
-    return np.split(rows, ends[:-1])
+    return np.split(merge_windows(windows, values, name, how), ends[:-1])
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,8 @@ class RankedParts:
 
 
 def rank_parts(
-    encodings: Sequence[Sequence[Encoding]],
-    outputs: Sequence[Sequence[RowOutput]],
+    encodings: Windows,
+    outputs: Outputs,
     name: str,
     functions: Iterable[Literal["softmax", "sigmoid", "exp", "none"]],
     how: Literal["mean", "max"] = "mean",

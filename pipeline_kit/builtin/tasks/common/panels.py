@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_kit.builtin.tasks.common.merge import window_weights
-from pipeline_kit.contract.stages import Cell, Panel
+from pipeline_kit.builtin.tasks.common.merge import RankedParts, window_weights
+from pipeline_kit.contract.stages import Cell, Panel, Seen
 from pipeline_kit.contract.types import Encoding
 from pipeline_kit.errors import for_message
 
@@ -23,14 +23,14 @@ WIDTH = 78
 _TERMS = 12
 
 
-def panel_number(value: float) -> str:
+def digits(value: float) -> str:
     """Write `value` with six significant digits."""
     return f"{float(value):.6g}"
 
 
 def minus(value: float, other: float) -> str:
     """Write the difference of two numbers, without two signs in a row."""
-    return f"{panel_number(value)} {'+' if other < 0 else '-'} {panel_number(abs(other))}"
+    return f"{digits(value)} {'+' if other < 0 else '-'} {digits(abs(other))}"
 
 
 def named(name: str, limit: int = 22) -> str:
@@ -48,7 +48,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def wrap_terms(begin: str, terms: Sequence[str], joiner: str, ends: Sequence[str], brackets: str = "()") -> str:
+def wrapped(begin: str, terms: Sequence[str], joiner: str, ends: Sequence[str], brackets: str = "()") -> str:
     """Write ``begin (term joiner term …) ends`` in lines of at most `WIDTH` columns; of many terms only the first.
 
     :param joiner: what stands behind each term but the last, such as `` +``.
@@ -73,22 +73,32 @@ def fold(words: Sequence[str]) -> str:
     return "\n".join([*lines, line])
 
 
-def first_rows(rows: Sequence[Sequence[Cell]], noun: str) -> tuple[Sequence[Sequence[Cell]], str]:
-    """Return the first `ROWS` of `rows`, and a note of how many were left out; empty if none was."""
-    left = len(rows) - ROWS
-    return rows[:ROWS], f"{counted(left, noun)} left out" if left > 0 else ""
-
-
 def notes(*parts: str) -> str:
     """Join what there is to say, each part a clause."""
     return "; ".join([part for part in parts if part])
 
 
-def drop_window_column(
-    columns: Sequence[str], rows: Sequence[Sequence[Cell]], windows: int
-) -> tuple[Sequence[str], Sequence[Sequence[Cell]]]:
-    """Take the first column, which names the window, off the table of a text that is whole."""
-    return (columns, rows) if windows > 1 else (columns[1:], [row[1:] for row in rows])
+def table_panel(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    noun: str,
+    *said: str,
+    bar: str | None = None,
+    formula: str = "",
+    windows: int = 2,
+    left: int = 0,
+) -> Panel:
+    """Make a panel of the first `ROWS` of `rows`; its note has what is `said` and how many were left out.
+
+    :param noun: what a row is.
+    :param windows: of how many the text is; the first column, which names the window, goes where it is whole.
+    :param left: how many rows were left out already.
+    """
+    left += max(0, len(rows) - ROWS)
+    note = notes(*said, f"{counted(left, noun)} left out" if left else "")
+    first = int(windows < 2)
+    return Panel(title, tuple(columns[first:]), [row[first:] for row in rows[:ROWS]], bar, formula, note)
 
 
 Column = tuple[str, Sequence[Cell]]
@@ -105,19 +115,16 @@ def exponentials(logits: NDArray[Any], among: NDArray[Any]) -> tuple[NDArray[Any
 
 
 def softmax_lines(name: str, logit: float, among: NDArray[Any], noun: str) -> str:
-    """Write the softmax of one logit over those of `among`, ``[n]``.
-
-    :param noun: what there are n of, in the plural.
-    """
+    """Write the softmax of one logit over those of `among`, ``[n]``, which are n of `noun`, a plural."""
     terms, peak, total = exponentials(among, among)
-    listed = f" = {' + '.join([panel_number(term) for term in terms])}" if 1 < len(terms) <= _FEW else ""
-    power = panel_number(float(np.exp(logit - peak)) / total)
+    listed = f" = {' + '.join([digits(term) for term in terms])}" if 1 < len(terms) <= _FEW else ""
+    power = digits(float(np.exp(logit - peak)) / total)
     return "\n".join(
         (
             f"p = exp(z - m) / sum of exp(z - m) over {len(among)} {noun}, m = max z",
-            f"m = {panel_number(peak)}",
-            f"sum{listed} = {panel_number(total)}",
-            f"p({named(name)}) = exp({minus(logit, peak)}) / {panel_number(total)} = {power}",
+            f"m = {digits(peak)}",
+            f"sum{listed} = {digits(total)}",
+            f"p({named(name)}) = exp({minus(logit, peak)}) / {digits(total)} = {power}",
         )
     )
 
@@ -125,26 +132,18 @@ def softmax_lines(name: str, logit: float, among: NDArray[Any], noun: str) -> st
 def sigmoid_lines(name: str, logit: float) -> str:
     """Write the sigmoid of one logit."""
     score = float(np.exp(-np.logaddexp(0.0, -float(logit))))
-    return (
-        "p = 1 / (1 + exp(-z))\n"
-        + f"p({named(name)}) = 1 / (1 + exp({panel_number(-float(logit))})) = {panel_number(score)}"
-    )
+    return "p = 1 / (1 + exp(-z))\n" + f"p({named(name)}) = 1 / (1 + exp({digits(-float(logit))})) = {digits(score)}"
 
 
 def mean_line(name: str, values: Sequence[float], weights: Sequence[float] | None = None) -> str:
     """Write the mean of `values`, weighted if there are weights."""
     if len(values) == 1:
-        return f"{named(name, 30)} = {panel_number(values[0])}"
-    if weights is None:
-        terms, count = [panel_number(value) for value in values], float(len(values))
-        mean = sum(values) / count
-    else:
-        terms = [
-            f"{panel_number(weight)} * {panel_number(value)}" for weight, value in zip(weights, values, strict=True)
-        ]
-        count = float(sum(weights))
-        mean = sum(weight * value for weight, value in zip(weights, values, strict=True)) / count
-    return wrap_terms(f"{named(name, 30)} = ", terms, " +", (f"/ {panel_number(count)}", f"= {panel_number(mean)}"))
+        return f"{named(name, 30)} = {digits(values[0])}"
+    pairs = list(zip(weights or [1.0] * len(values), values, strict=True))
+    terms = [f"{digits(weight)} * {digits(value)}" if weights else digits(value) for weight, value in pairs]
+    count = float(sum(weight for weight, _ in pairs))
+    mean = sum(weight * value for weight, value in pairs) / count
+    return wrapped(f"{named(name, 30)} = ", terms, " +", (f"/ {digits(count)}", f"= {digits(mean)}"))
 
 
 def activation_panel(
@@ -177,11 +176,11 @@ def activation_panel(
     elif function == "sigmoid":
         formula = sigmoid_lines(names[best], float(logits[best]))
     else:
-        formula = f"score({named(names[best])}) = logit = {panel_number(float(logits[best]))}"
+        formula = f"score({named(names[best])}) = logit = {digits(float(logits[best]))}"
     columns.append(("score", [float(x) for x in scores]))
-    rows, left = first_rows([[values[i] for _, values in columns] for i in order], noun.removesuffix("s"))
-    shown = tuple(name for name, _ in columns)
-    return Panel(title, shown, rows, "score", formula, notes(note, left))
+    rows = [[values[i] for _, values in columns] for i in order]
+    noun = noun.removesuffix("s")
+    return table_panel(title, [name for name, _ in columns], rows, noun, note, bar="score", formula=formula)
 
 
 _SAYS = {
@@ -192,29 +191,20 @@ _SAYS = {
 
 @dataclass(frozen=True)
 class Item:
-    """Something that has a value in each window: a label, a document.
-
-    :param windows: its encodings, one for each of `values`.
-    """
+    """Something that has a value in each of its windows: a label, a document."""
 
     name: str
     windows: Sequence[Encoding]
     values: Sequence[float]
 
 
-def by_part(encodings: Sequence[Encoding]) -> list[range]:
-    """Return for each part of an example the places of its windows in `encodings`."""
-    starts = [i for i, encoding in enumerate(encodings) if not i or encoding.part != encodings[i - 1].part]
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(encodings)], strict=True)]
-
-
 def merge_panels(
-    items: Sequence[Item], how: Literal["mean", "max"], value: str, *, heading: str = "label", best: int = 0
+    items: Sequence[Item], how: Literal["mean", "max"], value: str, *, heading: str = "label"
 ) -> list[Panel]:
     """Show the value of each item in each window and what was made of them; nothing if all texts are whole.
 
+    :param items: the formula is that of the first.
     :param value: what the values are, such as ``score``.
-    :param best: the item whose formula is written.
     """
     if all(len(item.windows) == 1 for item in items):
         return []
@@ -226,16 +216,18 @@ def merge_panels(
             begin, end = window.token_span or (None, None)
             counts: Cell = place == largest if how == "max" else weight
             rows.append((cell(item.name), window.window, begin, end, counts, float(found)))
-    shown, left = first_rows(rows, "row")
     columns = (heading, "window", "from token", "to token", "counts" if how == "max" else "weight", value)
-    note = notes(_SAYS[how], left)
-    return [Panel(f"windows put together ({how})", columns, shown, value, _formula(items[best], how, value), note)]
-
-
-def _formula(item: Item, how: str, value: str) -> str:
-    name = f"{value}({named(item.name)})"
+    name, values = f"{value}({named(items[0].name)})", items[0].values
     if how == "mean":
-        return mean_line(name, item.values, window_weights(item.windows).tolist())
-    return wrap_terms(
-        f"{name} = max", [panel_number(found) for found in item.values], ",", (f"= {panel_number(max(item.values))}",)
-    )
+        formula = mean_line(name, values, window_weights(items[0].windows).tolist())
+    else:
+        terms = [digits(found) for found in values]
+        formula = wrapped(f"{name} = max", terms, ",", (f"= {digits(max(values))}",))
+    title = f"windows put together ({how})"
+    return [table_panel(title, columns, rows, "row", _SAYS[how], bar=value, formula=formula)]
+
+
+def ranked_items(names: Sequence[str], seen: Seen, values: Sequence[float], ranked: RankedParts) -> list[Item]:
+    """Return each part with its values in all its windows, the one with the highest merged value first."""
+    parts = [(i, seen.places(i)) for i in ranked.order]
+    return [Item(names[i], [seen.encodings[at] for at in own], [values[at] for at in own]) for i, own in parts]

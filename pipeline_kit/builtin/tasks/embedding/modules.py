@@ -4,131 +4,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, final
 
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 
-from pipeline_kit.checkpoint.json import read_object
-from pipeline_kit.checkpoint.modules import MODULES_NAME, ModuleEntry, read_modules
-from pipeline_kit.checkpoint.weights import WEIGHTS_NAME, read_header
+from pipeline_kit.checkpoint.json import read_object, read_optional
+from pipeline_kit.checkpoint.weights import MODULES_NAME, WEIGHTS_NAME, ModuleEntry, read_header, read_modules
 from pipeline_kit.errors import CheckpointError, for_message
 
-Activation = Callable[[torch.Tensor], torch.Tensor]
-
 # By the last part of a dotted name such as torch.nn.modules.activation.Tanh; the name is never imported.
-_ACTIVATIONS: Mapping[str, Activation] = {
+_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Tanh": torch.tanh,
     "Identity": lambda x: x,
     "ReLU": torch.relu,
-    "GELU": torch.nn.functional.gelu,
+    "GELU": functional.gelu,
     "Sigmoid": torch.sigmoid,
 }
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
-class SentenceLayer(Protocol):
-    """What turns vectors ``[..., takes]`` into vectors ``[..., gives]``; None for any width, which stays."""
-
-    @property
-    def takes(self) -> int | None:
-        """The width it needs."""
-
-    @property
-    def gives(self) -> int | None:
-        """The width that comes out."""
-
-    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Run it."""
-
-    def to(self, device: str) -> SentenceLayer:
-        """Return the same layer on a device."""
-
-
 @final
 @dataclass(frozen=True)
-class Dense:
-    """``activation(x W^T + b)``, perhaps plus ``x`` or ``x R^T``.
+class SentenceLayer:
+    """Turns vectors ``[..., takes]`` into vectors ``[..., gives]`` by `run`; None for any width, which stays."""
 
-    :param weight: ``[gives, takes]``.
-    :param residual: ``[gives, takes]``, or True for ``x`` itself.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    activation: Activation
-    residual: torch.Tensor | bool = False
-
-    @property
-    def takes(self) -> int:
-        """See :class:`Layer`."""
-        return self.weight.shape[1]
-
-    @property
-    def gives(self) -> int:
-        """See :class:`Layer`."""
-        return self.weight.shape[0]
-
-    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """See :class:`Layer`."""
-        found = self.activation(torch.nn.functional.linear(vectors, self.weight, self.bias))
-        if isinstance(self.residual, torch.Tensor):
-            return found + torch.nn.functional.linear(vectors, self.residual)
-        return found + vectors if self.residual else found
-
-    def to(self, device: str) -> Dense:
-        """See :class:`Layer`."""
-        bias = None if self.bias is None else self.bias.to(device)
-        residual = self.residual.to(device) if isinstance(self.residual, torch.Tensor) else self.residual
-        return Dense(self.weight.to(device), bias, self.activation, residual)
-
-
-@final
-@dataclass(frozen=True)
-class LayerNorm:
-    """``(x - mean) / sqrt(variance + 1e-5) * weight + bias``."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-    @property
-    def takes(self) -> int:
-        """See :class:`Layer`."""
-        return self.weight.shape[0]
-
-    gives = takes
-
-    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """See :class:`Layer`."""
-        return torch.nn.functional.layer_norm(vectors, self.weight.shape, self.weight, self.bias)
-
-    def to(self, device: str) -> LayerNorm:
-        """See :class:`Layer`."""
-        return LayerNorm(self.weight.to(device), self.bias.to(device))
-
-
-@final
-@dataclass(frozen=True)
-class UnitLength:
-    """``x / |x|``, for a Normalize that other layers follow."""
-
+    name: str
+    run: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     takes: int | None = None
     gives: int | None = None
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """See :class:`Layer`."""
-        return torch.nn.functional.normalize(vectors, dim=-1)
+        return self.run(vectors, self.weights)
 
-    def to(self, device: str) -> UnitLength:
-        """See :class:`Layer`."""
-        del device
-        return self
+    def to(self, device: str) -> SentenceLayer:
+        """Return the same layer on a device."""
+        return replace(self, weights={name: weight.to(device) for name, weight in self.weights.items()})
 
 
-def read_dense(folder: Path) -> Dense:
-    """Read a Dense module.
+UNIT_LENGTH = SentenceLayer("UnitLength", lambda vectors, _: functional.normalize(vectors, dim=-1))
+"""``x / |x|``, for a Normalize that other layers follow."""
+
+
+def read_dense(folder: Path) -> SentenceLayer:
+    """Read a Dense module: ``activation(x W^T + b)``, perhaps plus ``x`` or ``x R^T``.
 
     :raises CheckpointError: if its activation is not a known one, or its weights are not what its config says.
     """
@@ -136,7 +59,8 @@ def read_dense(folder: Path) -> Dense:
     takes, gives = config.get("in_features"), config.get("out_features")
     # sentence-transformers writes the name of the class; without one it takes Tanh.
     name = str(config.get("activation_function", "torch.nn.Tanh"))
-    activation = _ACTIVATIONS.get(name.rpartition(".")[2]) if name.startswith("torch.nn.") else None
+    kind = name.rpartition(".")[2]
+    activation = _ACTIVATIONS.get(kind) if name.startswith("torch.nn.") else None
     if activation is None:
         raise CheckpointError(
             f"'{folder / 'config.json'}' has the activation '{for_message(name, 80)}'; the known ones are "
@@ -149,19 +73,28 @@ def read_dense(folder: Path) -> Dense:
     if residual and takes != gives:
         shapes["residual.weight"] = (gives, takes)
     weights = _weights(folder, shapes)
-    return Dense(
-        weights["linear.weight"], weights.get("linear.bias"), activation, weights.get("residual.weight", residual)
-    )
+    gives, takes = weights["linear.weight"].shape
+
+    def run(vectors: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found = activation(functional.linear(vectors, weights["linear.weight"], weights.get("linear.bias")))
+        if "residual.weight" in weights:
+            return found + functional.linear(vectors, weights["residual.weight"])
+        return found + vectors if residual else found
+
+    shown = "no activation" if kind == "Identity" else kind.lower()
+    return SentenceLayer(f"Dense {takes} to {gives}, {shown}", run, weights, takes, gives)
 
 
-def read_layer_norm(folder: Path) -> LayerNorm:
-    """Read a LayerNorm module.
-
-    :raises CheckpointError: if its weights are not what its config says.
-    """
+def read_layer_norm(folder: Path) -> SentenceLayer:
+    """Read a LayerNorm module: ``(x - mean) / sqrt(variance + 1e-5) * weight + bias``."""
     size = (read_object(folder / "config.json").get("dimension"),)
     weights = _weights(folder, {"norm.weight": size, "norm.bias": size})
-    return LayerNorm(weights["norm.weight"], weights["norm.bias"])
+    width = weights["norm.weight"].shape[0]
+
+    def run(vectors: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return functional.layer_norm(vectors, (width,), weights["norm.weight"], weights["norm.bias"])
+
+    return SentenceLayer("LayerNorm", run, weights, width, width)
 
 
 def _weights(folder: Path, shapes: Mapping[str, tuple[Any, ...]]) -> dict[str, torch.Tensor]:
@@ -248,7 +181,7 @@ def read_sentence_modules(folder: Path, pooling: Mode | None = None) -> Sentence
     hidden = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     # Dropout does nothing at inference.
     layers = tuple([_layer(folder, entry) for entry in entries[2:] if entry.kind != "Dropout"])
-    normalize = bool(layers) and isinstance(layers[-1], UnitLength)
+    normalize = bool(layers) and layers[-1] is UNIT_LENGTH
     return SentenceModules(
         modes,
         hidden if isinstance(hidden, int) else None,
@@ -276,8 +209,7 @@ def _check_kinds(folder: Path, entries: Sequence[ModuleEntry]) -> None:
 def _check_network(folder: Path) -> None:
     """Refuse a folder that takes another output of its network than the last hidden state."""
     file = folder / "sentence_bert_config.json"
-    settings = read_object(file) if os.path.lexists(file) else {}
-    modalities = settings.get("modality_config")
+    modalities = read_optional(file).get("modality_config")
     if modalities is None:
         return
     taken = modalities.get("text") if isinstance(modalities, Mapping) else None
@@ -304,11 +236,11 @@ def _layer(folder: Path, entry: ModuleEntry) -> SentenceLayer:
     place = folder / entry.path
     if entry.kind == "LayerNorm":
         return read_layer_norm(place)
-    config = read_object(place / "config.json") if entry.path and os.path.lexists(place / "config.json") else {}
+    config = read_optional(place / "config.json") if entry.path else {}
     names = {config.get(f"module_{end}_name") for end in ("input", "output")} - {None, "sentence_embedding"}
     if names:
         raise CheckpointError(f"'{place}' works on {for_message(sorted(map(str, names)))}, not on the pooled vector")
-    return UnitLength() if entry.kind == "Normalize" else read_dense(place)
+    return UNIT_LENGTH if entry.kind == "Normalize" else read_dense(place)
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, mode: Mode, skip: int = 0) -> torch.Tensor:

@@ -68,7 +68,7 @@ def _fault(name: str, labels: Sequence[str], known: tuple[str, ...], begun: Sequ
     return Fault(key, f"the checkpoint has no label '{for_message(name, 80)}'.", known, closest_match(name, known))
 
 
-DELIMITER = " "  # between words, as task=token-classification joins them
+BLANK = " "  # between words, as task=token-classification joins them
 
 TagSpan = tuple[int, int, str]
 """Begin and end in characters, and the label."""
@@ -105,5 +105,5 @@ def spans_of_tags(words: Sequence[str], tags: Sequence[tuple[str, str]]) -> list
                 found.append((at, end, kind))
             else:
                 found[-1] = (found[-1][0], end, kind)
-        before, kind_before, at = prefix, kind, end + len(DELIMITER)
+        before, kind_before, at = prefix, kind, end + len(BLANK)
     return found

@@ -6,20 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from pipeline_kit.builtin.tasks.classification.metrics import as_list
-from pipeline_kit.builtin.tasks.entities.labels import (
-    DELIMITER,
-    OUTSIDE,
-    TagSpan,
-    label_table,
-    spans_of_tags,
-    split_tag,
-)
+from pipeline_kit.builtin.tasks.entities.labels import BLANK, OUTSIDE, TagSpan, label_table, spans_of_tags, split_tag
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
-from pipeline_kit.contract.fields import texts_of
 from pipeline_kit.contract.types import Result
-from pipeline_kit.errors import ExampleError, InputError, UsageError, for_message
-from pipeline_kit.evaluate.labels import Labels, text_of_label
+from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.evaluate.labels import Labels, as_list, text_of_label, texts_of_row
 from pipeline_kit.evaluate.numbers import mean, precision_recall
 
 
@@ -32,10 +23,7 @@ class SpanEvaluator(Evaluator):
     """
 
     def __init__(self, setting: EvaluationContext) -> None:
-        """Find the labels without their prefixes.
-
-        :raises UsageError: if the pipeline returns tokens rather than entities.
-        """
+        """Find the labels without prefixes; raise UsageError if the pipeline returns tokens rather than entities."""
         self._how = getattr(setting.options, "aggregation", None)
         if self._how == "none":
             raise UsageError(
@@ -55,14 +43,13 @@ class SpanEvaluator(Evaluator):
         self._tags_seen = False
 
     def read(self, gold: Any, example: Mapping[str, Any]) -> list[TagSpan]:
-        """Return spans, from spans or from a tag for each word."""
         values = as_list(gold)
         if values is None:
             raise InputError(
                 f"the label {for_message(repr(gold), 60)} is not a list; pass [{{start, end, label}}, ...] in "
                 "characters, or with 'words' a tag for each; in CSV as JSON"
             )
-        words = _words(example)
+        words = None if example.get("words") in (None, "") else texts_of_row(example, "words", 0)
         if values and not isinstance(values[0], Mapping):
             if words is None:
                 raise InputError("a list of tags needs the field 'words'; for a text give [{start, end, label}, ...]")
@@ -70,14 +57,13 @@ class SpanEvaluator(Evaluator):
                 raise InputError(f"there are {len(values)} tags for {len(words)} words")
             self._tags_seen = True
             return spans_of_tags(words, [self._tag(value) for value in values])
-        text = DELIMITER.join(words) if words is not None else example.get("text")
+        text = BLANK.join(words) if words is not None else example.get("text")
         found = [self._span(value, text, place) for place, value in enumerate(values)]
         if len(set(found)) < len(found):
             raise InputError("a span is there twice")
         return sorted(found)
 
     def add(self, gold: list[TagSpan], results: Sequence[Result]) -> Verdict:
-        """Compare ``entities``."""
         entities = value_of(results[0], "entities")
         found = [(item["start"], item["end"], item["label"]) for item in entities]
         for counter, spans in ((self._in_file, gold), (self._predicted, found), (self._hits, set(gold) & set(found))):
@@ -88,7 +74,6 @@ class SpanEvaluator(Evaluator):
         return Verdict(right, [_shown(span) for span in gold], [_shown(span) for span in found])
 
     def metrics(self) -> Metrics:
-        """See :class:`SpanEvaluator`."""
         present = [name for name in self._kinds.names if name in self._in_file or name in self._predicted]
         present += sorted(set(self._predicted) - set(present))
         notes = []
@@ -144,16 +129,6 @@ class SpanEvaluator(Evaluator):
         label = self._kinds.names[self._kinds.find(value["label"])]
         lead = len(part) - len(part.lstrip())
         return start + lead, start + lead + len(part.strip()), label
-
-
-def _words(example: Mapping[str, Any]) -> list[str] | None:
-    words = example.get("words")
-    if words is None or words == "":
-        return None
-    try:
-        return texts_of(words, "words", least=0)
-    except ExampleError as error:
-        raise InputError(str(error)) from error
 
 
 def _shown(span: TagSpan) -> dict[str, Any]:

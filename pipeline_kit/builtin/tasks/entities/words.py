@@ -21,12 +21,10 @@ LABELS, SCORES = "labels", "scores"
 
 @dataclass(frozen=True)
 class Pieces:
-    """``P`` runs of tokens in order, each with a label: tokens, words or entities.
+    """``P`` runs of tokens in order: tokens, words or entities, each with a label's number and a score.
 
     :param starts: the first token of each, ``[P]``.
     :param ends: the one behind its last, ``[P]``.
-    :param labels: the number of its label, ``[P]``.
-    :param scores: its score, ``[P]``.
     """
 
     starts: NDArray[np.int64]
@@ -36,10 +34,7 @@ class Pieces:
 
 
 def pieces_of_tokens(tokens: Tokens, table: LabelTable) -> Pieces:
-    """Return each token by itself.
-
-    Where an entity would begin within a character, all tokens of that character take what its first one has.
-    """
+    """Return each token by itself; those of a torn character all take what its first one has."""
     labels, scores = tokens.values[LABELS], tokens.values[SCORES]
     torn = _fresh(labels, table) & tokens.inside
     if torn.any():
@@ -76,10 +71,7 @@ def pieces_of_words(tokens: Tokens, begins: NDArray[np.bool_], how: Aggregation)
 
 
 def group(pieces: Pieces, table: LabelTable, inside: NDArray[np.bool_] | None = None) -> Pieces:
-    """Join neighbours of one tag, unless the second one's label begins an entity; the score is their mean.
-
-    :param inside: where no entity may begin, ``[P]``.
-    """
+    """Join neighbours of one tag to entities, none of which begins `inside` a character; the score is their mean."""
     fresh = _fresh(pieces.labels, table)
     if inside is not None:
         fresh &= ~inside
@@ -237,10 +229,7 @@ def _kept(windows: Sequence[_Window]) -> list[tuple[int, int]]:
 
 
 def _shared(first: _Window, second: _Window) -> int | None:
-    """Count the tokens at the end of `first` with which `second` begins: as the tokenizer says, or alike.
-
-    :returns: None if it does not say and no two are alike in id and place in the text.
-    """
+    """Count the tokens at the end of `first` with which `second` begins, as told or alike; None: unknown."""
     least = min(len(first.places), len(second.places))
     if first.held is not None and second.held is not None:
         return min(max(first.held[1] - second.held[0], 0), least)

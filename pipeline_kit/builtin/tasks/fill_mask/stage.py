@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pipeline_kit.builtin.tasks.common.merge import tensor_of
-from pipeline_kit.builtin.tasks.common.panels import activation_panel, cell, counted, panel_number
+from pipeline_kit.builtin.tasks.common.merge import Outputs, Windows, tensor_of
+from pipeline_kit.builtin.tasks.common.panels import activation_panel, cell, counted, digits, notes
 from pipeline_kit.builtin.tasks.fill_mask.tokens import (
     MaskSpan,
     TokenText,
@@ -21,13 +20,18 @@ from pipeline_kit.builtin.tasks.fill_mask.tokens import (
     special_tokens,
 )
 from pipeline_kit.builtin.tasks.options import FillMaskConfig
+from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
 from pipeline_kit.contract.fields import read_fields, text_of
 from pipeline_kit.contract.stages import Panel, Postprocessor, Seen, StageContext
 from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
-from pipeline_kit.errors import ExampleError, StageError
+from pipeline_kit.errors import ExampleError, InputError, StageError, for_message
+from pipeline_kit.evaluate.labels import as_list
+from pipeline_kit.evaluate.numbers import share
 
 # A mask's place, and the arrays of the window and the row in it that hold its scores.
 _Found = tuple[MaskSpan, RowOutput, int]
+
+_MASKS = 10  # that are shown
 
 
 @final
@@ -44,6 +48,7 @@ class FillMask(Postprocessor):
     """
 
     required_fields: ClassVar[frozenset[str]] = frozenset({"offsets"})
+    best_first: ClassVar[frozenset[str]] = frozenset({"masks"})
 
     def __init__(self, config: FillMaskConfig, context: StageContext) -> None:
         """Find the checkpoint's mask and the ids of the targets.
@@ -63,13 +68,14 @@ class FillMask(Postprocessor):
         self._top_k = config.top_k
 
     def prepare(self, example: Example) -> Sequence[Example]:
-        """Return the text.
-
-        :raises ExampleError: if it is missing, no string, or has no mask of this checkpoint.
-        """
+        """Return the text; raise ExampleError if it is missing, no string, or has no mask of this checkpoint."""
         text = _text(example)
         self._mask.check_in(text)
         return (text,)
+
+    def wanted(self, batch: TokenBatch) -> torch.Tensor:
+        """Return where the masks stand: a vocabulary of scores for every other token would be most of the work."""
+        return (batch.input_ids == self._mask.id) & (batch.attention_mask != 0)
 
     def reduce(self, output: ModelOutput, batch: TokenBatch) -> ModelOutput:
         """Return ``scores`` float32 and ``ids`` int64, both ``[B, T, K]``, zero where no mask stands.
@@ -80,8 +86,8 @@ class FillMask(Postprocessor):
         :raises StageError: if a target's id is beyond the model's vocabulary.
         """
         logits = tensor_of(output, "logits", 3, "[B, T, V]")
-        at = (batch.input_ids == self._mask.id) & (batch.attention_mask != 0)
-        probabilities = torch.softmax(logits[at].float(), dim=-1)
+        at = self.wanted(batch)
+        probabilities = torch.softmax(output.at("logits", at).float(), dim=-1)
         if self._targets is None:
             found = dict(zip(("scores", "ids"), best(probabilities, self._top_k), strict=True))
         else:
@@ -94,12 +100,7 @@ class FillMask(Postprocessor):
             tensors[name][at] = values
         return ModelOutput(tensors, frozenset(tensors))
 
-    def __call__(
-        self,
-        examples: Sequence[Example],
-        encodings: Sequence[Sequence[Encoding]],
-        outputs: Sequence[Sequence[RowOutput]],
-    ) -> list[Result]:
+    def __call__(self, examples: Sequence[Example], encodings: Windows, outputs: Outputs) -> list[Result]:
         """List the tokens for each mask.
 
         :raises ExampleError: if a mask was cut off with a part of the text, or a score is not finite.
@@ -113,22 +114,37 @@ class FillMask(Postprocessor):
         return results
 
     def panels(self, seen: Seen) -> Sequence[Panel]:
-        """Show the candidates of each mask, and their share of the vocabulary."""
         found = self._find(_text(seen.example), seen.encodings, seen.raw)
-        windows = [next(i for i, row in enumerate(seen.raw) if row is given) for _, given, _ in found]
-        return mask_panels(
-            seen.result["masks"],
-            [(place.begin, place.end) for place, _, _ in found],
-            [row["logits"][token] for _, row, token in found],
-            [window if len(seen.raw) > 1 else None for window in windows],
-            None if self._targets is None else len(self._targets.ids),
-        )
+        said = [
+            "each mask is filled in while the others stay" if len(found) > 1 else "",
+            f"only the first {_MASKS} masks are shown" if len(found) > _MASKS else "",
+        ]
+        targets = ""
+        if self._targets is not None:
+            count = counted(len(self._targets.ids), "token")
+            targets = f"only {count} may be listed (targets); scores are still shares of all tokens"
+        panels = []
+        for number, (place, row, token) in enumerate(found[:_MASKS], 1):
+            listed, logits = seen.result["masks"][number - 1], row["logits"][token]
+            ids, names = [int(item["id"]) for item in listed], [cell(item["token"]) for item in listed]
+            scores = np.array([item["score"] for item in listed])
+            window = next(i for i, given in enumerate(seen.raw) if given is row)
+            left = digits(max(0.0, 1 - float(scores.sum())))
+            note = notes(
+                f"the other {counted(len(logits) - len(ids), 'token')} of the vocabulary have {left} in all",
+                targets,
+                f"taken from window {window}, where the mask has the most tokens on its poorer side"
+                if len(seen.raw) > 1
+                else "",
+                *said,
+            )
+            title = f"mask {number} of {len(found)} at {place.begin} to {place.end}: logits to candidates (softmax)"
+            shown: Any = {"heading": "token", "noun": "tokens", "among": logits, "extra": (("id", ids),), "note": note}
+            panels.append(activation_panel(title, names, logits[ids], scores, "softmax", **shown))
+        return panels
 
     def _find(self, source: str, windows: Sequence[Encoding], rows: Sequence[RowOutput]) -> list[_Found]:
-        """Find the masks of a text, in order.
-
-        :raises ExampleError: if there are none, or some were cut off.
-        """
+        """Find the masks of a text, in order; raise ExampleError if there are none, or some were cut off."""
         best_seen: dict[int, tuple[int, _Found]] = {}
         spans = [np.asarray(window.offsets, dtype=np.int64).reshape(-1, 2) for window in windows]
         for window, span, row in zip(windows, spans, rows, strict=True):
@@ -140,26 +156,23 @@ class FillMask(Postprocessor):
                     place = place_of(source, self._mask.text, begin, end)
                     best_seen[begin] = context, (place, row, token)
         if any(window.truncated or window.truncated_chars for window in windows):
-            self._check_cut(source, np.concatenate(spans), len(best_seen))
+            every = np.concatenate(spans)
+            kept = every[every[:, 1] > every[:, 0]]
+            begin, end = (int(kept[:, 0].min()), int(kept[:, 1].max())) if len(kept) else (0, 0)
+            cut = source.count(self._mask.text, 0, begin) + source.count(self._mask.text, end)
+            if cut:
+                limit = self._tokenizer.max_length
+                raise ExampleError(
+                    f"{cut} of the {len(best_seen) + cut} masks are in a part of the text that was cut off"
+                    + ("" if limit is None else f", since {limit} tokens fit")
+                    + "; split it with tokenizer.overflow=window, or shorten it"
+                )
         if not best_seen:
             raise ExampleError(
                 f"the tokenizer of '{self._mask.checkpoint}' does not take '{self._mask.text}' in this text for its "
                 "mask; set it apart with spaces"
             )
         return [best_seen[begin][1] for begin in sorted(best_seen)]
-
-    def _check_cut(self, source: str, spans: NDArray[np.int64], found: int) -> None:
-        """Raise ExampleError if there are masks in what was cut off at either end of the text."""
-        kept = spans[spans[:, 1] > spans[:, 0]]
-        begin, end = (int(kept[:, 0].min()), int(kept[:, 1].max())) if len(kept) else (0, 0)
-        cut = source.count(self._mask.text, 0, begin) + source.count(self._mask.text, end)
-        if cut:
-            limit = self._tokenizer.max_length
-            raise ExampleError(
-                f"{cut} of the {found + cut} masks are in a part of the text that was cut off"
-                + ("" if limit is None else f", since {limit} tokens fit")
-                + "; split it with tokenizer.overflow=window, or shorten it"
-            )
 
     def _listed(self, source: str, mask: _Found, pieces: dict[int, TokenText]) -> list[dict[str, Any]]:
         place, row, token = mask
@@ -186,8 +199,6 @@ def best(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `count` largest of each row of `values`, ``[N, n]``, and their places; of equal ones the first.
 
     ``topk`` leaves open which of equal values it returns, and in which order.
-
-    :returns: two tensors ``[N, min(count, n)]``.
     """
     count = min(count, values.shape[-1])
     top, places = values.topk(count, dim=-1)
@@ -204,61 +215,38 @@ def _text(example: Example) -> str:
     return text_of(read_fields(example, ("text",))["text"], "text")
 
 
-_MASKS = 10  # that are shown
-
-
-def mask_panels(
-    masks: Sequence[Sequence[dict[str, Any]]],
-    places: Sequence[tuple[int, int]],
-    logits: Sequence[NDArray[Any]],
-    windows: Sequence[int | None],
-    targets: int | None,
-) -> list[Panel]:
-    """Show the candidates of each mask.
-
-    :param masks: what the result lists.
-    :param places: where each mask stands in the text, in characters.
-    :param logits: for each mask those of the whole vocabulary, ``[V]``.
-    :param windows: the window that each mask counts in, None where the text is whole.
-    :param targets: how many tokens compete by the user's choice, None for all.
+@final
+class MaskEvaluator(Evaluator):
+    """``accuracy``: the share of masks whose likeliest token is the file's, white space at its ends apart;
+    ``listed``: the share of masks in whose list it is, which ``postprocessor.top_k`` makes longer.
     """
-    panels: list[Panel] = []
-    for number_of, (listed, (begin, end), values, window) in enumerate(
-        list(zip(masks, places, logits, windows, strict=True))[:_MASKS], 1
-    ):
-        title = f"mask {number_of} of {len(masks)} at {begin} to {end}: logits to candidates (softmax)"
-        ids = [int(item["id"]) for item in listed]
-        scores = np.array([item["score"] for item in listed])
-        note = _note(len(values), scores, window, targets, len(masks))
-        panels.append(
-            activation_panel(
-                title,
-                [cell(item["token"]) for item in listed],
-                values[ids],
-                scores,
-                "softmax",
-                heading="token",
-                among=values,
-                noun="tokens",
-                extra=(("id", ids),),
-                note=note,
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self._masks, self._right, self._listed = 0, 0, 0
+
+    def read(self, gold: Any, example: Mapping[str, Any]) -> list[str]:
+        values = as_list(gold)
+        values = [gold] if values is None else values
+        if not values or not all(isinstance(value, str) and value.strip() for value in values):
+            raise InputError(
+                f"the label {for_message(repr(gold), 80)} is neither a token nor a list of them, one a mask"
             )
-        )
-    return panels
+        return [value.strip() for value in values]
 
+    def add(self, gold: list[str], results: Sequence[Result]) -> Verdict:
+        masks = value_of(results[0], "masks")
+        if len(masks) != len(gold):
+            raise InputError(f"the text has {len(masks)} masks, and the label {len(gold)} tokens for them")
+        found = [[item["token"].strip() for item in mask] for mask in masks]
+        hits = [tokens[:1] == [wanted] for tokens, wanted in zip(found, gold, strict=True)]
+        self._masks += len(gold)
+        self._right += sum(hits)
+        self._listed += sum(wanted in tokens for tokens, wanted in zip(found, gold, strict=True))
+        best = [tokens[0] if tokens else None for tokens in found]
+        score = masks[0][0]["score"] if len(masks) == 1 and masks[0] else None
+        one = len(gold) == 1
+        return Verdict(all(hits), gold[0] if one else gold, best[0] if one else best, score)
 
-def _note(vocabulary: int, scores: NDArray[Any], window: int | None, targets: int | None, masks: int) -> str:
-    rest = vocabulary - len(scores)
-    said = [
-        f"the other {counted(rest, 'token')} of the vocabulary have "
-        f"{panel_number(max(0.0, 1 - float(scores.sum())))} in all"
-    ]
-    if targets is not None:
-        said.append(f"only {counted(targets, 'token')} may be listed (targets); scores are still shares of all tokens")
-    if window is not None:
-        said.append(f"taken from window {window}, where the mask has the most tokens on its poorer side")
-    if masks > 1:
-        said.append("each mask is filled in while the others stay")
-    if masks > _MASKS:
-        said.append(f"only the first {_MASKS} masks are shown")
-    return "; ".join(said)
+    def metrics(self) -> Metrics:
+        values = share("accuracy", self._right, self._masks) | share("listed", self._listed, self._masks)
+        return Metrics(values | {"masks": self._masks})

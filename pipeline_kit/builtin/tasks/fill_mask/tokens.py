@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_kit.builtin.tokenizers.tokenizer_files import read_optional
+from pipeline_kit.checkpoint.json import read_optional
 from pipeline_kit.contract.stages import Tokenizer
 from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest_match, for_message
@@ -29,11 +29,7 @@ _BEFORE = "."
 
 @dataclass(frozen=True)
 class Mask:
-    """The token that a checkpoint was trained to replace.
-
-    :param text: how it is written in a text.
-    :param checkpoint: the checkpoint's name, for messages.
-    """
+    """The token that a checkpoint was trained to replace, and how it is written in a text."""
 
     text: str
     id: int
@@ -60,10 +56,7 @@ class Specials:
 
 
 def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of `text` alone, without the frame of special tokens; empty if it cannot be encoded.
-
-    The tokens of a frame are the ones that stand for no character. `tokenizer` has to fill ``offsets``.
-    """
+    """Return the ids of `text` without the frame, tokens that stand for no character; empty if it has none."""
     try:
         encodings = tokenizer.encode([text])
     except ExampleError:
@@ -100,9 +93,8 @@ def special_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Specials:
 
 
 def find_mask(checkpoint: Checkpoint, tokenizer: Tokenizer, specials: Specials, wanted: str | None) -> Mask:
-    """Find the mask: the user's, else the one that the checkpoint's files name, else one of the usual ones.
+    """Find the mask: `wanted`, which the user names, else the one that the files name, else one of the usual ones.
 
-    :param wanted: what the user calls it, None to take the checkpoint's own.
     :raises ConfigError: if the tokenizer has no such token as `wanted`.
     :raises CheckpointError: if it has none that the files name, or they name none and there is no usual one.
     """
@@ -131,20 +123,15 @@ def _named(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """Yield role and text of each special token that the tokenizer's files name."""
     for place in (checkpoint.tokenizer_config, read_optional(checkpoint.path / "special_tokens_map.json")):
         for role, value in place.items():
+            values: Sequence[Any] = ()
             if role.endswith("_token"):
-                yield from ((role, text) for text in _contents([value]))
+                values = [value]
             elif role.endswith("special_tokens") and isinstance(value, list):
-                yield from ((role, text) for text in _contents(value))
+                values = value
             elif role == "added_tokens_decoder" and isinstance(value, Mapping):
-                special = [item for item in value.values() if isinstance(item, Mapping) and item.get("special")]
-                yield from ((role, text) for text in _contents(special))
-
-
-def _contents(values: Sequence[Any]) -> Iterator[str]:
-    for value in values:
-        text = value.get("content") if isinstance(value, Mapping) else value
-        if isinstance(text, str) and text:
-            yield text
+                values = [item for item in value.values() if isinstance(item, Mapping) and item.get("special")]
+            texts = [item.get("content") if isinstance(item, Mapping) else item for item in values]
+            yield from ((role, text) for text in texts if isinstance(text, str) and text)
 
 
 Spacing = Literal["spaced", "start", "glued"]
@@ -243,11 +230,7 @@ _HINT = "a target is one token, written as in a text: good, not Ġgood, ▁good 
 
 @dataclass(frozen=True)
 class Targets:
-    """The tokens that are scored.
-
-    :param ids: all of them, each once, in ascending order.
-    :param columns: by what stands before a mask: which of `ids` the targets are there, in ascending order.
-    """
+    """The tokens that are scored, in ascending order, and which they are by what stands before a mask."""
 
     ids: NDArray[np.int64]
     columns: Mapping[Spacing, NDArray[np.int64]]

@@ -24,6 +24,14 @@ def register(registry: Registry) -> None:
         "calibrated",
         "pk_calibrated.stage:Calibrated",
         CalibratedConfig,
+        gives={
+            "label": "string",
+            "score": "float64",
+            "best": "string",
+            "abstained": "bool",
+            "margin": "float64",
+            "entropy": "float64",
+        },
         summary="label, calibrated score, margin and entropy; abstains when unsure",
     )
     registry.conf("pkg://pk_calibrated.conf")

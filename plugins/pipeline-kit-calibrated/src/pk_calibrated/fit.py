@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_kit import PipelineKitError, load
-from pipeline_kit.errors import InputError, RowFailure, UsageError, did_you_mean, for_message
-from pipeline_kit.files.read.columns import Columns
-from pipeline_kit.files.read.paths import read_records
+from pipeline_kit import PipelineKitError, RowFailure, load
+from pipeline_kit.kit import Columns, InputError, UsageError, did_you_mean, for_message, read_records
 
 from .measures import HIGHEST, LOWEST, calibration_error, fit_temperature, loss
 

@@ -7,11 +7,8 @@ from typing import final
 
 import numpy as np
 
-from pipeline_kit.builtin.tasks.classification.stage import score_function
-from pipeline_kit.builtin.tasks.common.merge import check_labels, floats, merge_windows
-from pipeline_kit.contract.stages import Postprocessor, StageContext
-from pipeline_kit.contract.types import Encoding, Example, ModelOutput, Result, RowOutput, TokenBatch
-from pipeline_kit.errors import ConfigError, Fault
+from pipeline_kit import Encoding, Example, ModelOutput, Postprocessor, Result, RowOutput, StageContext, TokenBatch
+from pipeline_kit.kit import ConfigError, Fault, check_labels, floats, merge_windows, score_function
 
 from . import CalibratedConfig
 from .measures import log_softmax

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline_kit import Registry, option
-from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.kit import HfTokenizerConfig
 
 
 @dataclass

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
-from pipeline_kit.builtin.tokenizers.limits import looks, settle_overflow, view
-from pipeline_kit.contract.fields import text_and_pair
-from pipeline_kit.contract.stages import StageContext, Tokenizer
-from pipeline_kit.contract.types import Encoding, Example, Side
-from pipeline_kit.errors import ExampleError
+from pipeline_kit import Encoding, Example, ExampleError, StageContext, Tokenizer, text_and_pair
+from pipeline_kit.kit import HfTokenizer, Side, character_limits, settle_overflow, slice_text
 
 from . import CleanConfig
 from .cleaning import clean, steps
@@ -46,7 +42,7 @@ class CleanTokenizer(Tokenizer):
         self._inner = HfTokenizer(config, replace(context, required_fields=requires))
         self._steps = steps(config)
         config = settle_overflow(config, context, self._inner.max_length)
-        self._looks = looks(config, self._inner.max_length)
+        self._limits = character_limits(config, self._inner.max_length)
         self._left = context.checkpoint.tokenizer_config.get("truncation_side") == "left"
         self._refuses = config.overflow == "error"
 
@@ -78,7 +74,7 @@ class CleanTokenizer(Tokenizer):
         return self._inner.decode(ids)
 
     def _clean(self, text: str) -> _Cleaned:
-        seen = view(text, None if self._looks is None else self._looks.last, self._left)
+        seen = slice_text(text, None if self._limits is None else self._limits.last, self._left)
         if seen.unseen and self._refuses:
             raise ExampleError(f"the text has {len(text)} characters; {len(seen.text)} are looked at; cut it first")
         cleaned, ways = clean(seen.text, self._steps)

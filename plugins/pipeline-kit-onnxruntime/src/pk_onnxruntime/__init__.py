@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline_kit import Registry, option
-from pipeline_kit.builtin.models.options import Head
+from pipeline_kit.kit import Head
 
 Precision = Literal["float32", "int8", "int8_blocks"]
 

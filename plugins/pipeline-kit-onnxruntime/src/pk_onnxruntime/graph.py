@@ -9,10 +9,8 @@ from typing import Any, Literal, final
 
 import torch
 
-from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import CheckpointError, DeviceError, for_message
-from pipeline_kit.graphs.cache import silence
-from pipeline_kit.graphs.graphs import Graph
+from pipeline_kit.graphs import Graph, silence
+from pipeline_kit.kit import Checkpoint, CheckpointError, Device, DeviceError, for_message
 
 MODEL = "model.onnx"
 """A graph's file; its weights are in another one beside it."""

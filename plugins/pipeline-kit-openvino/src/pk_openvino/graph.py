@@ -12,9 +12,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import CheckpointError, for_message
-from pipeline_kit.graphs.graphs import Graph
+from pipeline_kit.graphs import Graph
+from pipeline_kit.kit import Checkpoint, CheckpointError, Device, for_message
 
 _REPORTS = "openvino_telemetry"
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from pipeline_kit.contract.types import Checkpoint, Device
-from pipeline_kit.errors import ConfigError, DeviceError, Fault
-from pipeline_kit.graphs.graphs import GraphModel
+from pipeline_kit.graphs import GraphModel
+from pipeline_kit.kit import Checkpoint, ConfigError, Device, DeviceError, Fault
 
 from . import Precision
 from .graph import MODEL, Compiled, compress, has_bfloat16, has_int8, openvino, write

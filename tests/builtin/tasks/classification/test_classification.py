@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline_kit.builtin.tasks.classification.stage import Classification, score_function
 from pipeline_kit.builtin.tasks.options import ClassificationConfig
 from pipeline_kit.contract.types import Encoding, ModelOutput, Result
-from pipeline_kit.errors import ConfigError, ExampleError, StageError
+from pipeline_kit.errors import ConfigError
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
 from pipeline_kit.testing import tiny_stage_context
 
@@ -89,15 +89,6 @@ def test_the_function_asked_for_wins_over_the_checkpoint() -> None:
     assert sum(item["score"] for item in soft) == pytest.approx(1.0)
 
 
-def test_half_precision_logits_are_scored_in_float32() -> None:
-    stage = Classification(ClassificationConfig(), tiny_stage_context(labels=LABELS))
-    batch = collate([Encoding([1, 2])], PaddingPolicy("longest"), "cpu")
-    logits = torch.tensor([[0.5, 3.0, -1.0]])
-    scores = stage.reduce(ModelOutput({"logits": logits.to(torch.bfloat16)}), batch)["scores"]
-    assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, torch.softmax(logits, -1))
-
-
 def test_top_k_lists_the_best_first_and_ties_in_label_order() -> None:
     [result] = classify([[[1.0, 2.0, 1.0]]], function="none", top_k=None)
     assert result["labels"] == [
@@ -114,10 +105,6 @@ def test_ties_of_many_labels_keep_the_label_order() -> None:
     labels = [f"label {i}" for i in range(40)]
     [result] = classify([[[float(i % 2) for i in range(40)]]], labels=labels, function="none", top_k=None)
     assert [item["label"] for item in result["labels"]] == labels[1::2] + labels[::2]
-
-
-def test_top_k_beyond_the_labels_lists_them_all() -> None:
-    assert len(classify([[[1.0, 2.0, 1.0]]], top_k=50)[0]["labels"]) == 3
 
 
 def test_a_label_below_its_threshold_is_neither_chosen_nor_listed() -> None:
@@ -179,27 +166,6 @@ def test_merged_scores_near_the_largest_float_do_not_overflow() -> None:
     assert result["score"] == pytest.approx(big)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("merge", ["mean", "max"])
-def test_a_score_that_is_not_finite_is_an_example_error(bad: float, merge: str) -> None:
-    with pytest.raises(ExampleError, match="finite"):
-        classify([[[0.0, 1.0, 2.0], [0.0, bad, -bad]]], function="none", merge=merge)
-
-
-def test_a_model_of_another_width_is_a_stage_error() -> None:
-    with pytest.raises(StageError, match=r"2 logits.*3 labels"):
-        classify([[[0.0, 1.0]]])
-
-
-def test_a_model_without_logits_is_a_stage_error() -> None:
-    stage = Classification(ClassificationConfig(), tiny_stage_context())
-    batch = collate([Encoding([1])], PaddingPolicy("longest"), "cpu")
-    with pytest.raises(StageError, match=r"needs 'logits'.*last_hidden_state"):
-        stage.reduce(ModelOutput({"last_hidden_state": torch.zeros(1, 1, 2)}), batch)
-    with pytest.raises(StageError, match=r"\[B, L\]"):
-        stage.reduce(ModelOutput({"logits": torch.zeros(1, 1, 2)}), batch)
-
-
 logits = st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3)
 
 
@@ -221,14 +187,6 @@ def test_scores_are_probabilities_and_rows_do_not_depend_on_their_order(
     for result, place in zip(shuffled, order, strict=True):
         expected = {item["label"]: item["score"] for item in results[place]["labels"]}
         assert {item["label"]: item["score"] for item in result["labels"]} == pytest.approx(expected, abs=1e-6)
-
-
-@settings(max_examples=40)
-@given(logits, st.lists(st.integers(1, 500), min_size=1, max_size=5), st.sampled_from(["mean", "max"]))
-def test_windows_that_are_alike_merge_into_one_of_them(row: list[float], counts: list[int], merge: str) -> None:
-    [single] = classify([[row]], function="none", top_k=None)
-    [merged] = classify([[row] * len(counts)], tokens=[counts], function="none", top_k=None, merge=merge)
-    assert merged == single
 
 
 @settings(max_examples=40)

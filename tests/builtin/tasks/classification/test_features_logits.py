@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_kit.builtin.tasks.classification.stage import Logits
 from pipeline_kit.builtin.tasks.embedding.features import Features
 from pipeline_kit.builtin.tasks.options import FeaturesConfig, LogitsConfig
-from pipeline_kit.contract.types import Encoding, ModelOutput, Result, RowOutput
+from pipeline_kit.contract.types import Encoding, Result, RowOutput
 from pipeline_kit.errors import ExampleError, StageError
-from pipeline_kit.runtime.padding import PaddingPolicy, collate
-from pipeline_kit.testing import WordTokenizer, WordTokenizerConfig, tiny_pipeline, tiny_stage_context
+from pipeline_kit.testing import WordTokenizer, WordTokenizerConfig, tiny_stage_context
 
 
 def features(windows: Sequence[Encoding], rows: Sequence[Any], **options: Any) -> Result:
@@ -99,22 +96,12 @@ def test_windows_give_the_tokens_of_the_whole_text(text: str, max_length: int, o
     assert len(result["vectors"]) == len(result["tokens"])
 
 
-def test_features_without_padding_behind_a_model() -> None:
-    pipe = tiny_pipeline(Features(FeaturesConfig(), tiny_stage_context()))
-    short, long = pipe(["good day", "what a good day it is"])
-    assert [len(short["vectors"]), len(long["vectors"])] == [4, 8]
-    np.testing.assert_allclose(pipe("good day")["vectors"], short["vectors"], atol=1e-6)
-
-
 def test_features_refuse_what_they_cannot_use() -> None:
     windows = words().encode(["good day"])
     with pytest.raises(StageError, match="3 vectors for 4 tokens"):
         features(windows, [np.zeros((3, 2))])
     with pytest.raises(ExampleError, match="finite"):
         features(windows, [np.full((4, 2), np.nan)])
-    batch = collate(windows, PaddingPolicy("longest"), "cpu")
-    with pytest.raises(StageError, match="needs 'last_hidden_state'"):
-        Features(FeaturesConfig(), tiny_stage_context()).reduce(ModelOutput({}), batch)
 
 
 def logits(rows: Sequence[Sequence[Sequence[float]]], tokens: Sequence[Sequence[int]] | None = None) -> list[Result]:
@@ -132,20 +119,3 @@ def test_logits_by_hand() -> None:
 
 def test_logits_of_windows_are_their_mean_by_tokens() -> None:
     assert logits([[[4.0, 0.0], [0.0, 8.0]]], [[3, 1]])[0]["logits"] == [3.0, 2.0]
-
-
-def test_logits_refuse_what_they_cannot_use() -> None:
-    with pytest.raises(ExampleError, match="finite"):
-        logits([[[math.inf, 0.0]]])
-    with pytest.raises(StageError, match=r"3 logits.*2 labels"):
-        logits([[[0.0, 0.0, 0.0]]])
-
-
-def test_logits_reduce_to_float32_and_drop_the_rest() -> None:
-    stage = Logits(LogitsConfig(), tiny_stage_context())
-    batch = collate([Encoding([1])], PaddingPolicy("longest"), "cpu")
-    both = {"logits": torch.ones(1, 3, dtype=torch.bfloat16), "last_hidden_state": torch.zeros(1, 1, 2)}
-    reduced = stage.reduce(ModelOutput(both, frozenset({"last_hidden_state"})), batch)
-    assert set(reduced.tensors) == {"logits"}
-    assert reduced["logits"].dtype == torch.float32
-    assert not reduced.per_token

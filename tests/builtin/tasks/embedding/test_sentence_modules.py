@@ -377,7 +377,7 @@ def test_a_hub_repository_comes_with_its_layers(inner: str, matryoshka: Path, tm
     code = (
         "import sys\n"
         "from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint\n"
-        "found = resolve_checkpoint(CheckpointConfig('me/st', offline=sys.argv[1] == 'offline'))\n"
+        "found = resolve_checkpoint(CheckpointConfig(path='me/st', offline=sys.argv[1] == 'offline'))\n"
         "print(found.root or found.path)"
     )
 

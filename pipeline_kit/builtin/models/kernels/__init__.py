@@ -1,1 +1,0 @@
-"""Faster ways to compute a network: packed and int8 linear layers, compiled graphs."""

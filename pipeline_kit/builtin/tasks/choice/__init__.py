@@ -1,1 +1,0 @@
-"""The best of several choices."""

@@ -1,1 +1,0 @@
-"""Labels of the user's own."""

@@ -1,0 +1,1 @@
+"""The routes that clients know, a file for each kind of client."""

@@ -1,0 +1,1 @@
+"""Presets; Hydra finds them through this file."""
