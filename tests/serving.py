@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ import uvicorn
 
 import pipeline_kit as pk
 from pipeline_kit.runtime.pipeline import Pipeline
+
+_TLS = ssl.create_default_context()
+"""Without it each request reads the certificates of the machine anew, though none of ours is over TLS."""
 
 
 @contextmanager
@@ -40,7 +44,12 @@ def running(pipelines: Pipeline | Mapping[str, Pipeline], **options: Any) -> Ite
 def post(url: str, body: Any, **headers: str) -> httpx.Response:
     """Send JSON, or bytes as they are."""
     given: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
-    return httpx.post(url, headers=headers, timeout=60, **given)
+    return httpx.post(url, headers=headers, timeout=60, verify=_TLS, **given)
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    """Ask for a page."""
+    return httpx.get(url, headers=headers, timeout=60, verify=_TLS)
 
 
 class GatedModel:

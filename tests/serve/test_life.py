@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import post, running, until
+from serving import get, post, running, until
 
 import pipeline_kit as pk
 
@@ -77,8 +77,8 @@ def test_accepted_work_is_finished_before_the_end(tmp_path: Path, slow: tuple[st
         answers += [pool.submit(post, f"{url}/run", {"inputs": text}) for text in texts[1:]]
         until(lambda: _waiting(url) == waiting)
         server.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(f"{url}/ready").status_code == 503)
-        assert httpx.get(f"{url}/health").status_code == 200
+        until(lambda: get(f"{url}/ready").status_code == 503)
+        assert get(f"{url}/health").status_code == 200
         refused = post(f"{url}/run", {"inputs": "too late"})
         assert refused.status_code == 503
         assert refused.headers["connection"] == "close"
@@ -95,7 +95,7 @@ def test_accepted_work_is_finished_before_the_end(tmp_path: Path, slow: tuple[st
 
 
 def _waiting(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = get(f"{url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("pipeline_kit_waiting_tokens{"))
 
 
@@ -109,7 +109,7 @@ def test_work_that_is_cut_off_is_exit_code_1(tmp_path: Path, slow: tuple[str, ..
         until(lambda: (tmp_path / "began").exists())
         server.send_signal(signal.SIGINT)
         if second:
-            until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+            until(lambda: get(f"{url}/ready").status_code == 503)
             server.send_signal(signal.SIGINT)
         assert server.wait(30) == 1
         assert answer.result().status_code == 503
@@ -191,7 +191,7 @@ def test_a_key_an_origin_and_a_host(capfd: pytest.CaptureFixture[str]) -> None:
         assert post(f"{url}/run", body).status_code == 401
         assert post(f"{url}/run", body, Authorization="Bearer wrong").status_code == 401
         assert httpx.post(f"{url}/run", json=body, auth=("", "k3y-s3cret")).status_code == 200
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert get(f"{url}/health").status_code == 200
         key = {"Authorization": "Bearer k3y-s3cret"}
         assert post(f"{url}/run", body, **key, Origin="https://evil.example").status_code == 403
         assert post(f"{url}/run", body, **key, Origin="null").status_code == 403
@@ -258,7 +258,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     with running(pk.load()) as url:
         post(f"{url}/run", {"inputs": ["a", "b c"]})
         post(f"{url}/run", b"nothing")
-        families = {family.name: family for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)}
+        families = {family.name: family for family in text_string_to_metric_families(get(f"{url}/metrics").text)}
     counts = {
         (sample.labels["route"], sample.labels["status"]): sample.value
         for sample in families["pipeline_kit_requests"].samples

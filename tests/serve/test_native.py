@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
-from serving import post, running
+from serving import get, post, running
 
 import pipeline_kit as pk
 
@@ -58,8 +57,8 @@ def test_only_declared_options_are_taken(pipe: pk.Pipeline, url: str) -> None:
 
 
 def test_health_and_readiness(url: str) -> None:
-    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
-    assert httpx.get(f"{url}/ready").json() == {"status": "ready"}
+    assert get(f"{url}/health").json() == {"status": "ok"}
+    assert get(f"{url}/ready").json() == {"status": "ready"}
 
 
 def test_a_trace(url: str) -> None:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
 from harness import checkpoint, pipeline_of
-from serving import post, running
+from serving import get, post, running
 from tritonclient.utils import InferenceServerException
 
 import pipeline_kit as pk
@@ -198,4 +197,4 @@ def test_a_single_pipeline_answers_to_any_name() -> None:
     with running(pk.load()) as url:
         found = post(f"{url}/v2/models/anything/infer", _input()).json()
         assert found["model_name"] == "default"
-        assert httpx.get(f"{url}/pipelines/default/v2/models/anything").json()["name"] == "default"
+        assert get(f"{url}/pipelines/default/v2/models/anything").json()["name"] == "default"

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from fake_plugins import TASK
@@ -17,7 +16,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
-from serving import post, running
+from serving import get, post, running
 
 import pipeline_kit as pk
 
@@ -40,12 +39,8 @@ def url(mood: pk.Pipeline) -> Iterator[str]:
 KEY = {"Authorization": "Bearer hunter22"}
 
 
-def get(url: str) -> httpx.Response:
-    return httpx.get(url, headers=KEY)
-
-
 def test_a_plugins_task_is_in_it(url: str) -> None:
-    found = get(f"{url}/pipelines/mood/openapi.json").json()
+    found = get(f"{url}/pipelines/mood/openapi.json", **KEY).json()
     schemas = found["components"]["schemas"]
     assert found["servers"] == [{"url": "/pipelines/mood"}]
     [text, example] = schemas["TaskExample"]["anyOf"]
@@ -61,23 +56,23 @@ def test_a_plugins_task_is_in_it(url: str) -> None:
 
 
 def test_several_pipelines_are_alternatives(url: str) -> None:
-    found = get(f"{url}/openapi.json").json()
+    found = get(f"{url}/openapi.json", **KEY).json()
     assert "mood: task=mood-detection; rank: task=text-ranking" in found["info"]["description"]
     titles = [one.get("title") for one in found["components"]["schemas"]["TaskResult"]["anyOf"]]
     assert titles == ["result of mood-detection", "result of text-ranking"]
 
 
 def test_the_key_is_in_it_and_needed(url: str) -> None:
-    assert httpx.get(f"{url}/openapi.json").status_code == 401
-    paths = get(f"{url}/openapi.json").json()["paths"]
+    assert get(f"{url}/openapi.json").status_code == 401
+    paths = get(f"{url}/openapi.json", **KEY).json()["paths"]
     assert paths["/run"]["post"]["security"] == [{"key": []}]
     assert "401" in paths["/run"]["post"]["responses"]
     assert paths["/health"]["get"]["security"] == []
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert get(f"{url}/health").status_code == 200
 
 
 def test_every_error_has_the_form_it_is_documented_with(url: str) -> None:
-    schemas = get(f"{url}/openapi.json").json()["components"]["schemas"]
+    schemas = get(f"{url}/openapi.json", **KEY).json()["components"]["schemas"]
     assert schemas["open_inference_error"]["properties"] == {"error": {"type": ["string"]}}
     properties = schemas["native_error"]["properties"]["error"]["properties"]
     assert properties["param"] == {"type": ["null", "string"]}
@@ -85,7 +80,7 @@ def test_every_error_has_the_form_it_is_documented_with(url: str) -> None:
 
 
 def test_every_reference_leads_somewhere_and_names_are_unique(url: str) -> None:
-    found = get(f"{url}/openapi.json").json()
+    found = get(f"{url}/openapi.json", **KEY).json()
     names = set(re.findall(r'"\$ref": "#/components/schemas/(.*?)"', json.dumps(found)))
     assert names <= found["components"]["schemas"].keys()
     operations = [one["operationId"] for path in found["paths"].values() for one in path.values()]
@@ -93,10 +88,10 @@ def test_every_reference_leads_somewhere_and_names_are_unique(url: str) -> None:
 
 
 def test_the_page_has_every_route_and_loads_nothing(url: str) -> None:
-    page = get(f"{url}/docs")
+    page = get(f"{url}/docs", **KEY)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
-    document = get(f"{url}/openapi.json").json()
+    document = get(f"{url}/openapi.json", **KEY).json()
     for path, methods in document["paths"].items():
         assert f"<code>{path}</code>" in page.text
         assert all(f'id="{one["operationId"]}"' in page.text for one in methods.values())
@@ -109,7 +104,7 @@ def test_the_page_has_every_route_and_loads_nothing(url: str) -> None:
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize("name", ["mood", "rank"])
 def test_the_server_does_what_the_document_says(name: str, mode: GenerationMode, url: str) -> None:
-    document = get(f"{url}/pipelines/{name}/openapi.json").json()
+    document = get(f"{url}/pipelines/{name}/openapi.json", **KEY).json()
     checks: list[Any] = [not_a_server_error, status_code_conformance, response_schema_conformance]
     schema = schemathesis.openapi.from_dict(document)
     for found in schema.get_all_operations():

@@ -17,7 +17,7 @@ import explain_traces as made
 import httpx
 import pytest
 from harness import checkpoint, cli
-from serving import post, running
+from serving import get, post, running
 
 import pipeline_kit as pk
 
@@ -123,12 +123,12 @@ def test_a_pipeline_with_steps_is_explained_as_json_alone(tmp_path: Path) -> Non
         page = post(f"{url}/explain", {"inputs": "a", "format": "html"})
         assert page.status_code == 422
         assert "ask for the format json" in page.json()["error"]["message"]
-        assert httpx.get(f"{url}/playground").status_code == 200
+        assert get(f"{url}/playground").status_code == 200
 
 
 def test_the_page_has_a_policy_and_nothing_in_its_facts_ends_their_script(pipes: dict[str, pk.Pipeline]) -> None:
     with running({"</script><script>window.hurt=1</script>": pipes["reviews"]}) as url:
-        found = httpx.get(f"{url}/playground")
+        found = get(f"{url}/playground")
     assert found.text.count("</script>") == 3
     policy = found.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -138,7 +138,7 @@ def test_the_page_has_a_policy_and_nothing_in_its_facts_ends_their_script(pipes:
 
 def test_the_key_is_asked_for_and_never_shown(browser: Any, pipes: dict[str, pk.Pipeline]) -> None:
     with running(pipes["reviews"], api_key="open-sesame") as url:
-        refused = httpx.get(f"{url}/playground")
+        refused = get(f"{url}/playground")
         assert refused.status_code == 401
         assert "Basic" in refused.headers["www-authenticate"]
         with browser.new_context(http_credentials={"username": "", "password": "open-sesame"}) as context:

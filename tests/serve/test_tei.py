@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import httpx
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import transformers
 from harness import checkpoint, pipeline_of
 from huggingface_hub import InferenceClient
-from serving import post, running
+from serving import get, post, running
 
 import pipeline_kit as pk
 
@@ -157,7 +156,7 @@ def test_info(pipes: Mapping[str, pk.Pipeline], url: str, monkeypatch: pytest.Mo
     assert found["max_client_batch_size"] == 64
     assert found["max_input_length"] == pipes["classes"].description["tokenizer"]["max_length"]
     assert "/" not in found["model_id"]
-    kinds = {name: httpx.get(f"{url}/pipelines/{name}/info").json()["model_type"] for name in pipes}
+    kinds = {name: get(f"{url}/pipelines/{name}/info").json()["model_type"] for name in pipes}
     assert [*kinds["sentences"], *kinds["ranking"], *kinds["text"]] == ["embedding", "reranker", "text-generation"]
 
 
