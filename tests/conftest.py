@@ -38,7 +38,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
 
 
-APART = ("test_plugins_shipped.py", "test_docs.py", "test_new_plugin.py", "test_cli_process.py")
+APART = (
+    *("test_plugins_shipped.py", "test_docs.py", "test_new_plugin.py", "test_cli_process.py"),
+    *("test_job_workers.py", "test_life.py"),
+)
 """Files of few tests that take long and share nothing."""
 
 

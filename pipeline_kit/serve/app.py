@@ -12,8 +12,8 @@ from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from random import getrandbits
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 from starlette.applications import Starlette
@@ -162,7 +162,7 @@ class _Endpoint:
         state, account = self.app.state, Account(self.app.config.deadline)
         call = Call(state.default, None, headers, scope.get("path_params", {}), state, account)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex[:16]
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(64):016x}"
         watcher: asyncio.Task[None] | None = None
         # What is in flight is waited for at the end; an open route is not, or a probe would keep the server alive.
         counted = 0 if self.route.open else 1
@@ -195,6 +195,8 @@ class _Endpoint:
             raise Refused(503, "this server is about to end; ask another one", retry_after=1)
         if self.route.body is None:
             return None
+        if self.app.state.in_flight > self.app.state.most_in_flight:
+            raise self.app.state.crowded()
         if headers.get("content-encoding", "identity") != "identity":
             raise Refused(415, "the body is compressed; send it as it is")
         length = headers.get("content-length", "0")

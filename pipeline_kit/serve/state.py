@@ -58,6 +58,21 @@ class ServerState:
         """Whether all pipelines have run a batch, and the server is not about to end."""
         return not self.draining and all(served.warm for served in self.served.values())
 
+    @property
+    def most_in_flight(self) -> int:
+        """How many requests may wait for an answer.
+
+        The other connections are for those who ask whether the server lives, and those who are told to come later.
+        """
+        return max(1, self.config.max_connections // 2)
+
+    def crowded(self) -> Refused:
+        """Return the 429 for one request too many."""
+        self.rejected(self.default.name, "queue_full")
+        seconds = self.default.retry_after
+        message = f"{self.most_in_flight:,} requests wait already, half of serve.max_connections"
+        return Refused(429, f"{message}; come back in {seconds} s", retry_after=seconds)
+
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return self.metrics.exposition({name: served.batcher.waiting_tokens for name, served in self.served.items()})

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kill
 
 PLUGIN = Path(__file__).parents[1] / "faulty_stages.py"
 FAULTY = ("tokenizer=faulty", "postprocessor=faulty")
+"""Where workers are spawned it goes with ``checkpoint=tiny_static``: they need not import transformers."""
 
 
 def texts(path: Path, *faults: str, rows: int = 20) -> Path:
@@ -82,7 +83,7 @@ def test_a_job_that_goes_on_finds_what_its_workers_found_in_the_input(
 
     def indexed(out: Path, *more: str) -> int:
         sent.clear()
-        given = [f"checkpoint.path={checkpoint()}", "device=cpu", "output.rows_per_shard=5", "input.id=id", *more]
+        given = ["checkpoint=tiny_static", "device=cpu", "output.rows_per_shard=5", "input.id=id", *more]
         run_job(*given, *FAULTY, output=out, files=source, plugins=[str(PLUGIN)])
         return sum(message[0] == "index" for message in sent if isinstance(message, tuple))
 
@@ -115,7 +116,7 @@ def test_a_job_continues_on_another_kind_of_machine_only_if_that_is_allowed(
 
     def go(*more: str, **how: Any) -> Any:
         given = (
-            f"checkpoint.path={checkpoint()}",
+            "checkpoint=tiny_static",
             "device=cpu",
             "output.rows_per_shard=5",
             f"runner.workers={workers}",
@@ -152,7 +153,7 @@ def test_the_progress_line_takes_the_number_of_rows_from_the_plan(
         return 17
 
     for workers in (2, 1):
-        given = [f"checkpoint.path={checkpoint()}", "device=cpu", "input.limit=17", f"runner.workers={workers}"]
+        given = ["checkpoint=tiny_static", "device=cpu", "input.limit=17", f"runner.workers={workers}"]
         with progress.JobProgress(count, "json") as watcher:
             run_job(*given, output=tmp_path / f"out-{workers}", files=source, watcher=watcher)
         said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -233,6 +233,27 @@ def test_limits_of_a_body() -> None:
         assert post(f"{url}/run", b"\x1f\x8b", **{"Content-Encoding": "gzip"}).status_code == 415
 
 
+def test_half_of_the_connections_may_wait() -> None:
+    """The rest is for probes, and for clients that are told to come later."""
+    from serving import gated
+
+    pipe, model = gated(pk.load())
+    model.open(2)  # the warm-up
+    with running(pipe, max_connections=5) as url, ThreadPoolExecutor(2) as pool:
+        batches = len(model.batches)
+        waiting = [pool.submit(post, f"{url}/run", {"inputs": "first"})]
+        until(lambda: len(model.batches) == batches + 1)
+        waiting.append(pool.submit(post, f"{url}/run", {"inputs": "second"}))
+        until(lambda: _waiting(url) > 0)
+        refused = post(f"{url}/run", {"inputs": "third"})
+        assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
+        assert "half of serve.max_connections" in refused.json()["error"]["message"]
+        assert get(f"{url}/health").status_code == 200
+        model.open()
+        assert [answer.result().status_code for answer in waiting] == [200, 200]
+        assert post(f"{url}/run", {"inputs": "fourth"}).status_code == 200
+
+
 def test_a_client_that_leaves_takes_its_rows_along() -> None:
     from serving import gated
 
