@@ -123,7 +123,11 @@ async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: fl
     async def one() -> None:
         client = free.pop() if free else Client("127.0.0.1", port, "/run")
         begun = time.perf_counter()
-        status = await client.post(next(turn))
+        try:
+            status = await client.post(next(turn))
+        except (OSError, asyncio.IncompleteReadError):  # cut off: the connection is of no use any more
+            load.statuses[0] += 1
+            return
         load.statuses[status] += 1
         if status == 200:
             load.texts += 1
@@ -232,11 +236,13 @@ def sides(args: argparse.Namespace, words: Sequence[str], folder: Path) -> list[
     if args.infinity:
         command = [
             args.infinity,
-            "-m",
-            "infinity_emb.infinity_server",
+            "-c",
+            "from infinity_emb.cli import cli; cli()",
             "v2",
             "--model-id",
             str(folder),
+            "--served-model-name",
+            "m",
             "--port",
             "8803",
         ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,22 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection that leaves this machine."""
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
+
+
+_TORCH = find_spec("torch") is not None
+_NEEDS_TORCH = re.compile(r"^(?:import|from) (?:torch|transformers|pipeline_kit\.testing|model_helpers|parity)", re.M)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the files that need torch where it is not installed; the others skip what asks for a checkpoint.
+
+    So composing, the registry, config, files and the inspecting commands are tested on a Python that has no torch yet.
+    """
+    return True if not _TORCH and collection_path.suffix == ".py" and _needs_torch(collection_path) else None
+
+
+def _needs_torch(path: Path) -> bool:
+    return _NEEDS_TORCH.search(path.read_text(encoding="utf-8")) is not None
 
 
 APART = (

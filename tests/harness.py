@@ -1,4 +1,7 @@
-"""What all tests share: tiny checkpoints written once, pipelines without Hydra, the command line in process."""
+"""What all tests share: tiny checkpoints written once, pipelines without Hydra, the command line in process.
+
+It imports torch only where a checkpoint is asked for: see `pytest_ignore_collect` in conftest.py.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,26 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+import pytest
 
-import pipeline_kit.testing.checkpoints
-from pipeline_kit import Pipeline, builtin
+from pipeline_kit import Pipeline, builtin, testing
 from pipeline_kit.cli.app import main
 from pipeline_kit.compose.build import build
 from pipeline_kit.compose.schema import parse_config
 from pipeline_kit.contract.registry import Registry, Task
 from pipeline_kit.files.write.layout import Layout
-from pipeline_kit.testing.checkpoints import tiny_checkpoint
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "checkpoints"
 
 
 @functools.cache
 def _versions() -> str:
-    source = Path(pipeline_kit.testing.checkpoints.__file__).read_text(encoding="utf-8")
-    return f"{torch.__version__} {transformers.__version__} {source}"
+    source = Path(testing.__file__).with_name("checkpoints.py").read_text(encoding="utf-8")
+    return f"{version('torch')} {version('transformers')} {source}"
 
 
 def checkpoint(architecture: str = "bert", **options: Any) -> Path:
@@ -43,12 +44,14 @@ def checkpoint(architecture: str = "bert", **options: Any) -> Path:
 
     Two processes may write the same one: each writes its own folder and renames it, and the first one stays.
     Its files are dated 1970, so one that a test changed fails the next test that uses it.
+    Where torch is not installed, the test is skipped.
     """
+    pytest.importorskip("torch")
     key = hashlib.sha256(f"{architecture} {sorted(options.items())} {_versions()}".encode()).hexdigest()[:16]
     folder = CACHE / f"{architecture}-{key}"
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        made = tiny_checkpoint(Path(tempfile.mkdtemp(dir=CACHE)), architecture, **options)
+        made = testing.tiny_checkpoint(Path(tempfile.mkdtemp(dir=CACHE)), architecture, **options)
         for file in made.iterdir():
             os.utime(file, (0, 0))
         try:
