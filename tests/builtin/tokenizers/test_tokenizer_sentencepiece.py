@@ -64,17 +64,16 @@ def test_a_file_of_sentencepiece_is_converted(
     assert from_json(opened(tmp_path / "new")).encode(texts) == stage.encode(texts)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "file", "message"),
-    [
+def test_a_file_of_sentencepiece_without_the_library(tmp_path: Path) -> None:
+    cases = (
         ("t5", "spiece.model", r"no tokenizer\.json but spiece\.model.*pip install 'pipeline-kit\[sentencepiece\]'$"),
         ("marian", "source.spm", "marian, has no fast version.* NLLB.*pipeline-kit new-plugin tokenizer NAME$"),
         ("m2m_100", "sentencepiece.bpe.model", "m2m_100, has no fast version"),
-    ],
-)
-def test_a_file_of_sentencepiece_without_the_library(tmp_path: Path, model_type: str, file: str, message: str) -> None:
-    (tmp_path / file).write_bytes(b"pieces")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    )
+    for model_type, file, _ in cases:
+        (tmp_path / model_type).mkdir()
+        (tmp_path / model_type / file).write_bytes(b"pieces")
+        (tmp_path / model_type / "config.json").write_text(json.dumps({"model_type": model_type}))
     code = (
         "import sys; sys.modules['sentencepiece'] = None\n"
         "import pipeline_kit as pk\n"
@@ -82,13 +81,15 @@ def test_a_file_of_sentencepiece_without_the_library(tmp_path: Path, model_type:
         "from pipeline_kit.contract.types import Checkpoint\n"
         "from pipeline_kit.builtin.tokenizers.hf import HfTokenizer, HfTokenizerConfig\n"
         "from pathlib import Path\n"
-        "checkpoint = Checkpoint(Path(sys.argv[1]), 'old', {'model_type': sys.argv[2]})\n"
-        "try: HfTokenizer(HfTokenizerConfig(), StageContext(checkpoint))\n"
-        "except pk.PipelineKitError as error: print(error)\n"
+        "for name in sys.argv[2:]:\n"
+        "    checkpoint = Checkpoint(Path(sys.argv[1], name), 'old', {'model_type': name})\n"
+        "    try: HfTokenizer(HfTokenizerConfig(), StageContext(checkpoint))\n"
+        "    except pk.PipelineKitError as error: print(str(error).replace('\\n', ' '))\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path), model_type]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert re.search(message, done.stdout.strip()), done.stdout + done.stderr
+    command = [sys.executable, "-c", code, str(tmp_path), *(model_type for model_type, _, _ in cases)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for (_, _, message), line in zip(cases, done.stdout.splitlines(), strict=True):
+        assert re.search(message, line), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("owner", ["MarianTokenizer", "M2M100Tokenizer"])

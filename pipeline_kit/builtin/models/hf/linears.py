@@ -251,14 +251,15 @@ def can_pack(device: Device) -> bool:
     known = device.kind == "cpu" and device.dtype in ("float32", "bfloat16")
     if not known or emulated(device.dtype) or not torch._C._has_mkldnn:
         return False
+    dtype, near = (torch.float32, 1e-5) if device.dtype == "float32" else (torch.bfloat16, 2e-2)
     try:
-        linear = nn.Linear(16, 16)
-        rows = torch.ones(2, 16)
+        linear = nn.Linear(16, 16, dtype=dtype)
+        rows = torch.ones(2, 16, dtype=dtype)
         packed = PackedLinear(linear)
         with torch.inference_mode():
-            plain = bool(torch.allclose(packed(rows), linear(rows), atol=1e-5))
+            plain = bool(torch.allclose(packed(rows), linear(rows), atol=near))
             packed.post = ("gelu", "none")
-            return plain and bool(torch.allclose(packed(rows), nn.functional.gelu(linear(rows)), atol=1e-5))
+            return plain and bool(torch.allclose(packed(rows), nn.functional.gelu(linear(rows)), atol=near))
     except (AttributeError, RuntimeError, TypeError):
         return False
 
