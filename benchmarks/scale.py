@@ -328,7 +328,7 @@ def memory(args: argparse.Namespace, work: Path) -> Measurement:
     """Run a long job from an S3 server to it in one process; see how much it grows after its first rows."""
     rows, first = (2_000, 1_000) if args.quick else (args.long_rows, FIRST_ROWS)
     source = rows_file(work, rows)
-    there, static = f"s3://bench/{source.name}", "checkpoint=tiny_static"
+    there = f"s3://bench/{source.name}"
     with s3():
         storage_of(there).create(there, source.read_bytes())
         tell(f"memory, {rows:,} rows")
