@@ -330,12 +330,12 @@ def soak(args: argparse.Namespace, words: Sequence[str], texts: Sequence[str]) -
         await leaver
 
     with started(side.command, side.port, side.ready) as pid:
-        process = psutil.Process(pid)
-        asyncio.run(load(60))
-        first = process.memory_info().rss
-        asyncio.run(load(max(1, args.soak - 60)))
-        last = process.memory_info().rss
-    return {"seconds": args.soak, "statuses": dict(statuses), "growth_mib": round((last - first) / 2**20, 1)}
+        process, found = psutil.Process(pid), list[float]()
+        for _ in range(max(2, round(args.soak / 60))):
+            asyncio.run(load(60))
+            found.append(round(process.memory_info().rss / 2**20, 1))
+    growth = round(found[-1] - found[0], 1)
+    return {"seconds": args.soak, "statuses": dict(statuses), "mib_by_minute": found, "growth_mib": growth}
 
 
 def main() -> None:
