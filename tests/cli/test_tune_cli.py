@@ -14,6 +14,7 @@ from harness import checkpoint, cli
 from pipeline_kit.bench import machine
 from pipeline_kit.bench.rounds import Timing
 from pipeline_kit.bench.sides import BenchSide, PipelineSide
+from pipeline_kit.builtin.models.hf.linears import can_quantize
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.tune import search as measuring
@@ -230,6 +231,7 @@ def test_other_tasks_can_be_tuned(tmp_path: Path, given_times: Any, no_engines: 
         assert any("only 4 different texts" in note for note in report["notes"])
 
 
+@pytest.mark.skipif(not can_quantize(), reason="torch has no products in int8 here")
 def test_ctrl_c_shows_what_is_known_and_saves_nothing(texts: str, tmp_path: Path, given_times: Any) -> None:
     def seconds(config: Any) -> float:
         if config.model.options.quantization == "int8_per_token":

@@ -12,6 +12,7 @@ from explain_helpers import EAGER, TASKS, close, task_checkpoint, task_pipeline
 
 from pipeline_kit import Example, Trace
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
+from pipeline_kit.builtin.models.hf.linears import can_quantize
 from pipeline_kit.explain.terminal import to_text
 from pipeline_kit.explain.trace import BatchTrace
 
@@ -210,6 +211,7 @@ def test_other_engines_and_architectures(architecture: str, overrides: tuple[str
             close(weights.sum(-1).transpose(0, 2, 1)[kept], 1.0, 1e-4)
 
 
+@pytest.mark.skipif(not can_quantize(), reason="torch has no products in int8 here")
 def test_int8_shows_its_own_layers() -> None:
     pipe, examples = task_pipeline("text-classification", "bert", "model.quantization=int8_per_token")
     plain, _ = task_pipeline("text-classification", "bert", *EAGER)
