@@ -219,8 +219,8 @@ def test_streamed_text_generation(pipes: Mapping[str, pk.Pipeline], clients: Cli
     assert "".join(whole) == TEXT + wanted
 
     async def streamed() -> str:
-        other = AsyncInferenceClient(model=f"{url}/pipelines/text", provider="hf-inference")
-        return "".join([piece async for piece in await other.text_generation(TEXT, stream=True)])
+        async with AsyncInferenceClient(model=f"{url}/pipelines/text", provider="hf-inference") as other:
+            return "".join([piece async for piece in await other.text_generation(TEXT, stream=True)])
 
     assert asyncio.run(streamed()) == wanted
 

@@ -14,6 +14,7 @@ In these files a fenced block means:
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -136,6 +137,8 @@ def test_every_snippet_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
             expect(block.text, printed, where)
         else:
             raise AssertionError(f"{where}: a block of '{block.language}' without a title is never run")
+    space.clear()
+    gc.collect()  # here, where clients may leave their sockets open; else it happens in whatever test comes next
 
 
 def anchors(page: Path) -> set[str]:
