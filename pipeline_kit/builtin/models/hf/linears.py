@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
 from torch import nn
 
-from pipeline_kit.builtin.models.hf.batches import is_close, noise_of
+from pipeline_kit.builtin.models.hf.batches import noise_of
+from pipeline_kit.builtin.models.hf.joined import Probe, join_linears, swapped
 from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError, Fault
 from pipeline_kit.runtime.device import emulated
@@ -41,10 +41,6 @@ class ReplacedLayers:
     activations: int = 0
 
 
-Probe = Callable[[], Mapping[str, torch.Tensor]]
-"""Runs a network on a few rows and returns its outputs."""
-
-
 def replace_linears(
     network: nn.Module, made: Mapping[nn.Module, FusedLinear], probe: Probe, noise: float
 ) -> ReplacedLayers:
@@ -65,18 +61,8 @@ def replace_linears(
         for layer, replacement in made.items():
             instead[layer] = replacement
             replacement.post = fused[layer][1] if layer in fused else NO_ACTIVATION
-        before: list[tuple[nn.Module, str, nn.Module]] = []
-        for owner in list(network.modules()):
-            for name, child in list(owner.named_children()):
-                if child in instead:
-                    setattr(owner, name, instead[child])
-                    before.append((owner, name, child))
-        with suppress(RuntimeError, TypeError, AttributeError):  # a network that reads a layer's weight itself
-            answers = probe()
-            if all(is_close(answers[name], value, noise) for name, value in expected.items()):
-                return ReplacedLayers(len(made), len(fused))
-        for owner, name, module in before:
-            setattr(owner, name, module)
+        if swapped(network, instead, probe, expected, noise):
+            return ReplacedLayers(len(made), len(fused))
     return ReplacedLayers()
 
 
@@ -171,13 +157,18 @@ class LinearKernels:
 
     packed: ReplacedLayers
     rounded: ReplacedLayers
+    joined: int
     tolerance: float
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """How many linear layers are packed or rounded, and how many of them do the activation after them."""
-        found = {"packed_linears": self.packed.layers, "int8_linears": self.rounded.layers}
-        return {**found, "fused_activations": self.packed.activations + self.rounded.activations}
+        """How many products are packed or rounded, how many layers share one, how many activations one computes too."""
+        return {
+            "packed_linears": self.packed.layers,
+            "int8_linears": self.rounded.layers,
+            "joined_linears": self.joined,
+            "fused_activations": self.packed.activations + self.rounded.activations,
+        }
 
     @property
     def settled(self) -> Mapping[str, LinearKernel]:
@@ -189,28 +180,42 @@ def choose_linear_kernels(
     network: nn.Module, probe: Probe, linear: LinearKernel, quantization: Quantization, device: Device
 ) -> LinearKernels:
     """Replace linear layers where that is measured to be faster, or asked for; raise ConfigError if it cannot be."""
-    rounded = packed = ReplacedLayers()
-    if quantization != "none":
-        rounded = _round_linears(network, probe, quantization, device)
-    if linear != "eager" and can_pack(device):
-        packed = pack_linears(network, probe, linear, device)
-    elif linear == "packed":
+    packs = linear != "eager" and can_pack(device)
+    if linear == "packed" and not packs:
         problem = (
             "'packed' is for float32, or bfloat16 where the CPU has it, on a CPU with oneDNN, "
             f"not for {device.dtype} on {device.name} here."
         )
         raise ConfigError([Fault("model.linear", problem, ("auto", "eager"))])
-    return LinearKernels(packed, rounded, _INT8_TOLERANCE if rounded.layers else 0.0)
+    layers = linears(network)
+    packs = packs and (linear == "packed" or _are_faster(list(layers.values())))
+    joined = 0
+    rounded = packed = ReplacedLayers()
+    if quantization != "none":
+        _check_rounding(quantization, device)
+    if quantization != "none" or (packs and device.dtype == "bfloat16"):
+        # In float32 a wide product is as fast as three narrow ones, and reading it in parts is not free.
+        alone = {layer for layer, linear in layers.items() if linear.out_features < _FEWEST_OUTPUTS}
+        alone |= activations_after(network, probe).keys()
+        joined = join_linears(network, layers, alone, probe, noise_of("packed", device))
+    if quantization != "none":
+        rounded = _round_linears(network, probe, quantization, device)
+    if packs:
+        packed = pack_linears(network, probe, device)
+    return LinearKernels(packed, rounded, joined, _INT8_TOLERANCE if rounded.layers else 0.0)
 
 
-def _round_linears(network: nn.Module, probe: Probe, quantization: Quantization, device: Device) -> ReplacedLayers:
-    """Round the linear layers of `network` in place, but for heads of few outputs."""
+def _check_rounding(quantization: Quantization, device: Device) -> None:
     if device.kind != "cpu" or device.dtype != "float32":
         problem = f"'{quantization}' is for device=cpu in float32, not for {device.dtype} on {device.name}."
         raise ConfigError([Fault("model.quantization", problem, hint="leave it out, or add device=cpu")])
     if not can_quantize():
         problem = f"'{quantization}' needs products in int8, which torch does not have on this CPU."
         raise ConfigError([Fault("model.quantization", problem, ("none",))])
+
+
+def _round_linears(network: nn.Module, probe: Probe, quantization: Quantization, device: Device) -> ReplacedLayers:
+    """Round the linear layers of `network` in place, but for heads of few outputs."""
     layer: type[FusedLinear] = Int8Linear if quantization == "int8" else Int8PerTokenLinear
     plain = linears(network).items()
     made = {module: layer(linear) for module, linear in plain if linear.out_features >= _FEWEST_OUTPUTS}
@@ -264,12 +269,9 @@ def can_pack(device: Device) -> bool:
         return False
 
 
-def pack_linears(network: nn.Module, probe: Probe, kernel: LinearKernel, device: Device) -> ReplacedLayers:
-    """Pack all linear layers in place, for ``auto`` if they are measured to be faster; none if its answers change."""
-    layers = linears(network)
-    if kernel == "auto" and not _are_faster(list(layers.values())):
-        return ReplacedLayers()
-    made = {module: PackedLinear(linear) for module, linear in layers.items()}
+def pack_linears(network: nn.Module, probe: Probe, device: Device) -> ReplacedLayers:
+    """Pack all linear layers in place; none if the answers change."""
+    made = {module: PackedLinear(linear) for module, linear in linears(network).items()}
     return replace_linears(network, made, probe, noise_of("packed", device))
 
 

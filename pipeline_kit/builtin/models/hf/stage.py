@@ -25,6 +25,7 @@ from pipeline_kit.builtin.models.hf.compiled import CompiledNetwork
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS, check_head_name
 from pipeline_kit.builtin.models.hf.linears import choose_linear_kernels
 from pipeline_kit.builtin.models.hf.loading import load_network
+from pipeline_kit.builtin.models.hf.recorded import RecordedNetwork
 from pipeline_kit.builtin.models.options import HfModelConfig
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.gradients import Differentiable
@@ -75,6 +76,7 @@ class HfModel(Model):
         limit = None if context.tokenizer is None else context.tokenizer.max_length
         limit = limit or getattr(settings.get_text_config(), "max_position_embeddings", None)
         self._compiled: CompiledNetwork | None = None
+        self._recorded: RecordedNetwork | None = None
         self._watch: layers.LayerWatch | None = None
         with quiet():
             if self._head == "sequence-classification" and self._takes.pad_token_id is None:
@@ -94,6 +96,8 @@ class HfModel(Model):
                 self._network, self._answers, device, self._sides, filler=filler or 0, limit=limit
             )
             self.forward(sample)  # finds out whether the compiler works before the first batch
+        elif device.kind == "cpu":
+            self._recorded = RecordedNetwork(self._walk, noise_of("compiled", device))
 
     @property
     def runtime_info(self) -> Mapping[str, Any]:
@@ -164,10 +168,10 @@ class HfModel(Model):
         plain = HfModelConfig(config.head, attention, "eager")
         device = replace(context.device, dtype="float32")
         if (replace(config, **self.pinned_options), context.device) == (plain, device):
-            return Differentiable(self._network, self._run, "the network itself")
+            return Differentiable(self._network, self._walk, "the network itself")
         copy = HfModel(plain, replace(context, device=device))
         note = "a copy of the network in float32, run by torch's own layers"
-        return Differentiable(copy._network, copy._run, note)
+        return Differentiable(copy._network, copy._walk, note)
 
     def _run(self, batch: TokenBatch) -> ModelOutput:
         """Run rows that the network may see together."""
@@ -175,6 +179,12 @@ class HfModel(Model):
             return self._compiled(batch)
         if batch.wanted is not None and self._selects:
             return self._at_wanted(batch, batch.wanted)
+        if self._recorded is not None and self._watch is None:
+            return self._recorded(batch)
+        return self._walk(batch)
+
+    def _walk(self, batch: TokenBatch) -> ModelOutput:
+        """Run the network's modules."""
         return self._answers(self._network, batch)
 
     def _at_wanted(self, batch: TokenBatch, wanted: torch.Tensor) -> ModelOutput:
