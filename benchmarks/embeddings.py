@@ -39,7 +39,8 @@ class SentenceTransformersSide(BenchSide):
         self.device = ours.device
         self._batch_size = batch_size
         with quiet():
-            self._model: Any = SentenceTransformer(str(folder), device="cpu")
+            dtype = {"dtype": ours.device.dtype}
+            self._model: Any = SentenceTransformer(str(folder), device=ours.device.name, model_kwargs=dtype)
 
     def warm_up(self, examples: Sequence[Example]) -> TextBatch:
         """Run; what it reads is counted by the side before it."""

@@ -2,7 +2,9 @@
 
     python benchmarks/report.py benchmarks/results/*.json [--output benchmarks/RESULTS.md] [--no-plot]
 
-The picture needs matplotlib (pip install 'pipeline-kit[plot]') and stands beside the page under the same name.
+Each kind of machine has its own section, the one with the most results first. What stands behind the line
+`<!-- by hand -->` of a page that is there stays. The picture, of the first kind, needs matplotlib
+(pip install 'pipeline-kit[plot]') and stands beside the page under the same name.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ ORDER = (
     "cold_start",
     "job",
     "steps",
+    "budgets",
+    "gpu",
 )
 SETS = "short mixed long agreement"
+DRAWN = ("classifier", "runtimes", "shipped", "embeddings", "generation")
+BY_HAND = "<!-- by hand -->"
 GOAL_COLUMNS = ("work", "goal", "measured", "lowest to highest round", "reached")
 
 
@@ -45,10 +51,10 @@ def read(paths: Sequence[Path]) -> list[Result]:
     """Read results, each comparison's tables once.
 
     :raises InputError: for a file that is not a result.
-    :raises UsageError: if a table is there twice, or some results are of `--quick` and some are not.
+    :raises UsageError: if a table is there twice for a kind of machine, or some results are of `--quick`, some not.
     """
     results: list[Result] = []
-    homes: dict[str, Path] = {}
+    homes: dict[tuple[str, str], Path] = {}
     for path in paths:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -60,7 +66,7 @@ def read(paths: Sequence[Path]) -> list[Result]:
                 f"{path}: schema {for_message(str(result['schema']))}, this program reads {SCHEMA}; measure again"
             )
         for measurement in result["measurements"]:
-            other = homes.setdefault(measurement["name"], path)
+            other = homes.setdefault((_kind(result), measurement["name"]), path)
             if other != path:
                 raise UsageError(f"{path} and {other} both hold {measurement['name']}; pass one of them")
         results.append(result)
@@ -69,21 +75,33 @@ def read(paths: Sequence[Path]) -> list[Result]:
     return results
 
 
-def page(results: Sequence[Result], picture: str | None) -> Iterator[str]:
+def page(kinds: Mapping[str, Sequence[Result]], picture: str | None) -> Iterator[str]:
     """Write the page, line by line.
 
-    :param picture: the name of the plot's file, None without one.
+    :param kinds: results by kind of machine.
+    :param picture: the name of the plot's file, of the first kind; None without one.
     """
-    yield from _head(results)
-    if picture is not None:
-        yield from (f"![tokens per second of all sides]({picture})", "")
-    found = {measurement["name"]: measurement for measurement in ordered(results)}
-    quick = any(result["quick"] for result in results)
-    yield from ("## Goals", "")
-    yield from markdown(GOAL_COLUMNS, [_goal(goal, goal.find(found), quick) for goal in GOALS])
+    yield from ("# Measured", "")
+    if any(result["quick"] for results in kinds.values() for result in results):
+        yield from ("**Made with `--quick`: these numbers say nothing about speed.**", "")
+    yield "Made by `python benchmarks/run_all.py` and `python benchmarks/report.py`; [README.md](README.md) says how."
+    yield "Sides take turns in one process. Speeds are medians over the rounds with their quartiles; ratios are taken"
+    yield "within each round: their median, lowest and highest. A kind of machine has its own section."
     yield ""
-    for measurement in found.values():
-        yield from _section(measurement)
+    for kind, results in kinds.items():
+        yield from _head(kind, results)
+        if picture is not None:
+            yield from (f"![tokens per second of all sides]({picture})", "")
+            picture = None
+        found = {measurement["name"]: measurement for measurement in ordered(results)}
+        quick = any(result["quick"] for result in results)
+        goals = [(goal, goal.find(found)) for goal in GOALS]
+        yield from ("### Goals", "")
+        yield from markdown(GOAL_COLUMNS, [_goal(goal, value, quick) for goal, value in goals if value is not None])
+        missing = [goal.work for goal, value in goals if value is None]
+        yield from ("", f"Not measured here: {'; '.join(missing)}.", "") if missing else ("",)
+        for measurement in found.values():
+            yield from _section(measurement)
 
 
 def ordered(results: Sequence[Result]) -> list[Measurement]:
@@ -94,14 +112,8 @@ def ordered(results: Sequence[Result]) -> list[Measurement]:
     )
 
 
-def _head(results: Sequence[Result]) -> Iterator[str]:
-    yield from ("# Measured", "")
-    if any(result["quick"] for result in results):
-        yield from ("**Made with `--quick`: these numbers say nothing about speed.**", "")
-    yield "Made by `python benchmarks/run_all.py` and `python benchmarks/report.py`; [README.md](README.md) says how."
-    yield "Sides take turns in one process. Speeds are medians over the rounds with their quartiles; ratios are taken"
-    yield "within each round: their median, lowest and highest."
-    yield ""
+def _head(kind: str, results: Sequence[Result]) -> Iterator[str]:
+    yield from (f"## {kind}", "")
     machines = {json.dumps([_machine(result), _software(result)]): result for result in results}
     for result in machines.values():
         yield f"- {_machine(result)}"
@@ -119,7 +131,7 @@ def _head(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _section(measurement: Measurement) -> Iterator[str]:
-    yield from (f"## {measurement['title']}", "")
+    yield from (f"### {measurement['title']}", "")
     columns, rows = rows_of(measurement)
     yield from markdown(columns, rows)
     yield ""
@@ -129,11 +141,9 @@ def _section(measurement: Measurement) -> Iterator[str]:
         yield from (*items, "")
 
 
-def _goal(goal: Goal, found: Found | None, quick: bool) -> list[str]:
+def _goal(goal: Goal, found: Found, quick: bool) -> list[str]:
     bound = "at most " if goal.most else ""
-    work = f"{goal.work} ({found.what})" if found is not None and found.what else goal.work
-    if found is None:
-        return [work, bound + _with_unit(goal, goal.wanted), "not measured", "", ""]
+    work = f"{goal.work} ({found.what})" if found.what else goal.work
     spread = ""
     if found.low is not None and found.high is not None:
         spread = f"{_with_unit(goal, found.low)} to {_with_unit(goal, found.high)}"
@@ -144,6 +154,13 @@ def _goal(goal: Goal, found: Found | None, quick: bool) -> list[str]:
 def _with_unit(goal: Goal, value: float) -> str:
     formats = {"x": f"{value:.2f}x", "%": f"{value:.1%}", "of its time": f"{value:.2f} of its time"}
     return formats.get(goal.unit, f"{value:.1f} {goal.unit}")
+
+
+def _kind(result: Result) -> str:
+    """Name the kind of machine: the processor with the widest vectors it has, or the GPU."""
+    machine = result["machine"]
+    widest = machine["flags"][-1] if machine["flags"] else "instructions unknown"
+    return str(machine.get("gpu") or f"{machine['processor']}, {widest}")
 
 
 def _machine(result: Result) -> str:
@@ -175,7 +192,12 @@ def main() -> None:
     picture = None if args.no_plot else args.output.with_suffix(".png")
     try:
         results = read(args.results)
-        drawn = [m for m in ordered(results) if m["kind"] == "sides" and not m["name"].startswith("limit/")]
+        kinds: dict[str, list[Result]] = {}
+        for result in results:
+            kinds.setdefault(_kind(result), []).append(result)
+        kinds = dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
+        first = next(iter(kinds.values()))
+        drawn = [m for m in ordered(first) if m["kind"] == "sides" and m["name"].partition("/")[0] in DRAWN]
         if not drawn:
             picture = None
         if picture is not None:
@@ -183,9 +205,12 @@ def main() -> None:
                 raise UsageError("the plot needs matplotlib: pip install 'pipeline-kit[plot]'; or give --no-plot")
             from common.plot import write_plot
 
-            write_plot(drawn, picture, f"{_machine(results[0])[:110]}; {results[0]['machine']['date'][:10]}")
+            write_plot(drawn, picture, f"{_machine(first[0])[:110]}; {first[0]['machine']['date'][:10]}")
+        before = args.output.read_text(encoding="utf-8") if args.output.exists() else ""
+        by_hand = "".join(before.partition(BY_HAND)[1:])
         with atomic_writer(args.output) as file:
-            file.write("\n".join(page(results, picture.name if picture else None)).rstrip() + "\n")
+            file.write("\n".join(page(kinds, picture.name if picture else None)).rstrip() + "\n")
+            file.write(f"\n{by_hand}" if by_hand else "")
     except (PipelineKitError, OSError) as error:
         sys.exit(f"report.py: {error}")
     tell(f"wrote {args.output}" + (f" and {picture}" if picture else ""))

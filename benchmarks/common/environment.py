@@ -40,7 +40,8 @@ def facts() -> dict[str, Any]:
 
     found = machine_facts(Device(threads=torch.get_num_threads()), None)
     mine = ("date", "system", "processor", "processors", "threads", "python")
-    return {**{name: found[name] for name in mine}, "flags": cpu_flags(), "memory_gib": _memory()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {**{name: found[name] for name in mine}, "flags": cpu_flags(), "memory_gib": _memory(), "gpu": gpu}
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:

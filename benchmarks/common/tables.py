@@ -12,7 +12,7 @@ __all__ = ["Measurement", "markdown", "plain", "rows_of"]
 Measurement = dict[str, Any]
 """One table: ``name``, ``title``, ``kind`` and what `kind` says, see README.md. JSON values only."""
 
-COLUMNS = ("side", "tokens/s", "texts/s", "our float32 is", "of limit", "padding", "largest difference", "same label")
+COLUMNS = ("side", "tokens/s", "texts/s", "the first is", "of limit", "padding", "largest difference", "same label")
 
 
 def rows_of(measurement: Measurement) -> tuple[Sequence[str], list[list[str]]]:

@@ -198,7 +198,7 @@ def _light_parts(config: PipelineConfig, context: StageContext) -> dict[str, Any
         "model": model,
         "postprocessor": postprocessor,
         "padding": _padding(config, tokenizer, model),
-        "batching": batching.of(config.batching, context.device.kind, writes=isinstance(model, TextWriter)),
+        "batching": batching.of(config.batching, context.device, writes=isinstance(model, TextWriter)),
     }
 
 

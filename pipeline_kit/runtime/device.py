@@ -51,6 +51,13 @@ def native_bfloat16() -> bool:
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16"))
 
 
+def has_amx() -> bool:
+    """Return whether this CPU has tiles for products in bfloat16."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def emulated(dtype: str) -> bool:
     """Return whether this CPU computes in `dtype` by way of float32, which is slower than float32 itself."""
     import torch

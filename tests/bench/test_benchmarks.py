@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 # Two halves that run at the same time, as long as each other: nothing is timed here.
@@ -170,6 +171,25 @@ def test_the_cost_of_jobs_and_their_books_is_measured(tmp_path: Path) -> None:
     assert growth == pytest.approx(end - first, abs=0.1)
 
 
+def test_the_scripts_of_a_gpu_and_of_budgets_can_be_tried_without_one(tmp_path: Path) -> None:
+    trial = ("--quick", "--rounds", "1", "--work", str(tmp_path))
+    done = run("gpu.py", "--device", "cpu", "--no-tests", *trial)
+    assert done.returncode == 0, done.stderr
+    names = [found["name"] for found in json.loads(done.stdout)["measurements"]]
+    assert names[:4] == ["gpu/engines/short", "gpu/budgets/short", "gpu/engines/mixed", "gpu/budgets/mixed"]
+    done = run("budgets.py", "--texts", "short", "--engines", "float32", "--budgets", "64", "128", *trial)
+    [measurement] = json.loads(done.stdout)["measurements"]
+    sides = [side["name"] for side in measurement["report"]["sides"]]
+    assert sides == ["pipeline-kit float32, 64 tokens", "pipeline-kit float32, 128 tokens"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_script_ends_with_a_line() -> None:
+    done = run("gpu.py", "--quick")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("no GPU that torch can use; --device cpu --quick tries the script")
+
+
 def test_what_was_measured_is_not_measured_again(folder: Path) -> None:
     before = (folder / "latency.json").stat().st_mtime_ns
     done = run("run_all.py", "--quick", "--only", "latency", "--output", str(folder))
@@ -192,7 +212,7 @@ def test_the_report_shows_every_table(folder: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in NAMES:
         if (folder / f"{name}.json").exists():
-            assert all(f"## {m['title']}\n" in text for m in result(folder, name)["measurements"])
+            assert all(f"### {m['title']}\n" in text for m in result(folder, name)["measurements"])
     assert "say nothing about speed" in text
     assert "| yes |" not in text
     assert "**no**" not in text
@@ -219,7 +239,22 @@ def test_the_report_holds_ratios_against_the_goals(folder: Path, tmp_path: Path)
     missed = next(line for line in lines if "mixed, float32, against pipeline() batch 8" in line)
     assert reached.endswith("| 2.10x | 2.20x | 2.20x to 2.20x | yes |")
     assert missed.endswith("| 5.00x | 4.90x | 4.90x to 4.90x | **no** |")
-    assert any("cold start" in line and "not measured" in line for line in lines)
+    assert any("cold start" in line and "Not measured here" in line for line in lines)
+
+
+def test_each_kind_of_machine_has_its_section_and_what_is_by_hand_stays(folder: Path, tmp_path: Path) -> None:
+    other = result(folder, "latency")
+    other["machine"] |= {"processor": "Another CPU", "flags": ["avx2"]}
+    (tmp_path / "b.json").write_text(json.dumps(other), encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text("old\n\n<!-- by hand -->\n\n## Mine\n", encoding="utf-8")
+    files = [folder / "latency.json", folder / "classifier_mixed.json", tmp_path / "b.json"]
+    assert report(*files, "--no-plot", "--output", page) == ""
+    text = page.read_text(encoding="utf-8")
+    assert text.count("### One text at a time, the shipped checkpoint\n") == 2
+    assert text.index("### Goals") < text.index("## Another CPU, avx2\n") < text.rindex("### Goals")
+    assert text.endswith("\n<!-- by hand -->\n\n## Mine\n")
+    assert "old" not in text
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_kit.contract.types import Encoding, Side
+from pipeline_kit.contract.types import Device, Encoding, Side
+from pipeline_kit.runtime import batching
 from pipeline_kit.runtime.batching import BatchingPolicy, plan_batches
 from pipeline_kit.runtime.config import BatchingConfig
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
@@ -15,6 +17,7 @@ from pipeline_kit.runtime.padding import PaddingPolicy, collate
 names = st.sampled_from(["longest", "max_length", "multiple_of", "none"])
 limits = st.none() | st.integers(1, 300)
 few = st.none() | st.integers(1, 4)
+CPU = Device()
 
 
 @given(st.lists(st.integers(1, 100), max_size=80), st.booleans(), limits, few, names, st.integers(1, 16))
@@ -59,14 +62,22 @@ def test_a_plan_is_the_cheapest_of_all(lengths: list[int], cost: int, max_tokens
     assert sum(len(batch) * max(lengths[i] for i in batch) + cost for batch in found) == best[-1]
 
 
-def test_the_budget_follows_the_device() -> None:
-    assert BatchingPolicy.of(BatchingConfig(), "cpu") == BatchingPolicy()
-    assert BatchingPolicy.of(BatchingConfig(), "cuda") == BatchingPolicy(True, 16384, None, 2048, 256)
-    written = BatchingPolicy.of(BatchingConfig(), "cpu", writes=True)
+@pytest.mark.parametrize("amx", [True, False])
+def test_the_budget_follows_the_device_and_its_dtype(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "has_amx", lambda: amx)
+    assert BatchingPolicy.of(BatchingConfig(), CPU) == BatchingPolicy()
+    half = BatchingPolicy.of(BatchingConfig(), Device("cpu", "bfloat16"))
+    assert half.max_tokens == (4096 if amx else 1024)
+    assert BatchingPolicy.of(BatchingConfig(max_tokens=300), Device("cpu", "bfloat16")).max_tokens == 300
+    assert BatchingPolicy.of(BatchingConfig(), Device("cuda:0")) == BatchingPolicy(True, 16384, None, 2048, 256)
+
+
+def test_a_model_that_writes_chooses_its_rows_itself() -> None:
+    written = BatchingPolicy.of(BatchingConfig(), CPU, writes=True)
     assert (written.max_tokens, written.max_rows) == (None, 256)
     assert len(plan_batches([1000, *[1] * 600], written, PaddingPolicy("longest"))) == 3
-    assert BatchingPolicy.of(BatchingConfig(max_rows=5), "cpu", writes=True).max_rows == 5
-    assert BatchingPolicy.of(BatchingConfig(), "cpu").max_rows is None
+    assert BatchingPolicy.of(BatchingConfig(max_rows=5), CPU, writes=True).max_rows == 5
+    assert BatchingPolicy.of(BatchingConfig(), CPU).max_rows is None
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.none() | st.integers(1, 128))

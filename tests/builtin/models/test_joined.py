@@ -50,13 +50,14 @@ def joined(network: nn.Module, alone: Callable[[nn.Module], bool] = lambda layer
 def test_the_layers_of_one_input_are_one_product(order: str, bias: bool) -> None:
     plain, network = Attention(order, bias=bias), Attention(order, bias=bias)
     assert joined(network) == 3
-    assert isinstance(network.q, JoinedLinear)
-    assert network.q.joined is network.v.joined
-    assert type(network.other) is nn.Linear
+    q, v, other = map(network.get_submodule, ("q", "v", "other"))
+    assert isinstance(q, JoinedLinear)
+    assert q.joined is v.joined
+    assert type(other) is nn.Linear
     with torch.inference_mode():
         for rows in (ROWS, ROWS.flip(0), ROWS[:1], ROWS[None]):
             torch.testing.assert_close(network(rows), plain(rows), atol=1e-6, rtol=1e-6)
-    assert network.q._held == [None]
+    assert q._held == [None]
 
 
 def test_a_layer_that_is_called_alone_or_out_of_turn_computes_for_itself() -> None:

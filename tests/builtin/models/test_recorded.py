@@ -58,7 +58,8 @@ def plain(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     halves = states.view(rows * width, 2, 3).unbind(1)
     states = torch.cat(halves, dim=-1).view(rows, width, 6).masked_fill(mask[:, :, None] == 0, 0.0)
     states += 1.0
-    return LAYER(states.sum(dim=1))
+    logits: torch.Tensor = LAYER(states.sum(dim=1))
+    return logits
 
 
 def test_the_third_batch_of_one_row_is_repeated_and_the_first_repetition_compared() -> None:
