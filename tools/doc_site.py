@@ -16,16 +16,17 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from doc_tables import filled
 
-from pipeline_kit import builtin
+from pipeline_kit import builtin, load
 from pipeline_kit.cli.app import COMMANDS, command_and_parser
 from pipeline_kit.cli.presets import presets
 from pipeline_kit.compose.schema import GROUPS, POLICIES
 from pipeline_kit.contract.options import list_options
 from pipeline_kit.contract.registry import Registry
+from pipeline_kit.contract.types import Encoding, ModelOutput, TokenBatch
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -50,7 +51,8 @@ def pages() -> dict[str, str]:
     made = {f"reference/config/{group}.md": _group(group, registry) for group in GROUPS}
     made |= {f"reference/{module}.md": _module(module) for module in PUBLIC}
     made |= {f"notebooks/{path.stem}.md": _notebook(path) for path in ROOT.glob("docs/notebooks/*.ipynb")}
-    return made | {"reference/cli.md": _commands(), "reference/layers.md": _layers()}
+    made |= {"reference/cli.md": _commands(), "reference/layers.md": _layers()}
+    return made | {"reference/data.md": _data()}
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -175,6 +177,74 @@ def _drawing(rows: tuple[tuple[str, ...], ...], uses: dict[str, set[str]]) -> st
     )
     title = "The packages in rows; lines lead from each to those below that it imports."
     return f'<svg viewBox="0 0 {width} {height}" role="img"><title>{title}</title>{lines}{boxes}</svg>'
+
+
+STEPS = {
+    "tokenizer": "Tokenizer.encode",
+    "padding": "the padding policy",
+    "model": "Model.forward",
+    "reduce": "Postprocessor.reduce",
+    "postprocessor": "Postprocessor",
+}
+
+
+def _data() -> str:
+    """Return the page of the data's way: what passed between the stages when the shipped pipeline ran two texts."""
+    pipeline = load("device=cpu", "padding=longest")
+    seen: list[tuple[str, Any, Any]] = []
+    pipeline.observer = lambda stage, given, returned: seen.append((stage, given, returned))
+    pipeline(list(EXPLAINED))
+    rows = [(f"`{STEPS[stage]}`", _shown(given), _shown(returned)) for stage, given, returned in seen]
+    values = [_named(seen[0][1]), *(_named(returned) for _, _, returned in seen)]
+    wide, high, step = 190, 30, 88
+    boxes = "".join(
+        f'<path d="M120 {y - 44:g}V{y - 15:g}"/><text x="120" y="{y - 52:g}">{value}</text>'
+        f'<rect x="{120 - wide / 2:g}" y="{y - high / 2:g}" width="{wide}" height="{high}" rx="6"/>'
+        f'<text x="120" y="{y + 5:g}">{STEPS[stage]}</text>'
+        for number, ((stage, _, _), value) in enumerate(zip(seen, values, strict=False))
+        for y in [step * number + 70]
+    )
+    end = step * len(seen) + 26
+    boxes += f'<path d="M120 {end - 29:g}V{end - 14:g}"/><text x="120" y="{end:g}">{values[-1]}</text>'
+    return "\n\n".join(
+        [
+            "# The data's way",
+            "What passes between the stages. This page is made by running two texts through the shipped pipeline "
+            "with `pipeline.observer` set, so the types and shapes are those of a run.",
+            f'<div class="layers"><svg viewBox="0 0 240 {end + 10}" role="img">'
+            f"<title>The stages below each other, with what passes between them.</title>{boxes}</svg></div>",
+            _table(("step", "takes", "returns"), rows),
+            "[Inside the pipeline](../inside-the-pipeline.md) shows the numbers themselves.",
+        ]
+    )
+
+
+def _named(value: Any) -> str:
+    """Name the type of what passes between stages; of a list that of what is in it."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    if isinstance(value, dict):
+        return "RowOutput" if all(hasattr(item, "shape") for item in value.values()) else "Result"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    """Name a value's type with its fields: shapes of tensors, keys of results."""
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    name = f"`{_named(value)}`" if not isinstance(value, list) else f"{len(value)} times `{_named(value)}`"
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    if isinstance(value, ModelOutput):
+        parts = {key: tuple(tensor.shape) for key, tensor in value.tensors.items()}
+    elif isinstance(value, TokenBatch):
+        parts = {key: tuple(getattr(value, key).shape) for key in ("input_ids", "attention_mask")}
+    elif isinstance(value, Encoding):
+        parts = {"input_ids": (len(value.input_ids),)}
+    else:
+        parts = dict.fromkeys(value) if isinstance(value, dict) else {}
+    fields = [f"`{key}`" + (f" {list(shape)}" if shape else "") for key, shape in parts.items()]
+    return f"{name}: {', '.join(fields)}" if fields else name
 
 
 def _explain_page() -> str:
