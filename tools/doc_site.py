@@ -196,22 +196,22 @@ def _data() -> str:
     pipeline(list(EXPLAINED))
     rows = [(f"`{STEPS[stage]}`", _shown(given), _shown(returned)) for stage, given, returned in seen]
     values = [_named(seen[0][1]), *(_named(returned) for _, _, returned in seen)]
-    wide, high, step = 190, 30, 88
+    middle, wide, step = 216, 190, 78
     boxes = "".join(
-        f'<path d="M120 {y - 44:g}V{y - 15:g}"/><text x="120" y="{y - 52:g}">{value}</text>'
-        f'<rect x="{120 - wide / 2:g}" y="{y - high / 2:g}" width="{wide}" height="{high}" rx="6"/>'
-        f'<text x="120" y="{y + 5:g}">{STEPS[stage]}</text>'
+        f'<text x="{middle}" y="{y - 40}">{value}</text><path d="M{middle} {y - 34}V{y - 15}"/>'
+        f'<rect x="{middle - wide / 2:g}" y="{y - 15}" width="{wide}" height="30" rx="6"/>'
+        f'<text x="{middle}" y="{y + 5}">{STEPS[stage]}</text><path d="M{middle} {y + 15}V{y + 24}"/>'
         for number, ((stage, _, _), value) in enumerate(zip(seen, values, strict=False))
-        for y in [step * number + 70]
+        for y in [step * number + 54]
     )
-    end = step * len(seen) + 26
-    boxes += f'<path d="M120 {end - 29:g}V{end - 14:g}"/><text x="120" y="{end:g}">{values[-1]}</text>'
+    end = step * len(seen) + 54 - 40
+    boxes += f'<text x="{middle}" y="{end}">{values[-1]}</text>'
     return "\n\n".join(
         [
             "# The data's way",
             "What passes between the stages. This page is made by running two texts through the shipped pipeline "
             "with `pipeline.observer` set, so the types and shapes are those of a run.",
-            f'<div class="layers"><svg viewBox="0 0 240 {end + 10}" role="img">'
+            f'<div class="layers"><svg viewBox="0 0 {2 * middle} {end + 10}" role="img">'
             f"<title>The stages below each other, with what passes between them.</title>{boxes}</svg></div>",
             _table(("step", "takes", "returns"), rows),
             "[Inside the pipeline](../inside-the-pipeline.md) shows the numbers themselves.",
