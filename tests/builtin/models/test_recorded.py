@@ -173,9 +173,9 @@ def test_networks_are_repeated_with_their_own_answers(architecture: str) -> None
             for found, wanted in ((pipe(texts), together), ([pipe(text) for text in texts], alone)):
                 for left, right in zip(found, wanted, strict=True):
                     assert left == {"label": right["label"], "score": pytest.approx(right["score"], abs=1e-6)}
-    functions = [known.function for known in model._recorded._passes.values()]
-    assert any(function.proven for function in functions)
-    assert not any(function.refused for function in functions), architecture
+    programs = [known.program for known in model._recorded._passes.values()]
+    assert any(program.proven for program in programs)
+    assert not any(program.refused for program in programs)
 
 
 def test_explaining_walks_through_the_layers() -> None:

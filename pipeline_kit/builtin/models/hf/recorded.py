@@ -1,9 +1,10 @@
-"""The operators of a network's pass as one flat function, for batches of a size that comes again."""
+"""The operators of a network's pass as one flat list, for batches of a size that comes again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from operator import getitem, itemgetter
 from typing import Any, final
 from weakref import WeakValueDictionary
 
@@ -31,7 +32,7 @@ class RecordedNetwork:
 
     What a network does by the width of its input is the same then. Where it reads a number out of a tensor, the
     repetition compares the number; if it is another one, the network runs as it is. A pass that reads a tensor in a
-    way that cannot be seen is not recorded. The first repetition of each function is compared with the network's
+    way that cannot be seen is not recorded. The first repetition of each program is compared with the network's
     answers all the same.
     """
 
@@ -43,7 +44,7 @@ class RecordedNetwork:
         """
         self._run, self._noise = run, noise
         self._passes: dict[Hashable, _Pass] = {}
-        self._functions: WeakValueDictionary[Hashable, _Function] = WeakValueDictionary()
+        self._programs: WeakValueDictionary[Hashable, _Program] = WeakValueDictionary()
 
     def __call__(self, batch: TokenBatch) -> ModelOutput:
         """Return the network's answers to `batch`."""
@@ -55,23 +56,23 @@ class RecordedNetwork:
                 self._passes.clear()
             self._passes[size] = _SEEN
             return self._run(batch)
-        if known.function.refused:
+        if known.program.refused:
             return self._run(batch)
         numbers = known.numbers_for(rows)
         if numbers is None:
             recorder = _Recorder(batch)
             output = recorder.record(self._run, batch)
-            self._passes[size] = known.widened(recorder.finish(output, rows, self._functions))
+            self._passes[size] = known.widened(recorder.finish(output, rows, self._programs))
             return output
         try:
-            found = known.function.code(numbers, *(getattr(batch, name) for name in _INPUTS))
+            found = known.program.run([getattr(batch, name) for name in _INPUTS], numbers)
         except _OtherNumber:
             return self._run(batch)
         output = ModelOutput(dict(zip(known.names, found, strict=True)), known.per_token)
-        if not known.function.proven:
+        if not known.program.proven:
             expected = self._run(batch)
-            known.function.proven = _equal(output, expected, batch, self._noise)
-            known.function.refused = not known.function.proven
+            known.program.proven = _equal(output, expected, batch, self._noise)
+            known.program.refused = not known.program.proven
             return expected
         return output
 
@@ -80,17 +81,34 @@ class _OtherNumber(Exception):
     """A number that Python has read out of a tensor is not the recorded one."""
 
 
-@dataclass
-class _Function:
-    """The code of a pass, which passes of several sizes share.
+@dataclass(eq=False)
+class _Program:
+    """The operators of a pass, which passes of several sizes share. Each value has a place in one list.
 
+    The list holds the inputs, the whole numbers, what else the operators take (weights, say), and their results.
+
+    :param objects: what operators take besides numbers and results.
+    :param steps: an operator, what picks its arguments out of the list, the places that nothing reads afterwards.
+        The result of each step stands behind that of the one before.
+    :param answers: the places of the answers.
     :ivar refused: whether the network itself has to run instead.
     :ivar proven: whether a repetition was compared with the network.
     """
 
-    code: Callable[..., Sequence[torch.Tensor]]
+    objects: Sequence[Any] = ()
+    steps: Sequence[tuple[Callable[..., Any], Callable[[list[Any]], Sequence[Any]], Sequence[int]]] = ()
+    answers: Sequence[int] = ()
     refused: bool = False
     proven: bool = False
+
+    def run(self, inputs: Sequence[Any], numbers: Sequence[int]) -> Sequence[torch.Tensor]:
+        """Run the steps; raise _OtherNumber where the network might have done something else."""
+        values = [*inputs, *numbers, *self.objects]
+        for operator, arguments, done in self.steps:
+            values.append(operator(*arguments(values)))
+            for place in done:
+                values[place] = None
+        return [values[place] for place in self.answers]
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,7 @@ class _Pass:
     :param names: of the answers.
     """
 
-    function: _Function
+    program: _Program
     rows: int = 0
     numbers: tuple[int, ...] = ()
     multiples: tuple[bool, ...] | None = None
@@ -118,7 +136,7 @@ class _Pass:
 
     def widened(self, other: _Pass) -> _Pass:
         """Return what this pass and one of another number of rows show together."""
-        if not self.rows or other.function is not self.function:
+        if not self.rows or other.program is not self.program:
             return _REFUSED if self.rows else other
         multiples = []
         for one, two in zip(self.numbers, other.numbers, strict=True):
@@ -128,8 +146,8 @@ class _Pass:
         return replace(self, multiples=tuple(multiples))
 
 
-_SEEN = _Pass(_Function(lambda *_: ()))
-_REFUSED = _Pass(_Function(lambda *_: (), refused=True))
+_SEEN = _Pass(_Program())
+_REFUSED = _Pass(_Program(refused=True))
 _HIDDEN_READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr)
 
 
@@ -143,22 +161,24 @@ class _HiddenReads(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class _Recorder(TorchDispatchMode):
-    """Writes a line of code for each operator that runs.
+_Place = tuple[str, int]
+"""What kind of value, and which one of its kind: an input, a number, an object, the result of a step."""
 
-    The code names tensors, operators and other values by their places; whole numbers are arguments, so that passes
-    of several sizes are the same code.
+
+class _Recorder(TorchDispatchMode):
+    """Writes down the operators that run, and where each of their arguments comes from.
+
+    Whole numbers are kept apart, so that passes of several sizes are the same program.
     """
 
     def __init__(self, batch: TokenBatch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._names: Any = WeakTensorKeyDictionary()
-        self._names.update({getattr(batch, name): name for name in _INPUTS if getattr(batch, name) is not None})
-        self._lines: list[tuple[str, str, set[str]]] = []  # what it makes, the code, what it reads
-        self._uses: set[str] = set()
+        self._places: Any = WeakTensorKeyDictionary()
+        given = enumerate(getattr(batch, name) for name in _INPUTS)
+        self._places.update({tensor: ("input", place) for place, tensor in given if tensor is not None})
+        self._steps: list[tuple[Any, tuple[str, ...], tuple[_Place, ...]]] = []  # an operator, names, arguments
         self._numbers: list[int] = []
-        self._objects: list[Any] = []
-        self._places: dict[Hashable, int] = {}
+        self._objects: dict[Hashable, tuple[int, Any]] = {}
         self._refused = False
 
     def record(self, run: Run, batch: TokenBatch) -> ModelOutput:
@@ -170,79 +190,98 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operator(*args, **(kwargs or {}))
-        if not self._refused:
+        try:
             self._note(operator, args, kwargs or {}, result)
+        except TypeError:  # an argument that cannot be compared with those of another recording
+            self._refused = True
         return result
 
     def _note(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
-        if operator is torch.ops.aten.dropout.default and not args[2] and args[0] in self._names:
-            self._names[result] = self._names[args[0]]
+        if operator is torch.ops.aten.dropout.default and not args[2] and args[0] in self._places:
+            self._places[result] = self._places[args[0]]
             return
-        for place, argument in enumerate(operator._schema.arguments):
+        for number, argument in enumerate(operator._schema.arguments):
             written = argument.alias_info is not None and argument.alias_info.is_write
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            self._refused |= written and value not in self._names  # a state of the network, which would change
-        self._uses = set()
-        given = [self._expression(value) for value in args]
-        given += [f"{name}={self._expression(value)}" for name, value in kwargs.items()]
-        call = f"{self._object(operator)}({', '.join(given)})"
+            value = args[number] if number < len(args) else kwargs.get(argument.name)
+            self._refused |= written and value not in self._places  # a state of the network, which would change
+        place = self._step(operator, [self._place(value) for value in (*args, *kwargs.values())], tuple(kwargs))
         if isinstance(result, torch.Tensor):
-            self._names[result] = self._line(call)
+            self._places[result] = place
         elif isinstance(result, tuple | list):
-            name = self._line(call)
-            self._names.update({part: f"{name}[{place}]" for place, part in enumerate(result) if part is not None})
+            parts = [(number, part) for number, part in enumerate(result) if part is not None]
+            for number, part in parts:
+                self._places[part] = self._step(getitem, [place, self._object(number)])
         elif result is not None:
-            value = self._object(result)
-            self._lines.append(("", f"if {call} != {value}: raise {self._object(_OtherNumber)}", self._uses))
+            self._step(_same, [place, self._object(result)])
 
-    def _line(self, call: str) -> str:
-        name = f"x{len(self._lines)}"
-        self._lines.append((name, f"{name} = {call}", self._uses))
-        return name
+    def _step(self, operator: Any, arguments: Sequence[_Place], names: tuple[str, ...] = ()) -> _Place:
+        self._steps.append((operator, names, tuple(arguments)))
+        return "result", len(self._steps) - 1
 
-    def _expression(self, value: Any) -> str:
-        if isinstance(value, torch.Tensor) and value in self._names:
-            name: str = self._names[value]
-            self._uses.add(name.partition("[")[0])
-            return name
+    def _place(self, value: Any) -> _Place:
+        if isinstance(value, torch.Tensor) and value in self._places:
+            place: _Place = self._places[value]
+            return place
         if isinstance(value, list | tuple):
-            return f"[{', '.join(map(self._expression, value))}]"
+            return self._step(_listed, [self._place(item) for item in value])
         if type(value) is int:
             self._numbers.append(value)
-            return f"n[{len(self._numbers) - 1}]"
-        return repr(value) if value is None or isinstance(value, bool) else self._object(value)
+            return "number", len(self._numbers) - 1
+        return self._object(value)
 
-    def _object(self, value: Any) -> str:
+    def _object(self, value: Any) -> _Place:
         key = id(value) if isinstance(value, torch.Tensor) else (type(value), value)
-        if key not in self._places:
-            self._places[key] = len(self._objects)
-            self._objects.append(value)
-        return f"o{self._places[key]}"
+        return "object", self._objects.setdefault(key, (len(self._objects), value))[0]
 
-    def finish(self, output: ModelOutput, rows: int, functions: MutableMapping[Hashable, _Function]) -> _Pass:
-        """Make the lines a function, or find the one there is among `functions`."""
-        answers = [self._names.get(value, "") for value in output.tensors.values()]
-        if self._refused or "" in answers:
+    def finish(self, output: ModelOutput, rows: int, programs: MutableMapping[Hashable, _Program]) -> _Pass:
+        """Return the pass, with the program that there is among `programs` if it is the same."""
+        answers = [self._places.get(value) for value in output.tensors.values()]
+        if self._refused or None in answers:
             return _REFUSED
-        source = self._source(answers)
-        key = source, tuple(self._places)
-        function = functions.get(key)
-        if function is None:
-            space = {f"o{place}": value for place, value in enumerate(self._objects)}
-            exec(source, space)  # noqa: S102  made of places alone: nothing of a checkpoint or a text is in it
-            function = functions[key] = _Function(space["run"])
-        return _Pass(function, rows, tuple(self._numbers), None, tuple(output.tensors), output.per_token)
+        key = tuple(self._steps), tuple(self._objects), tuple(answers)
+        program = programs.get(key)
+        if program is None:
+            program = programs[key] = self._program(answers)
+        return _Pass(program, rows, tuple(self._numbers), None, tuple(output.tensors), output.per_token)
 
-    def _source(self, answers: Sequence[str]) -> str:
-        """Write the function; it lets go of each tensor after the last line that reads it."""
-        needed = {answer.partition("[")[0] for answer in answers}
-        lines = [f"    return {', '.join(answers)},"]
-        for name, line, uses in reversed(self._lines):
-            done = {*uses, name} - needed - {""}
-            lines += [f"    del {', '.join(sorted(done))}"] if done else []
-            lines.append(f"    {line}")
-            needed = (needed | uses) - {name}
-        return "\n".join([f"def run(n, {', '.join(_INPUTS)}):", *reversed(lines)])
+    def _program(self, answers: Sequence[_Place]) -> _Program:
+        """Give all places numbers of one list; a result is let go of after the last step that reads it."""
+        objects = [value for _, value in self._objects.values()]
+        starts = {"input": 0, "number": len(_INPUTS)}
+        starts["object"] = starts["number"] + len(self._numbers)
+        starts["result"] = starts["object"] + len(objects)
+        needed = set(answers)
+        steps = []
+        for number, (operator, names, arguments) in reversed(list(enumerate(self._steps))):
+            done = {place for place in (*arguments, ("result", number)) if place[0] == "result"} - needed
+            needed |= done
+            places = [starts[kind] + place for kind, place in arguments]
+            steps.append((_named(operator, names), _picker(places), [starts[kind] + place for kind, place in done]))
+        return _Program(objects, steps[::-1], [starts[kind] + place for kind, place in answers])
+
+
+def _listed(*items: Any) -> list[Any]:
+    return list(items)
+
+
+def _same(found: Any, recorded: Any) -> None:
+    if found != recorded:
+        raise _OtherNumber
+
+
+def _named(operator: Any, names: Sequence[str]) -> Callable[..., Any]:
+    """Return `operator`, called with its last arguments by their names."""
+    if not names:
+        found: Callable[..., Any] = operator
+        return found
+    return lambda *args: operator(*args[: -len(names)], **dict(zip(names, args[-len(names) :], strict=True)))
+
+
+def _picker(places: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
+    """Return what picks the values at `places` out of a list."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return (lambda values: (values[places[0]],)) if places else (lambda values: ())
 
 
 def _equal(found: ModelOutput, expected: ModelOutput, batch: TokenBatch, noise: float) -> bool:
