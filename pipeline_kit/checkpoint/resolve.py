@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -280,7 +282,7 @@ def find_folder(path: str) -> Path | None:
         )
     try:
         folder = Path(path).expanduser()
-        found, is_folder = folder.exists(), folder.is_dir()
+        found, is_folder = _look_up(folder)
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint.path={for_message(path)} cannot be looked up: {for_message(str(error))}"
@@ -298,6 +300,19 @@ def find_folder(path: str) -> Path | None:
             f"({for_message(str(folder.absolute()))}).{near_miss(path)}"
         )
     return None
+
+
+def _look_up(path: Path) -> tuple[bool, bool]:
+    """Return whether `path` is there, and is a folder; raise OSError if that cannot be told.
+
+    Since Python 3.14 `exists()` and `is_dir()` are False also for what may not be looked up.
+    """
+    try:
+        return True, stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return False, False
 
 
 def hub_id(path: str) -> str:
