@@ -43,7 +43,10 @@ def test_a_packed_layer_gives_what_the_layer_gives(bias: bool, shape: tuple[int,
 
 @needs_onednn
 @pytest.mark.parametrize("architecture", ["albert", "bert", "deberta-v2", "distilbert", "llama", "modernbert", "t5"])
-def test_answers_stay_the_same_with_layers_that_do_their_activations(architecture: str) -> None:
+def test_answers_stay_the_same_with_layers_that_do_their_activations(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     eager, fast = (
         pipeline_of("text-classification", checkpoint(architecture), model={"linear": kernel}, function="none")
         for kernel in ("eager", "packed")
@@ -193,13 +196,18 @@ def test_an_activation_is_known_by_what_it_computes(name: str, post: PostOp | No
 
 
 @needs_onednn
+@pytest.mark.parametrize("vectors", ["AVX2", "AVX512"])
 @pytest.mark.parametrize("name", ["gelu", "gelu_new", "relu", "silu"])
-def test_a_layer_does_its_activation(name: str) -> None:
+def test_a_layer_does_its_activation_where_that_is_not_slower(
+    name: str, vectors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
     block = Block(ACT2FN[name])
     expected = run(block)
     done = replace_linears(block, packed_layers(block), lambda: {"out": run(block)}, 2e-5)
-    assert (done.layers, done.activations) == (2, 1)
-    assert type(block.between) is nn.Identity
+    fused = name == "relu" or vectors == "AVX512"
+    assert (done.layers, done.activations) == (2, int(fused))
+    assert (type(block.between) is nn.Identity) == fused
     torch.testing.assert_close(run(block), expected, atol=1e-6, rtol=1e-5)
 
 
@@ -217,7 +225,8 @@ class Twice(Block):
 
 
 @needs_onednn
-def test_a_layer_that_is_also_read_otherwise_does_no_activation() -> None:
+def test_a_layer_that_is_also_read_otherwise_does_no_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     block = Twice(nn.GELU())
     expected = run(block)
     done = replace_linears(block, packed_layers(block), lambda: {"out": run(block)}, 2e-5)

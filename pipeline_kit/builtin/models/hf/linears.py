@@ -32,6 +32,10 @@ class FusedLinear(nn.Module):
         self.bias = linear.bias
         self.post: PostOp = NO_ACTIVATION
 
+    def fuses(self, post: PostOp) -> bool:
+        """Return whether the layer does this activation as fast as torch does it afterwards."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class ReplacedLayers:
@@ -46,15 +50,16 @@ def replace_linears(
 ) -> ReplacedLayers:
     """Put `made` into `network` in place of its linear layers; all or none of them.
 
-    An activation that follows such a layer directly is done by the layer. If the answers differ then, the
-    layers do no activations; if they still differ, everything stays as it was.
+    An activation that follows such a layer directly is done by the layer, if that is not slower. If the answers differ then,
+    the layers do no activations; if they still differ, everything stays as it was.
 
     :param noise: how far an answer may be from the one before, as a share of the largest number.
     """
     if not made:
         return ReplacedLayers()
     expected = probe()
-    activations = {layer: found for layer, found in activations_after(network, probe).items() if layer in made}
+    after = activations_after(network, probe).items()
+    activations = {layer: found for layer, found in after if layer in made and made[layer].fuses(found[1])}
     tries: list[dict[nn.Module, tuple[nn.Module, PostOp]]] = [activations, {}] if activations else [{}]
     for fused in tries:
         instead: dict[nn.Module, nn.Module] = {activation: nn.Identity() for activation, _ in fused.values()}
@@ -243,6 +248,11 @@ class PackedLinear(FusedLinear):
         """Pack the weight ``[out_features, in_features]`` of `linear`, float32 or bfloat16 on the CPU."""
         super().__init__(linear)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+
+    def fuses(self, post: PostOp) -> bool:
+        """Return False for a GELU or SiLU with AVX2, which takes up to four times as long within the product."""
+        # By a rule, not by measuring: the workers of a job have to decide alike.
+        return post[0] == "relu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return ``input @ weight.T + bias`` with the activation on it, ``[..., out_features]``, dtype as `input`."""
