@@ -50,8 +50,8 @@ def replace_linears(
 ) -> ReplacedLayers:
     """Put `made` into `network` in place of its linear layers; all or none of them.
 
-    An activation that follows such a layer directly is done by the layer, if that is not slower. If the answers differ then,
-    the layers do no activations; if they still differ, everything stays as it was.
+    An activation that follows such a layer directly is done by the layer, if that is not slower. If the answers
+    differ then, the layers do no activations; if they still differ, everything stays as it was.
 
     :param noise: how far an answer may be from the one before, as a share of the largest number.
     """
