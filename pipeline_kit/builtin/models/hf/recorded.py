@@ -26,9 +26,9 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class RecordedNetwork:
     """Runs a network without a walk through its modules, which takes Python longer than a short text takes kernels.
 
-    The second batch of a width is recorded while it runs: which operators came, on which tensors. Batches of that
-    width then repeat these operators; one row is a size of its own, and several rows are recorded once more, to see
-    which of the sizes among the arguments are multiples of the rows.
+    A batch is recorded while it runs: which operators came, on which tensors. Batches of that width then repeat these
+    operators. One row is a size of its own, recorded when it first comes. Several rows are recorded twice from the
+    second batch on, to see which of the sizes among the arguments are multiples of the rows.
 
     What a network does by the width of its input is the same then. Where it reads a number out of a tensor, the
     repetition compares the number; if it is another one, the network runs as it is. A pass that reads a tensor in a
@@ -54,8 +54,9 @@ class RecordedNetwork:
         if known is None:
             if len(self._passes) >= _MOST_SIZES:
                 self._passes.clear()
-            self._passes[size] = _SEEN
-            return self._run(batch)
+            known = self._passes[size] = _NEW
+            if rows > 1:  # of a large batch the walk is a small part, so that a width has to come again
+                return self._run(batch)
         if known.program.refused:
             return self._run(batch)
         numbers = known.numbers_for(rows)
@@ -146,7 +147,7 @@ class _Pass:
         return replace(self, multiples=tuple(multiples))
 
 
-_SEEN = _Pass(_Program())
+_NEW = _Pass(_Program())
 _REFUSED = _Pass(_Program(refused=True))
 _HIDDEN_READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr)
 
