@@ -98,8 +98,8 @@ def page(kinds: Mapping[str, Sequence[Result]], picture: str | None) -> Iterator
         goals = [(goal, goal.find(found)) for goal in GOALS]
         yield from ("### Goals", "")
         yield from markdown(GOAL_COLUMNS, [_goal(goal, value, quick) for goal, value in goals if value is not None])
-        missing = [goal.work for goal, value in goals if value is None]
-        yield from ("", f"Not measured here: {'; '.join(missing)}.", "") if missing else ("",)
+        missing = sum(value is None for _, value in goals)
+        yield from ("", f"Not measured here: {missing} other goals.", "") if missing else ("",)
         for measurement in found.values():
             yield from _section(measurement)
 

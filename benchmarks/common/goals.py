@@ -139,7 +139,7 @@ GOALS = (
     *(
         Goal(
             f"float32, against {label} driven by hand, {texts} texts",
-            1.1,
+            1.05,
             _faster(f"runtimes/{texts}", _FLOAT32, _with(f"{runtime} by hand", "float32")),
         )
         for runtime, label in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"))
@@ -189,9 +189,9 @@ GOALS = (
         "5 to 120 new tokens a row, T5-small shape, against generate() at its best batch", 1.5, _value("generation/t5")
     ),
     Goal("one text at a time, DistilBERT-base shape", 0.8, _value("latency/classifier"), "of its time", most=True),
-    Goal("one text at a time, shipped checkpoint", 0.8, _value("latency/shipped"), "of its time", most=True),
+    Goal("one text at a time, shipped checkpoint", 0.7, _value("latency/shipped"), "of its time", most=True),
     Goal("memory over the model, 10 times the input", 20.0, _value("memory/shipped"), "MB", most=True),
-    Goal("cold start to the first result", 0.8, _value("cold_start"), "of its time", most=True),
+    Goal("cold start to the first result", 0.55, _value("cold_start"), "of its time", most=True),
     Goal("a durable job's peak memory, ten times the rows", 50.0, _value("job/memory"), "MB", most=True),
     Goal("a durable job, against pipe.stream", 1.05, _value("job/stream"), "of its time", most=True),
     Goal("a durable job, against one plain JSONL file", 1.03, _value("job/plain"), "of its time", most=True),
