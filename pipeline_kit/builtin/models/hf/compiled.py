@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline_kit.builtin.models.hf.batches import is_close, noise_of
+from pipeline_kit.builtin.models.hf.batches import are_close, noise_of
 from pipeline_kit.builtin.models.hf.linears import FusedLinear
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.types import Device, ModelOutput, Side, TokenBatch
@@ -87,13 +87,7 @@ class CompiledNetwork:
         if kind in self._proven:
             return answers
         expected = self._call(self._network, batch)
-        tokens = batch.attention_mask.bool()  # what a network returns at padding is nobody's
-        if all(
-            is_close(answers[name][tokens], value[tokens], self._noise)
-            if name in expected.per_token
-            else is_close(answers[name], value, self._noise)
-            for name, value in expected.tensors.items()
-        ):
+        if are_close(answers, expected, batch, self._noise):
             self._proven.add(kind)
         else:
             self._give_up(f"its answers to a batch of {rows} rows and {width} tokens differ from the network's own")

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pipeline_kit.builtin.models.hf.batches import is_close
+from pipeline_kit.builtin.models.hf.batches import are_close
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
 
 Run = Callable[[TokenBatch], ModelOutput]
@@ -72,7 +72,7 @@ class RecordedNetwork:
         output = ModelOutput(dict(zip(known.names, found, strict=True)), known.per_token)
         if not known.program.proven:
             expected = self._run(batch)
-            known.program.proven = _equal(output, expected, batch, self._noise)
+            known.program.proven = are_close(output, expected, batch, self._noise)
             known.program.refused = not known.program.proven
             return expected
         return output
@@ -283,13 +283,3 @@ def _picker(places: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
     if len(places) > 1:
         return itemgetter(*places)
     return (lambda values: (values[places[0]],)) if places else (lambda values: ())
-
-
-def _equal(found: ModelOutput, expected: ModelOutput, batch: TokenBatch, noise: float) -> bool:
-    tokens = batch.attention_mask.bool()  # what a network returns at padding is nobody's
-    return all(
-        is_close(found[name][tokens], value[tokens], noise)
-        if name in expected.per_token
-        else is_close(found[name], value, noise)
-        for name, value in expected.tensors.items()
-    )
