@@ -12,7 +12,7 @@ import numpy as np
 from pipeline_kit.builtin.tasks.classification.stage import Classification
 from pipeline_kit.builtin.tasks.options import ClassificationConfig
 from pipeline_kit.contract.stages import StageContext
-from pipeline_kit.contract.types import Result
+from pipeline_kit.contract.types import Device, Result
 from pipeline_kit.job.run import run_job
 from pipeline_kit.job.runner import Runner
 from pipeline_kit.runtime.batching import BatchingPolicy, plan_batches
@@ -74,7 +74,7 @@ class BatchingConformance(StageConformance):
 
     def build(self, context: Any = None) -> BatchingPolicy:
         """Make the policy definite, for a CPU."""
-        policy: BatchingPolicy = self.spec().load(BatchingPolicy).of(self.config(), "cpu")
+        policy: BatchingPolicy = self.spec().load(BatchingPolicy).of(self.config(), Device())
         return policy
 
     def use(self, stage: BatchingPolicy) -> None:

@@ -49,7 +49,8 @@ def test_the_estimate_of_operations_is_what_torch_counts(architecture: str, head
     pipe = load(f"checkpoint.path={folder}", f"task={task}", *plain)
     batches: list[TokenBatch] = []
     pipe.observer = lambda stage, given, made: batches.append(made) if stage == "padding" else None
-    pipe("I love this film and nobody else does" + " [MASK]." * (task == "fill-mask"))
+    for _ in range(2):  # the first repetition of a pass runs the network too
+        pipe("I love this film and nobody else does" + " [MASK]." * (task == "fill-mask"))
     tokens = int(batches[0].lengths[0])
     with FlopCounterMode(display=False) as counter:
         pipe.model.forward(replace(batches[0], wanted=None))

@@ -246,7 +246,7 @@ class _Recorder(TorchDispatchMode):
         return _Pass(program, rows, tuple(self._numbers), None, tuple(output.tensors), output.per_token)
 
     def _program(self, answers: Sequence[_Place]) -> _Program:
-        """Give all places numbers of one list; a result is let go of after the last step that reads it."""
+        """Put all places into one list; a result is dropped after the last step that reads it."""
         objects = [value for _, value in self._objects.values()]
         starts = {"input": 0, "number": len(_INPUTS)}
         starts["object"] = starts["number"] + len(self._numbers)
