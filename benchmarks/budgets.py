@@ -27,8 +27,8 @@ def compare(args: argparse.Namespace) -> Iterator[Measurement]:
     for texts in args.texts:
         examples = read(texts, args.rows, args.quick)
         there, left_out = engines(args.engines, [shape], examples[:2])
-        names = [side.name.removeprefix(f"{OURS} ") for side in there]
-        for name in (name for name in names if name in args.engines):
+        names = {side.name for side in there}
+        for name in (name for name in args.engines if f"{OURS} {name}" in names):
             sides = []
             for budget in args.budgets:
                 with quiet():

@@ -55,15 +55,8 @@ class BatchingPolicy:
             rows = config.max_rows or MAX_ROWS_WRITTEN
             return cls(True, config.max_tokens, rows, config.window, 2**24, config.deduplicate, config)
         cost = BATCH_COST_CPU if device.kind == "cpu" else BATCH_COST_GPU
-        return cls(
-            True,
-            config.max_tokens or default_budget(device),
-            config.max_rows,
-            config.window,
-            cost,
-            config.deduplicate,
-            config,
-        )
+        max_tokens = config.max_tokens or default_budget(device)
+        return cls(True, max_tokens, config.max_rows, config.window, cost, config.deduplicate, config)
 
     def plan(self, lengths: Sequence[int], padding: PaddingPolicy) -> list[list[int]]:
         """Cut rows of the given lengths into batches.
@@ -82,7 +75,7 @@ class BatchingPolicy:
 
 
 def default_budget(device: Device) -> int:
-    """Return how many tokens a batch has at the most on `device` in its dtype, where nobody says."""
+    """Return how many tokens a batch has at the most on `device` in its dtype, without `batching.max_tokens`."""
     if device.kind != "cpu":
         return MAX_TOKENS_GPU
     return MAX_TOKENS_AMX if device.dtype == "bfloat16" and has_amx() else MAX_TOKENS_CPU

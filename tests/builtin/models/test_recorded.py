@@ -108,6 +108,19 @@ def test_what_cannot_be_repeated_walks(what: str) -> None:
     assert repeat(READS[what], batches) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_a_network_that_reads_unseen_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[TokenBatch] = []
+    begin = recorded._Recorder.__init__
+
+    def counted(self: Any, batch: TokenBatch) -> None:
+        made.append(batch)
+        begin(self, batch)
+
+    monkeypatch.setattr(recorded._Recorder, "__init__", counted)
+    repeat(READS["a list"], [[[1] * width] for width in (1, 2, 3, 1, 2, 3)])
+    assert len(made) == 1
+
+
 def test_a_constant_made_of_hidden_numbers_is_found_by_the_comparison() -> None:
     def hidden(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return ids.sum(1) + torch.from_numpy(np.from_dlpack(ids)[:, 0].copy())

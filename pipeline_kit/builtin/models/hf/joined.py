@@ -66,10 +66,10 @@ def join_linears(
         ends = accumulate((part.out_features for part in parts), initial=0)
         for layer, part, (start, end) in zip(group, parts, pairwise(ends), strict=True):
             made[layer] = JoinedLinear(part, joined, slice(start, end), held, layer is group[-1])
-    return len(made) if swapped(network, made, probe, expected, noise) else 0
+    return len(made) if swap_modules(network, made, probe, expected, noise) else 0
 
 
-def swapped(
+def swap_modules(
     network: nn.Module,
     instead: Mapping[nn.Module, nn.Module],
     probe: Probe,

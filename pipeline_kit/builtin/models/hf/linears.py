@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline_kit.builtin.models.hf.batches import noise_of
-from pipeline_kit.builtin.models.hf.joined import Probe, join_linears, swapped
+from pipeline_kit.builtin.models.hf.joined import Probe, join_linears, swap_modules
 from pipeline_kit.contract.types import Device
 from pipeline_kit.errors import ConfigError, Fault
 from pipeline_kit.runtime.device import emulated
@@ -66,7 +66,7 @@ def replace_linears(
         for layer, replacement in made.items():
             instead[layer] = replacement
             replacement.post = fused[layer][1] if layer in fused else NO_ACTIVATION
-        if swapped(network, instead, probe, expected, noise):
+        if swap_modules(network, instead, probe, expected, noise):
             return ReplacedLayers(len(made), len(fused))
     return ReplacedLayers()
 

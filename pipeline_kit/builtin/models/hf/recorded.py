@@ -31,9 +31,9 @@ class RecordedNetwork:
     second batch on, to see which of the sizes among the arguments are multiples of the rows.
 
     What a network does by the width of its input is the same then. Where it reads a number out of a tensor, the
-    repetition compares the number; if it is another one, the network runs as it is. A pass that reads a tensor in a
-    way that cannot be seen is not recorded. The first repetition of each program is compared with the network's
-    answers all the same.
+    repetition compares the number; if it is another one, the network runs as it is. Once it reads a tensor in a way
+    that cannot be seen, it is not recorded any more. The first repetition of each program is compared with the
+    network's answers all the same.
     """
 
     def __init__(self, run: Run, noise: float) -> None:
@@ -43,11 +43,14 @@ class RecordedNetwork:
         :param noise: how far a repeated answer may be from the network's own, as a share of the largest number.
         """
         self._run, self._noise = run, noise
+        self._recordable = True
         self._passes: dict[Hashable, _Pass] = {}
         self._programs: WeakValueDictionary[Hashable, _Program] = WeakValueDictionary()
 
     def __call__(self, batch: TokenBatch) -> ModelOutput:
         """Return the network's answers to `batch`."""
+        if not self._recordable:
+            return self._run(batch)
         rows, width = batch.input_ids.shape
         size = rows == 1, width, batch.has_padding, batch.side, batch.token_type_ids is None
         known = self._passes.get(size)
@@ -63,13 +66,15 @@ class RecordedNetwork:
         if numbers is None:
             recorder = _Recorder(batch)
             output = recorder.record(self._run, batch)
-            self._passes[size] = known.widened(recorder.finish(output, rows, self._programs))
+            found = recorder.finish(output, rows, self._programs)
+            self._recordable = found is not None  # what is in the way is the network's, whatever the width
+            self._passes[size] = _REFUSED if found is None else known.widened(found)
             return output
         try:
-            found = known.program.run([getattr(batch, name) for name in _INPUTS], numbers)
+            answers = known.program.run([getattr(batch, name) for name in _INPUTS], numbers)
         except _OtherNumber:
             return self._run(batch)
-        output = ModelOutput(dict(zip(known.names, found, strict=True)), known.per_token)
+        output = ModelOutput(dict(zip(known.names, answers, strict=True)), known.per_token)
         if not known.program.proven:
             expected = self._run(batch)
             known.program.proven = are_close(output, expected, batch, self._noise)
@@ -234,11 +239,11 @@ class _Recorder(TorchDispatchMode):
         key = id(value) if isinstance(value, torch.Tensor) else (type(value), value)
         return "object", self._objects.setdefault(key, (len(self._objects), value))[0]
 
-    def finish(self, output: ModelOutput, rows: int, programs: MutableMapping[Hashable, _Program]) -> _Pass:
-        """Return the pass, with the program that there is among `programs` if it is the same."""
+    def finish(self, output: ModelOutput, rows: int, programs: MutableMapping[Hashable, _Program]) -> _Pass | None:
+        """Return the pass, with the program among `programs` if it is the same; None if it cannot be repeated."""
         answers = [self._places.get(value) for value in output.tensors.values()]
         if self._refused or None in answers:
-            return _REFUSED
+            return None
         key = tuple(self._steps), tuple(self._objects), tuple(answers)
         program = programs.get(key)
         if program is None:
