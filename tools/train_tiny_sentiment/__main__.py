@@ -60,7 +60,8 @@ def quick(full: Recipe) -> Recipe:
         full.corpus, snippet_rows=20, product_rows=50, everyday_rows=100, long_texts=long_texts
     )
     student = dataclasses.replace(full.student, epochs=1, importance_batches=2)
-    return dataclasses.replace(full, teacher=teacher, corpus=corpus, student=student, measured_rows=10)
+    refit = dataclasses.replace(full.refit, everyday_rows=50)
+    return dataclasses.replace(full, teacher=teacher, corpus=corpus, student=student, refit=refit, measured_rows=10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

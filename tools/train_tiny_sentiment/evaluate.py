@@ -55,19 +55,28 @@ def first_window(classify: Classifier, tokenizer: Tokenizer, rows: list[Example]
     return score(logits_of(classify, encode(tokenizer, [row.text for row in rows], limit)), rows)
 
 
-def mean_of_windows(classify: Classifier, tokenizer: Tokenizer, rows: list[Example]) -> Accuracy:
-    """Judge each text by the mean of the logits of all its windows, so that none of it is cut."""
-    windows: list[list[int]] = []
+def windows(tokenizer: Tokenizer, rows: list[Example]) -> tuple[list[list[int]], list[int]]:
+    """Cut each text into windows of 512 tokens, so that none of it is lost: their ids, and the row of each."""
+    found: list[list[int]] = []
     owners: list[int] = []
     for owner, ids in enumerate(encode(tokenizer, [row.text for row in rows], limit=10**6)):
         size = MAX_TOKENS - 2
         for start in range(1, len(ids) - 1, size):
-            windows.append([ids[0], *ids[start : min(start + size, len(ids) - 1)], ids[-1]])
+            found.append([ids[0], *ids[start : min(start + size, len(ids) - 1)], ids[-1]])
             owners.append(owner)
-    logits = logits_of(classify, windows)
-    index = torch.tensor(owners)
-    sums = torch.zeros(len(rows), len(LABELS)).index_add(0, index, logits)
-    return score(sums / torch.bincount(index).unsqueeze(-1), rows)
+    return found, owners
+
+
+def mean_per_text(logits: torch.Tensor, owners: torch.Tensor, texts: int) -> torch.Tensor:
+    """Average the logits [windows, labels] of the windows of each text: [texts, labels]."""
+    sums = torch.zeros(texts, logits.shape[1], dtype=logits.dtype).index_add(0, owners, logits)
+    return sums / torch.bincount(owners).unsqueeze(-1)
+
+
+def mean_of_windows(classify: Classifier, tokenizer: Tokenizer, rows: list[Example]) -> Accuracy:
+    """Judge each text by the mean of the logits of all its windows."""
+    ids, owners = windows(tokenizer, rows)
+    return score(mean_per_text(logits_of(classify, ids), torch.tensor(owners), len(rows)), rows)
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The steps of the recipe in order: teacher, soft labels, student, measurement."""
+"""The steps of the recipe in order: teacher, soft labels, student, refit of its classifier, measurement."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
@@ -19,6 +20,7 @@ from tools.train_tiny_sentiment import (
     export,
     loading,
     prune,
+    refit,
     static,
     teacher,
 )
@@ -35,6 +37,7 @@ class Taught:
     """The teacher, what it said about the corpus, and the seconds each step took."""
 
     sets: data.DataSets
+    everyday: Everyday
     model: BertForSequenceClassification
     tokenizer: Tokenizer
     corpus: corpus.Corpus
@@ -76,7 +79,7 @@ def teach(data_folder: Path, base: Path, work_folder: Path, recipe: Recipe, seed
     stored = load_file(path)
     soft = teacher.SoftLabels(stored["logits"], stored["hidden"])
     seconds = {"teacher": teacher_seconds, "soft labels": label_seconds}
-    return Taught(sets, model, tokenizer, texts, soft, seconds)
+    return Taught(sets, everyday, model, tokenizer, texts, soft, seconds)
 
 
 def trimmed(taught: Taught, size: int, general: int) -> tuple[Trimmed, list[list[int]]]:
@@ -85,17 +88,41 @@ def trimmed(taught: Taught, size: int, general: int) -> tuple[Trimmed, list[list
     return pieces, respell(taught.corpus.ids, taught.tokenizer, pieces.tokenizer)
 
 
-def make_transformer(taught: Taught, recipe: Recipe, seed: int, folder: Path) -> None:
-    """Prune the teacher, distil the result and write it."""
+def make_transformer(taught: Taught, recipe: Recipe, seed: int, folder: Path) -> dict[str, evaluate.Accuracy]:
+    """Prune the teacher, distil the result, fit its classifier again and write it.
+
+    Return the accuracy on the whole reviews, by cross-validation: the classifier that is written has seen them all.
+    """
     settings = recipe.student
     pieces, ids = trimmed(taught, settings.vocabulary, settings.general_pieces)
     importance = prune.unit_importance(taught.model, taught.corpus, settings, seed)
     student = prune.student_from(taught.model, pieces.old_ids, importance, settings)
     student = distill.train(student, ids, taught.corpus.labels, taught.soft, settings, seed)
-    export.save_transformer(student, pieces.tokenizer, folder)
+    return refit_and_save(student, pieces.tokenizer, taught.sets, taught.everyday, recipe, seed, folder)
 
 
-def make_static(taught: Taught, recipe: Recipe, seed: int, folder: Path) -> None:
+def refit_and_save(
+    student: BertForSequenceClassification,
+    tokenizer: Tokenizer,
+    sets: data.DataSets,
+    everyday: Everyday,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+) -> dict[str, evaluate.Accuracy]:
+    """Fit the classifier of a distilled student again and write the student; return what cross-validation found."""
+    student = student.half().float()  # as it is stored
+    short = sets.snippets[: recipe.corpus.snippet_rows]
+    short += everyday.sample(recipe.refit.everyday_rows, np.random.default_rng([seed, 5]))
+    reviews = sets.measured["movie_reviews_held_out"]
+    found = refit.gather(student, tokenizer, reviews, short, recipe.refit, seed)
+    accuracy = refit.cross_validated(student, found, recipe.refit, seed)
+    refit.refit(student, found, recipe.refit)
+    export.save_transformer(student, tokenizer, folder)
+    return accuracy
+
+
+def make_static(taught: Taught, recipe: Recipe, seed: int, folder: Path) -> dict[str, evaluate.Accuracy]:
     """Distil the bag-of-tokens student and write it."""
     settings = recipe.static
     pieces, ids = trimmed(taught, settings.vocabulary, settings.general_pieces)
@@ -103,6 +130,7 @@ def make_static(taught: Taught, recipe: Recipe, seed: int, folder: Path) -> None
     vectors = static.compressed_vectors(words, settings.width)
     student = static.train(vectors, ids, taught.corpus.labels, taught.soft, settings, seed)
     export.save_static(student, pieces.tokenizer, folder)
+    return {}
 
 
 MAKERS = {"transformer": make_transformer, "static": make_static}
@@ -112,10 +140,10 @@ def run(kind: str, data_folder: Path, base: Path, work: Path, folder: Path, seed
     """Follow the recipe for one kind of student and measure the files it wrote."""
     taught = teach(data_folder, base, work, recipe, seed)
     started = time.monotonic()
-    MAKERS[kind](taught, recipe, seed, folder)
+    by_folds = MAKERS[kind](taught, recipe, seed, folder)
     seconds = {**taught.seconds, "student": time.monotonic() - started}
     classify, tokenizer, limit = loading.load(folder)
-    student = evaluate.measure(classify, tokenizer, taught.sets.measured, limit)
+    student = evaluate.measure(classify, tokenizer, taught.sets.measured, limit) | by_folds
     theirs = evaluate.measure(loading.classifier_of(taught.model), taught.tokenizer, taught.sets.measured, MAX_TOKENS)
     answers = evaluate.answers(classify, tokenizer, data.packaged("everyday_probes.jsonl"))
     return Measured(theirs, student, answers, seconds)

@@ -54,6 +54,20 @@ class StudentSettings:
 
 
 @dataclass(frozen=True)
+class RefitSettings:
+    """How the student's classifier is fitted once more on unseen whole reviews."""
+
+    crops_per_review: int = 6
+    crop_tokens: tuple[int, int] = (64, 500)
+    everyday_rows: int = 2_000
+    temperature: float = 2.0
+    answers_weight: float = 8.0
+    decay: float = 2e-3
+    steps: int = 60
+    folds: int = 5
+
+
+@dataclass(frozen=True)
 class StaticSettings:
     """The shape of the bag-of-tokens student and how it is distilled."""
 
@@ -85,6 +99,7 @@ class Recipe:
 
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
+    refit: RefitSettings = field(default_factory=RefitSettings)
     static: StaticSettings = field(default_factory=StaticSettings)
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     reviews_held_out: int = 100
