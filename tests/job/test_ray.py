@@ -27,7 +27,7 @@ from pipeline_kit.job.ray_cluster import RemoteWorker
 from pipeline_kit.job.receipt import Receipt
 from pipeline_kit.job.run import JobSummary, run_job
 
-pytestmark = [pytest.mark.storm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.storm
 
 PLUGIN = Path(__file__).parents[1] / "faulty_stages.py"
 

@@ -19,7 +19,7 @@ TRIALS, SEED = 300, 20261129
 
 def test_h30_no_code_0_with_a_wrong_a_missing_or_a_changed_file(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "storm_folders.py"
-    done = warm.start(script, tmp_path / "storm", SEED, TRIALS).wait(timeout=280)
+    done = warm.start(script, tmp_path / "storm", SEED, TRIALS).wait(timeout=1000)
     assert done.returncode == 0, done.err[-4000:]
     found = json.loads(done.out)
     assert found["trials"] == TRIALS

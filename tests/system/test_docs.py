@@ -31,6 +31,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import warm
 from harness import builtins, cli, layout_of, task_of
 from parity_tasks import CASES
 
@@ -95,6 +96,10 @@ def run_line(line: str) -> str:
         with mock.patch.object(sys, "argv", words[2:]):
             write_checkpoint()
         return ""
+    if words[:3] == ["python", "-m", "pytest"]:
+        tested = warm.run("-m", "pytest", *warm.IMPORTED, *words[3:])
+        assert tested.returncode == 0, f"{line}\n{tested.out}\n{tested.err}"
+        return tested.out
     done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr

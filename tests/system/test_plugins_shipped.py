@@ -68,13 +68,13 @@ def test_it_is_a_complete_distribution(plugin: Path) -> None:
 
 
 @pytest.mark.storm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("plugin", PLUGINS, ids=NAMES)
 def test_its_own_tests_pass(plugin: Path, tmp_path: Path) -> None:
     skip_without_dependencies(plugin)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
     env = installed_by_hand(plugin, tmp_path / "site")
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=590)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1190)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
 
