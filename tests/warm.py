@@ -6,6 +6,7 @@ done, and the workers of a job are forks too. As a script this is the process th
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import importlib
@@ -97,6 +98,7 @@ def _server() -> tuple[subprocess.Popen[str], Path]:
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     argv, pipe = [sys.executable, str(HERE / "warm.py")], subprocess.PIPE
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=os.environ | ALONE | {"PYTHONPATH": path})
+    atexit.register(process.communicate)
     return process, Path(tempfile.mkdtemp(prefix="pipeline-kit-warm-"))
 
 
