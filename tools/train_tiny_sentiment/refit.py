@@ -116,8 +116,9 @@ def cross_validated(
     order = torch.from_numpy(np.random.default_rng([seed, 7]).permutation(len(found.reviews)))
     logits = torch.zeros(len(found.windows.owners), len(bias), dtype=torch.float64)
     for fold in range(settings.folds):
-        judged = torch.isin(found.windows.owners, order[fold :: settings.folds])
-        fitted = fit(weight, bias, found, np.delete(order, slice(fold, None, settings.folds)), settings)
+        left_out = torch.isin(order, order[fold :: settings.folds])
+        fitted = fit(weight, bias, found, order[~left_out], settings)
+        judged = torch.isin(found.windows.owners, order[left_out])
         logits[judged] = functional.linear(found.windows.states[judged], *fitted)
     owners = found.windows.owners
     first = logits[torch.searchsorted(owners, torch.arange(len(found.reviews)))]
