@@ -153,7 +153,7 @@ class RowFailure:
 
 
 class RowError(PipelineKitError):
-    """One row failed; `failure` says which, in what stage, and why."""
+    """One row failed; `failure` holds which, in what stage, and why."""
 
     def __init__(self, failure: RowFailure) -> None:
         super().__init__(f"row {failure.index}: {failure.stage}: {failure.error}: {for_message(failure.message)}")
@@ -375,7 +375,7 @@ def _is_harmless(value: Any, path: str) -> bool:
 
 
 def _spans(text: str, whole: bool) -> Iterator[tuple[int, int]]:
-    """Find the values that a name before them says are secret, from left to right."""
+    """Find the values that a name before them marks as secret, from left to right."""
     first = _OVERRIDE.match(text) or (_NAMED.match(text) if whole else None)
     rest = "" if first is None else text[first.end() :]
     if first is not None and is_secret(first[1]) and not rest.startswith(HIDDEN) and not _is_harmless(rest, first[1]):

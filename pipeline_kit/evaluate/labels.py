@@ -35,7 +35,7 @@ class LabelSet(Protocol):
 class Labels:
     """The labels that a row may have.
 
-    A value means, in this order: what the user's map says it stands for; the label of that name (the same in any
+    A value means, in this order: what the user's map has for it; the label of that name (the same in any
     Unicode normalization); the label of that number.
     """
 

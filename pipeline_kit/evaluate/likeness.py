@@ -57,7 +57,7 @@ def compare_results(reference: Sequence[Any], other: Sequence[Any], best_first: 
 
 
 def is_varied(results: Iterable[Any]) -> bool:
-    """Return whether agreement with `results` says anything: they hold vectors, or not the same labels everywhere."""
+    """Return whether agreement with `results` means anything: they hold vectors, or not the same labels everywhere."""
     labels = set()
     for result in results:
         plain = _without_numbers("", result)

@@ -43,7 +43,7 @@ def cached(root: Path, key: Mapping[str, Any], build: Callable[[Path], dict[str,
     Of several processes that want the same folder one makes it while the others wait. A folder that lacks a file,
     or holds one that is not as it was written, is made anew.
 
-    :param build: writes files into an empty folder and gives facts about them, JSON values.
+    :param build: writes files into an empty folder and returns facts about them, JSON values.
     :returns: the folder, in which every file is as it was written, and the facts.
     :raises ConfigError: if `root` cannot be written or the disk takes no more.
     """

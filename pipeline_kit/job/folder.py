@@ -311,7 +311,7 @@ class JobFolder:
         self.delete(begun)
 
     def _remove(self, old: Receipt, standing: Receipt | None) -> None:
-        """Remove the files of `old` that are as it says, and that `standing` does not hold."""
+        """Remove the files of `old` that are as it lists them, and that `standing` does not hold."""
         for name, digest in old.files.items():
             if (standing is None or name not in standing.files) and self.digest(name) == digest:
                 self.delete(name)
@@ -336,7 +336,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Read which process wrote the lock last; None if nothing says so."""
+    """Read which process wrote the lock last; None if that is unknown."""
     try:
         with _opened(str(path)) as file:
             found: dict[str, Any] = json.loads(file.read(1000))

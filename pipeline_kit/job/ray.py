@@ -55,7 +55,7 @@ class RayRunner(Runner):
     def check(cls, job: Job) -> None:
         """See that workers can do what the config asks for.
 
-        :raises UsageError: if not; says what to do.
+        :raises UsageError: if not, with what to do.
         """
         import_ray()
         if not job.source.splittable:

@@ -92,7 +92,7 @@ class Runner(ABC):
     def check(cls, job: Job) -> None:
         """Refuse a job that cannot be made here, before anything is written.
 
-        :raises UsageError: if it cannot; says what to do.
+        :raises UsageError: if it cannot, with what to do.
         """
         return
 

@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def resolve_device(config: DeviceConfig, checkpoint: Checkpoint) -> Device:
     """Choose the device that `config` asks for.
 
-    :raises DeviceError: if it is not on this machine; says what is.
+    :raises DeviceError: if it is not on this machine; lists what is.
     """
     import torch
 

@@ -247,7 +247,7 @@ class Pipeline(StageRunner, AbstractContextManager["Pipeline"]):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config as plain data, without secrets; `description` says what every ``auto`` in it became."""
+        """The config as plain data, without secrets; `description` has what every ``auto`` in it became."""
         found: dict[str, Any] = redacted(self.recipe.data)
         return found
 
@@ -327,7 +327,7 @@ class Pipeline(StageRunner, AbstractContextManager["Pipeline"]):
 
         Joined they are the ``text`` of its result. Closing the iterator ends the writing.
 
-        :param stats: counted into, if given, before the first piece; it says whether the example was cut. Once the
+        :param stats: counted into, if given, before the first piece; it holds whether the example was cut. Once the
             text has ended, also what was written of it.
         :raises UsageError: if the model does not write piece by piece, as with beams.
         :raises RowError: if the example fails.

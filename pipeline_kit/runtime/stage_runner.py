@@ -308,7 +308,7 @@ class StageRunner:
         return outcomes
 
     def _tokenize(self, tokenizer: Tokenizer, lists: Sequence[Sequence[Example]]) -> list[list[Encoding]]:
-        """Encode the parts of several examples in one call; the result says whose each encoding is."""
+        """Encode the parts of several examples in one call; return with each encoding its example."""
         owners = [(place, part) for place, parts in enumerate(lists) for part in range(len(parts))]
         grouped: list[list[Encoding]] = [[] for _ in lists]
         seen = [False] * len(owners)

@@ -125,13 +125,13 @@ def _notes(search: Search, machine: Mapping[str, Any], source: str, given: int) 
         notes.append("agreement was measured on built-in sentences, not on your texts; pass them with --input")
     if examples and not search.limits.varied:
         notes.append(
-            "the reference gives every text the same labels, so agreement says nothing here; "
+            "the reference gives every text the same labels, so agreement means nothing here; "
             f"numbers may differ by {search.limits.limit:g} at the most (--tolerance)"
         )
     if search.own.seconds and search.own.second < _SHORT_SECONDS:
         notes.append("a round took less than 0.05 s, mostly overhead: pass more texts, or a larger --rows")
     if search.late:
-        notes.append("the time was up before all was tried; --minutes gives more")
+        notes.append("the time was up before all was tried; more with a larger --minutes")
     if search.interrupted:
         notes.append("interrupted: this is what was known by then")
     return notes

@@ -23,7 +23,7 @@ class AccuracyLimits:
 
     :param tolerance: the largest difference of a number; None: any, unless there is nothing else to go by.
     :param min_agreement: the smallest share of texts with the same answer.
-    :param varied: whether the reference's labels differ from text to text, without which agreement says nothing.
+    :param varied: whether the reference's labels differ from text to text, without which agreement means nothing.
     """
 
     tolerance: float | None

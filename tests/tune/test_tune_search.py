@@ -391,6 +391,6 @@ def test_few_texts_and_labels_that_never_change_are_warned_of(lab: Lab, monkeypa
     search = lab.search()
     notes = "\n".join(report_of(search, MACHINE, "given", 5)["notes"])
     assert "only 5 different texts: even where all agree, 45% of others may not" in notes
-    assert "same labels, so agreement says nothing here; numbers may differ by 0.01" in notes
+    assert "same labels, so agreement means nothing here; numbers may differ by 0.01" in notes
     assert "a round took less than 0.05 s" in notes
     assert winner(search) is None

@@ -170,7 +170,7 @@ def _split(call: Call) -> tuple[InferBody, bytes]:
 def _examples(inputs: Sequence[InputTensor], tail: bytes, pipeline: ServedPipeline) -> list[dict[str, Any]]:
     """Return an example for each row of the input tensors.
 
-    :raises Refused: 422 if a tensor is not what its shape says, or they have different numbers of rows.
+    :raises Refused: 422 if a tensor is not what its shape promises, or they have different numbers of rows.
     """
     columns: dict[str, list[Any]] = {}
     for place, one in enumerate(inputs):
@@ -196,7 +196,7 @@ def _examples(inputs: Sequence[InputTensor], tail: bytes, pipeline: ServedPipeli
 def _texts(tensor: InputTensor, tail: bytes) -> tuple[list[str], bytes]:
     """Return the texts of a tensor, row by row, and the bytes of the tensors behind it.
 
-    :raises ValueError: if they are not texts, or not as many as its shape says.
+    :raises ValueError: if they are not texts, or not as many as its shape promises.
     """
     shape, size = tensor.shape, (tensor.parameters or {}).get("binary_data_size")
     if tensor.datatype != "BYTES":

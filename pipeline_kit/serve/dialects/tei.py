@@ -191,7 +191,7 @@ def _encoded(texts: Sequence[str], pipeline: Pipeline) -> list[tuple[int, list[d
 
 
 async def info(call: Call) -> dict[str, Any]:
-    """Answer with what text-embeddings-inference says of itself, as far as there is such a thing here."""
+    """Answer with what text-embeddings-inference reports of itself, as far as there is such a thing here."""
     pipe, config = call.pipeline.pipeline, call.pipeline.config
     checkpoint, options = pipe.description["checkpoint"], pipe.description.get("options", {})
     names = {"id2label": dict(enumerate(pipe.labels)), "label2id": {name: i for i, name in enumerate(pipe.labels)}}
