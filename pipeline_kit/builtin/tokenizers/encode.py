@@ -19,6 +19,7 @@ from pipeline_kit.builtin.tokenizers.limits import (
     slice_text,
 )
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.builtin.tokenizers.pieces import PieceIds
 from pipeline_kit.contract.fields import text_and_pair
 from pipeline_kit.contract.stages import ENCODING_FIELDS, PAIR, StageContext, Truncation
 from pipeline_kit.contract.types import Encoding, Example
@@ -57,10 +58,12 @@ class Encoder:
         *,
         token_types: bool,
         left: bool,
+        pieces: PieceIds | None = None,
     ) -> None:
         """Check the options against the tokenizer.
 
         :param token_types: whether encodings get segment ids.
+        :param pieces: numbers what the backend cannot.
         :raises ConfigError: if special tokens leave no room for text, or windows would not move forward.
         """
         options = settle_overflow(options, context, max_length)
@@ -70,7 +73,13 @@ class Encoder:
         self.limits = character_limits(options, max_length)
         self.truncation, self.pair = context.truncation, context.pair_names
         self.fields = tuple(sorted(context.required_fields))
-        self.fast = context.required_fields <= _FAST_FIELDS
+        self.pieces = pieces
+        self.fast = context.required_fields <= _FAST_FIELDS and pieces is None
+
+    def ids(self, encoded: Encoded) -> list[int]:
+        """Return the ids of an encoding."""
+        found: list[int] = encoded.ids if self.pieces is None else self.pieces.of(encoded)
+        return found
 
 
 def encode(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding]:
@@ -141,7 +150,7 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
         return [_encoding(encoder, place, encoded)]
     spans = _spans(encoder, views, encoded)
     kept = sum([end - begin for begin, end in spans[0][0]])
-    full = {"input_ids": encoded.ids, **_fields(encoder, views, encoded)}
+    full = {"input_ids": encoder.ids(encoded), **_fields(encoder, views, encoded)}
     return [
         Encoding(
             **_cut(full, window_spans),
@@ -194,9 +203,9 @@ def _encoding(encoder: Encoder, place: int, encoded: Encoded) -> Encoding:
     """Return a whole encoding; the path of nearly every row, so it does nothing more."""
     types = encoded.type_ids if encoder.token_types else None
     if not encoder.fields:
-        return Encoding(encoded.ids, types, example=place)
+        return Encoding(encoder.ids(encoded), types, example=place)
     extra = {name: getattr(encoded, name) for name in encoder.fields}
-    return Encoding(encoded.ids, types, example=place, **extra)
+    return Encoding(encoder.ids(encoded), types, example=place, **extra)
 
 
 def _fields(encoder: Encoder, views: Views, encoded: Encoded) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pipeline_kit.builtin.tokenizers import tokenizer_files
 from pipeline_kit.builtin.tokenizers.encode import Encoder, encode, encode_fully
 from pipeline_kit.builtin.tokenizers.limits import resolve_max_length
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig, TokenizersJsonConfig
+from pipeline_kit.builtin.tokenizers.pieces import PYTHON_ONLY, PieceIds, fast_version, frame
 from pipeline_kit.contract.stages import Panel, StageContext, Tokenizer
 from pipeline_kit.contract.types import Checkpoint, Encoding, Example, Side
 from pipeline_kit.errors import CheckpointError, ConfigError, ExampleError, Fault, closest_match, for_message
@@ -34,12 +35,14 @@ class BackendTokenizer(Tokenizer):
         model_max_length: object,
         token_types: bool,
         left: bool,
+        pieces: PieceIds | None = None,
     ) -> None:
         """Settle the limits.
 
         :param languages: the tokens that stand for languages, by code.
         :param token_types: whether encodings get segment ids.
         :param left: whether truncation cuts at the beginning.
+        :param pieces: numbers what the backend cannot.
         :raises ConfigError: if an option does not fit the checkpoint.
         """
         self._backend, self._languages = backend, languages
@@ -47,7 +50,7 @@ class BackendTokenizer(Tokenizer):
         longest = resolve_max_length(
             config.max_length, context.checkpoint, model_max_length, context.reserved_positions
         )
-        self._encoder = Encoder(backend, config, context, longest, token_types=token_types, left=left)
+        self._encoder = Encoder(backend, config, context, longest, token_types=token_types, left=left, pieces=pieces)
 
     @property
     def pad_token_id(self) -> int | None:
@@ -72,7 +75,8 @@ class BackendTokenizer(Tokenizer):
         return encode_fully(self._encoder, examples)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=True)
+        text = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text if self._encoder.pieces is None else text.strip()  # as transformers' own do; the rest do not
 
     def panels(self, example: Example, encodings: Sequence[Encoding]) -> Sequence[Panel]:
         from pipeline_kit.builtin.tokenizers.panels import tokenizer_panels  # takes torch, and tokenizing takes none
@@ -81,8 +85,6 @@ class BackendTokenizer(Tokenizer):
 
 
 _WHOLE = "tokenizer.json"
-_SLOW = frozenset({"M2M100Tokenizer", "MarianTokenizer", "m2m_100", "marian"})
-"""Classes of transformers that have no fast version, and what model types are called that have them."""
 
 
 @final
@@ -98,10 +100,16 @@ class HfTokenizer(BackendTokenizer):
     def __init__(self, config: HfTokenizerConfig, context: StageContext) -> None:
         checkpoint = context.checkpoint
         self._loaded, self._checkpoint = _load(checkpoint), checkpoint.name
-        backend: Backend = self._loaded.backend_tokenizer
+        pieces: PieceIds | None = None
+        if type(self._loaded).__name__ in PYTHON_ONLY:
+            backend, pieces = fast_version(self._loaded, checkpoint)
+        else:
+            backend = self._loaded.backend_tokenizer
         tokenizer_files.sanitize_backend(backend, checkpoint)
         languages = languages_of(backend)
         frame_source(self._loaded, languages, context)
+        if pieces is not None:
+            frame(backend, self._loaded)
         types = "token_type_ids" in self._loaded.model_input_names
         super().__init__(
             backend,
@@ -113,6 +121,7 @@ class HfTokenizer(BackendTokenizer):
             model_max_length=self._loaded.model_max_length,
             token_types=tokenizer_files.takes_token_types(checkpoint.config, types),
             left=self._loaded.truncation_side == "left",
+            pieces=pieces,
         )
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> Example:
@@ -141,10 +150,15 @@ def _load(checkpoint: Checkpoint) -> Any:
         if not any(_holds(path) for kind in kinds for path in checkpoint.path.glob(kind)):
             raise tokenizer_files.no_tokenizer(checkpoint, _WHOLE) from error
         raise _not_loaded(checkpoint, error) from error
-    if not isinstance(getattr(loaded, "backend_tokenizer", None), Backend):
-        raise _no_fast_one(checkpoint, type(loaded).__name__)
+    owner = type(loaded).__name__
+    if owner not in PYTHON_ONLY and not isinstance(getattr(loaded, "backend_tokenizer", None), Backend):
+        raise CheckpointError(
+            f"the tokenizer of '{for_message(checkpoint.name)}', {owner}, has no fast version, and slow ones are not "
+            f"supported. Use a checkpoint with a {_WHOLE}, or write a stage for it: "
+            "pipeline-kit new-plugin tokenizer NAME"
+        )
     # Some classes make up a tokenizer of a few special tokens, or of characters, where there is no file.
-    names = set(type(loaded).vocab_files_names.values()) - {_WHOLE}
+    names = set(type(loaded).vocab_files_names.values()) - {_WHOLE, "target_vocab.json"}
     lacking = sorted(name for name in names if not _holds(checkpoint.path / name))
     if not _holds(checkpoint.path / _WHOLE) and (lacking or not names):
         other = f" (or {' and '.join(lacking)})" if lacking else ""
@@ -158,29 +172,15 @@ def _not_loaded(checkpoint: Checkpoint, error: BaseException) -> CheckpointError
 
     names = (path.name for kind in ("*.model", "*.spm") for path in checkpoint.path.glob(kind))
     pieces = sorted(name for name in names if name != "tiktoken.model")
-    if pieces and not _holds(checkpoint.path / _WHOLE):
-        owners = (checkpoint.tokenizer_config.get("tokenizer_class"), checkpoint.config.get("model_type"))
-        owner = for_message(next(filter(None, owners), None))
-        if owner in _SLOW:
-            return _no_fast_one(checkpoint, owner)
-        if not (is_sentencepiece_available() and is_protobuf_available()):
-            return CheckpointError(
-                f"the checkpoint '{for_message(checkpoint.name)}' has no {_WHOLE} but {for_message(pieces[0])}, which "
-                "is read with sentencepiece and protobuf: pip install 'pipeline-kit[sentencepiece]'"
-            )
+    readable = is_sentencepiece_available() and is_protobuf_available()
+    if pieces and not readable and not _holds(checkpoint.path / _WHOLE):
+        return CheckpointError(
+            f"the checkpoint '{for_message(checkpoint.name)}' has no {_WHOLE} but {for_message(pieces[0])}, which "
+            "is read with sentencepiece and protobuf: pip install 'pipeline-kit[sentencepiece]'"
+        )
     return CheckpointError(
         f"transformers cannot load a tokenizer from '{checkpoint.path}': {type(error).__name__}: "
         f"{for_message(str(error), 500)}"
-    )
-
-
-def _no_fast_one(checkpoint: Checkpoint, owner: str) -> CheckpointError:
-    """Return the error for a tokenizer, a class or the model type that has it, that runs in Python alone."""
-    others = " (to translate: NLLB, mBART-50, T5)" if owner in _SLOW else ""
-    return CheckpointError(
-        f"the tokenizer of '{for_message(checkpoint.name)}', {owner}, has no fast version, and slow ones are not "
-        f"supported. Use a checkpoint with a {_WHOLE}{others}, or write a stage for it: "
-        "pipeline-kit new-plugin tokenizer NAME"
     )
 
 

@@ -8,14 +8,21 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from tokenizer_folders import from_json, hf, opened
 from transformers import AutoTokenizer
 
+from pipeline_kit.builtin.quiet import quiet
+from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
+from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
+from pipeline_kit.contract.stages import StageContext
 from pipeline_kit.errors import CheckpointError
 
 
@@ -67,8 +74,8 @@ def test_a_file_of_sentencepiece_is_converted(
 def test_a_file_of_sentencepiece_without_the_library(tmp_path: Path) -> None:
     cases = (
         ("t5", "spiece.model", r"no tokenizer\.json but spiece\.model.*pip install 'pipeline-kit\[sentencepiece\]'$"),
-        ("marian", "source.spm", "marian, has no fast version.* NLLB.*pipeline-kit new-plugin tokenizer NAME$"),
-        ("m2m_100", "sentencepiece.bpe.model", "m2m_100, has no fast version"),
+        ("marian", "source.spm", r"source\.spm, which is read with sentencepiece"),
+        ("m2m_100", "sentencepiece.bpe.model", r"sentencepiece\.bpe\.model, which is read with sentencepiece"),
     )
     for model_type, file, _ in cases:
         (tmp_path / model_type).mkdir()
@@ -92,13 +99,111 @@ def test_a_file_of_sentencepiece_without_the_library(tmp_path: Path) -> None:
         assert re.search(message, line), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("owner", ["MarianTokenizer", "M2M100Tokenizer"])
-def test_a_slow_tokenizer_of_translation(tmp_path: Path, owner: str) -> None:
-    """With sentencepiece they load, and are refused."""
-    reference = pieces_only(tmp_path / "old", "t5", "source.spm", tokenizer_class=owner)
-    for name in ("target.spm", "sentencepiece.bpe.model"):
-        shutil.copy(tmp_path / "old" / "source.spm", tmp_path / "old" / name)
-    vocab = ["<s>", "<pad>", "</s>", "<unk>", *(reference.id_to_piece(i) for i in range(3, reference.get_piece_size()))]
-    (tmp_path / "old" / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
-    with pytest.raises(CheckpointError, match=f"{owner}, has no fast version.*NLLB"):
-        hf(opened(tmp_path / "old"))
+WORDS = ("a good movie about life", "we love paris", "what a long day it was", "Zürich 1984!", "nicht so gut")
+ODD = (
+    "",
+    "   ",
+    " a  b ",
+    "a\nb\tc",
+    "漢字 😀 e\u0301 עברית zzz",
+    "½ ﬁ ①",
+    "\u200b x",
+    "</s> b",
+    "a </s> b <unk>",
+    "x" * 300,
+)
+
+
+def trained(kind: str, texts: Sequence[str], size: int) -> tuple[bytes, list[str]]:
+    """Train pieces on texts; return their file and their names."""
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*texts] * 9),
+        model_writer=made,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        model_type=kind,
+        minloglevel=2,
+    )
+    found = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    return made.getvalue(), [found.id_to_piece(i) for i in range(3, found.get_piece_size())]
+
+
+@pytest.fixture(scope="module")
+def opus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OPUS-MT folder whose vocab.json lacks pieces of the source, and has some that only the target knows."""
+    folder: Path = tmp_path_factory.mktemp("opus")
+    source, ours = trained("unigram", WORDS[:3], 60)
+    target, theirs = trained("unigram", WORDS[3:], 60)
+    (folder / "source.spm").write_bytes(source)
+    (folder / "target.spm").write_bytes(target)
+    listed = ["</s>", "<unk>", *sorted({*ours[::2], *ours[-9:], *theirs, "goo", "▁love▁paris"}), ">>fra<<", "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(listed)}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MarianTokenizer"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def m2m100(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An M2M100 folder."""
+    folder: Path = tmp_path_factory.mktemp("m2m100")
+    file, pieces = trained("bpe", WORDS, 70)
+    (folder / "sentencepiece.bpe.model").write_bytes(file)
+    listed = ["<s>", "<pad>", "</s>", "<unk>", *(piece for i, piece in enumerate(pieces) if i % 5)]
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(listed)}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "M2M100Tokenizer", "src_lang": "en"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "m2m_100"}))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["opus", "m2m100"])
+def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """Our tokenizer and transformers' own, which runs in Python."""
+    folder = request.getfixturevalue(request.param)
+    with quiet():
+        return hf(opened(folder)), AutoTokenizer.from_pretrained(folder)
+
+
+@settings(max_examples=300)
+@given(st.text(st.sampled_from("abdegilmnoprstuvwyZü189! ▁<>/😀"), max_size=24) | st.text(max_size=12))
+@example(">>fra<< we love paris")
+@example(">>fra<<we")
+@example("\x85")
+def test_ids_are_those_of_the_tokenizer_in_python(pair: tuple[Any, Any], text: str) -> None:
+    ours, theirs = pair
+    assume(">>fra<<" not in text[1:])  # as a language it counts in front, for us anywhere
+    ids = theirs(text).input_ids
+    assert ours.encode([text])[0].input_ids == ids
+    # transformers writes the language that stands in front where no other file lists it as a special token.
+    written = theirs.decode([id for id in ids if id not in ours.languages.values()], skip_special_tokens=True)
+    assert ours.decode(ids) == written
+
+
+def test_odd_texts_in_bulk_with_all_fields(pair: tuple[Any, Any]) -> None:
+    ours, theirs = pair
+    texts = [*WORDS, *ODD]
+    expected = [theirs(text).input_ids for text in texts]
+    assert [found.input_ids for found in ours.encode(texts)] == expected
+    assert [found.input_ids for found in ours.encode_fully(texts)] == expected
+    assert ours.pad_token_id == theirs.pad_token_id
+    unknown = sum(ids.count(theirs.unk_token_id) for ids in expected[: len(WORDS)])
+    assert 0 < unknown < sum(map(len, expected[: len(WORDS)]))
+
+
+def test_the_language_of_the_source_stands_in_front(m2m100: Path) -> None:
+    theirs = AutoTokenizer.from_pretrained(m2m100, src_lang="fr")
+    stage = HfTokenizer(HfTokenizerConfig(), StageContext(opened(m2m100), task="translation", src_lang="fr"))
+    assert stage.encode(["we love paris"])[0].input_ids == theirs("we love paris").input_ids
+    assert stage.languages["fr"] == theirs.get_lang_id("fr")
+
+
+@pytest.mark.parametrize(
+    "vocab",
+    [{"</s>": 0, "<unk>": 1, "<pad>": 1}, {"</s>": 0, "<unk>": 1, "<pad>": 9}, {"</s>": 0, "<unk>": "1", "<pad>": 2}],
+)
+def test_a_vocabulary_that_numbers_nothing_is_refused(opus: Path, tmp_path: Path, vocab: dict[str, Any]) -> None:
+    folder = shutil.copytree(opus, tmp_path / "broken")
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    with pytest.raises(CheckpointError, match=r"vocab\.json does not number its tokens from 0|cannot load a tokenizer"):
+        hf(opened(folder))
