@@ -102,7 +102,7 @@ class HfTokenizer(BackendTokenizer):
         self._loaded, self._checkpoint = _load(checkpoint), checkpoint.name
         pieces: PieceIds | None = None
         if type(self._loaded).__name__ in PYTHON_ONLY:
-            backend, pieces = fast_version(self._loaded, checkpoint)
+            backend, pieces = _converted(self._loaded, checkpoint)
         else:
             backend = self._loaded.backend_tokenizer
         tokenizer_files.sanitize_backend(backend, checkpoint)
@@ -164,6 +164,15 @@ def _load(checkpoint: Checkpoint) -> Any:
         other = f" (or {' and '.join(lacking)})" if lacking else ""
         raise tokenizer_files.no_tokenizer(checkpoint, _WHOLE + other)
     return loaded
+
+
+def _converted(loaded: Any, checkpoint: Checkpoint) -> tuple[Backend, PieceIds]:
+    try:
+        return fast_version(loaded, checkpoint)
+    except (KeyboardInterrupt, SystemExit, CheckpointError):
+        raise
+    except BaseException as error:  # as above: a file of sentencepiece may hold what native code does not take
+        raise _not_loaded(checkpoint, error) from error
 
 
 def _not_loaded(checkpoint: Checkpoint, error: BaseException) -> CheckpointError:

@@ -17,6 +17,7 @@ import sentencepiece
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import from_json, hf, opened
+from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from pipeline_kit.builtin.quiet import quiet
@@ -207,3 +208,14 @@ def test_a_vocabulary_that_numbers_nothing_is_refused(opus: Path, tmp_path: Path
     (folder / "vocab.json").write_text(json.dumps(vocab))
     with pytest.raises(CheckpointError, match=r"vocab\.json does not number its tokens from 0|cannot load a tokenizer"):
         hf(opened(folder))
+
+
+def test_rules_of_writing_that_cannot_be_read_are_refused(opus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sentencepiece reads the file, and the fast tokenizer does not."""
+
+    def broken(charsmap: bytes) -> Any:
+        raise ValueError("Cannot parse precompiled_charsmap")
+
+    monkeypatch.setattr(normalizers, "Precompiled", broken)
+    with pytest.raises(CheckpointError, match="cannot load a tokenizer from.*Cannot parse precompiled_charsmap"):
+        hf(opened(opus))
