@@ -217,5 +217,5 @@ def test_rules_of_writing_that_cannot_be_read_are_refused(opus: Path, monkeypatc
         raise ValueError("Cannot parse precompiled_charsmap")
 
     monkeypatch.setattr(normalizers, "Precompiled", broken)
-    with pytest.raises(CheckpointError, match="cannot load a tokenizer from.*Cannot parse precompiled_charsmap"):
+    with pytest.raises(CheckpointError, match=r"cannot load a tokenizer from.*Cannot parse precompiled_charsmap"):
         hf(opened(opus))
