@@ -75,8 +75,8 @@ def fit(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a classifier, [labels, width] and [labels], on the reviews whose numbers are in ``chosen``.
 
-    Half the sum of two terms of cross-entropy at the temperature of the settings: with the labels of windows and crops,
-    both labels counting alike, and with the given classifier's answers on the short texts.
+    The loss is a cross-entropy with the labels of windows and crops, both labels counting alike, a weighted one with
+    the given classifier's answers on the short texts, both at the settings' temperature, and a decay of the change.
     """
     labels = torch.tensor([row.label or 0 for row in found.reviews])
     parts = [

@@ -63,7 +63,7 @@ class Encoder:
         """Check the options against the tokenizer.
 
         :param token_types: whether encodings get segment ids.
-        :param pieces: numbers what the backend cannot.
+        :param pieces: the ids, where the backend's are not those of the checkpoint.
         :raises ConfigError: if special tokens leave no room for text, or windows would not move forward.
         """
         options = settle_overflow(options, context, max_length)

@@ -42,7 +42,7 @@ class BackendTokenizer(Tokenizer):
         :param languages: the tokens that stand for languages, by code.
         :param token_types: whether encodings get segment ids.
         :param left: whether truncation cuts at the beginning.
-        :param pieces: numbers what the backend cannot.
+        :param pieces: the ids, where the backend's are not those of the checkpoint.
         :raises ConfigError: if an option does not fit the checkpoint.
         """
         self._backend, self._languages = backend, languages

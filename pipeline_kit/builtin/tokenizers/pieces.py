@@ -1,7 +1,7 @@
 """Fast versions of the two tokenizers of translation that transformers has in Python only: OPUS-MT and M2M100.
 
-A file of sentencepiece cuts a text into pieces, vocab.json numbers them. It lacks some pieces, which are unknown, and
-has those of the target language too, which must not be found in a text, yet number what is unknown to the file.
+A file of sentencepiece cuts a text into pieces, and vocab.json has their ids. Some pieces have none: they are unknown.
+Others are of the target language alone: the file does not find them in a text, but what it leaves uncut may be one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pipeline_kit.contract.types import Checkpoint
 from pipeline_kit.errors import CheckpointError, for_message
 
 PYTHON_ONLY = frozenset({"M2M100Tokenizer", "MarianTokenizer"})
-_UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType and
-_NORMAL, _USER = 1, 4  # ModelProto.SentencePiece.Type of sentencepiece_model.proto
+# Of sentencepiece_model.proto: TrainerSpec.ModelType, ModelProto.SentencePiece.Type.
+_UNIGRAM, _BPE = 1, 2
+_NORMAL, _USER = 1, 4
 _MOST_IDS = 2**22
 # In front of a piece that no text may match: words have no space in them, since it is written as a low line.
 _NEVER = " "
@@ -31,12 +32,12 @@ class PieceIds:
 
     by_piece: Mapping[str, int]
     unknown: int
-    end: int
+    end: int  # the backend numbers pieces that have no id from here on
 
     def of(self, encoded: Encoded) -> list[int]:
         """Return the ids of an encoding: a piece without one is looked up by its text, and unknown if that fails."""
         found: list[int] = encoded.ids
-        if all(id < self.end and id != self.unknown for id in found):
+        if self.unknown not in found and max(found, default=0) < self.end:
             return found
         return [
             id if id < self.end and id != self.unknown else self.by_piece.get(token, self.unknown)
