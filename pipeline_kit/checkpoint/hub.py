@@ -7,6 +7,7 @@ sorts errors by what they are not: anything that is not an answer from a hub cou
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ SKIPPED = ["onnx/*", "openvino/*", "coreml/*", "original/*", "checkpoint-*/*"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 _ANSWER_SECONDS = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
 
@@ -183,6 +185,6 @@ def _explain(wanted: _Wanted, error: Exception) -> str:
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return _explain(wanted, error.__cause__)
     detail = for_message(str(error).strip().partition("\n")[0] or type(error).__name__, 120)
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    if isinstance(error, OSError) and (error.errno in _FULL or None not in (error.errno, error.filename)):
         return f"the cache {wanted.cache} cannot be written ({detail}); set checkpoint.cache_dir to another folder"
     return f"the hub at {host} cannot be reached ({detail})"

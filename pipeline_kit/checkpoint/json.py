@@ -15,6 +15,7 @@ from pipeline_kit.errors import CheckpointError, for_message
 
 MAX_JSON_BYTES = 4 << 20
 MAX_DEPTH = 64
+_MAX_FULL_KEY = 300
 
 
 class NotJsonError(CheckpointError):
@@ -76,6 +77,8 @@ def read_optional(path: Path) -> dict[str, Any]:
 def nodes(value: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
     """Yield every mapping entry in `value`, from the file `path`, at any depth: full key, last key and value.
 
+    Of the full key at most 300 characters: a key of a megabyte before 100,000 others would make 100 GB.
+
     :raises CheckpointError: if it is nested more than `MAX_DEPTH` deep.
     """
     waiting: list[tuple[str, Any, int]] = [("", value, 0)]
@@ -85,13 +88,15 @@ def nodes(value: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
             raise CheckpointError(_too_deep(path))
         if isinstance(node, dict):
             for key, item in node.items():
-                full = f"{where}.{key}" if where else key
+                full = (f"{where}.{key}" if where else key)[:_MAX_FULL_KEY]
                 yield full, key, item
                 if isinstance(item, dict | list):
                     waiting.append((full, item, depth + 1))
         elif isinstance(node, list):
             waiting.extend(
-                (f"{where}[{i}]", item, depth + 1) for i, item in enumerate(node) if isinstance(item, dict | list)
+                (f"{where}[{i}]"[:_MAX_FULL_KEY], item, depth + 1)
+                for i, item in enumerate(node)
+                if isinstance(item, dict | list)
             )
 
 

@@ -202,7 +202,7 @@ def _check_labels(path: Path, config: Mapping[str, Any], shapes: Mapping[str, Se
             )
     count = config.get("num_labels")
     if isinstance(count, int) and not 0 <= count < _MAX_LABELS:
-        raise CheckpointError(f"{path}: 'num_labels' is {count}; it must be 0 to {_MAX_LABELS - 1}")
+        raise CheckpointError(f"{path}: 'num_labels' is {for_message(count, 40)}; it must be 0 to {_MAX_LABELS - 1}")
     if shapes is None:
         return
     widest = max((size for shape in shapes.values() for size in shape), default=0)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import constants
@@ -42,7 +43,9 @@ def copied(
     :raises CheckpointError: if it is not there, no model folder, unsafe, changes meanwhile, or cannot be copied.
     """
     url = url.rstrip("/")
-    listed = dict(_listed(url))
+    listed = dict(islice(_listed(url), MAX_FILES + 1))
+    if len(listed) > MAX_FILES:
+        raise CheckpointError(f"{for_message(url)} holds over {MAX_FILES:,} files; name the model's own folder")
     if not listed:
         raise CheckpointError(_nothing(url))
     names = _own_files(url, listed, unsafe_files, trust) if own_format else _data_files(url, listed)
@@ -70,15 +73,13 @@ def copied(
 def _listed(url: str, inner: str = "", depth: int = 0) -> Iterator[tuple[str, FileStatus]]:
     """Yield the files below `url`, by their path in it; those whose names begin with a dot are left out.
 
-    :raises CheckpointError: if there are too many, one's name is not that of a file, or the store cannot be listed.
+    :raises CheckpointError: if one's name is not that of a file, or the store cannot be listed.
     """
     folder = join_key(url, inner) if inner else url
     try:
         found = storage_of(folder).files(folder)
     except OSError as error:
         raise CheckpointError(f"{for_message(folder)} cannot be listed: {error.strerror or error}") from error
-    if len(found) > MAX_FILES:
-        raise CheckpointError(f"{for_message(folder)} holds over {MAX_FILES} files; name the model's own folder")
     for name, status in found.items():
         path = f"{inner}/{name}".lstrip("/")
         if not name or name.startswith("."):

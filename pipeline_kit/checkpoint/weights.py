@@ -25,7 +25,7 @@ _PLAIN = (
     ("invalid JSON in header", "its header is not JSON that describes tensors"),
     ("not fully covered", "it is cut off, or has stray bytes"),
 )
-"""What safetensors says, and what that means."""
+"""Words of errors of safetensors, and what they mean."""
 
 _DISGUISES = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the weights; run 'git lfs pull' in its folder"),
@@ -63,7 +63,7 @@ def _shard(folder: Path, index: Path, name: str) -> Path:
             f"{index} names '{for_message(name)}', which lies outside the folder; shards stand beside it"
         )
     if not os.path.lexists(folder / name):
-        raise CheckpointError(f"{folder} lacks the shard '{name}' that {INDEX_NAME} names; download or copy it too")
+        raise CheckpointError(f"{folder} lacks the shard '{for_message(name)}' that {INDEX_NAME} names; copy it too")
     return folder / name
 
 

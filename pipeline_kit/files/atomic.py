@@ -208,8 +208,6 @@ def _checked(target: Path) -> int | None:
 
     :raises OutputError: see :func:`atomic_writer`.
     """
-    if str(target).endswith(os.sep) or target.name in ("", "."):
-        raise OutputError(f"{target}: is a folder; name a file in it")
     try:
         found = os.lstat(target).st_mode
     except FileNotFoundError:
@@ -227,9 +225,7 @@ def _checked(target: Path) -> int | None:
 
 def _failed(target: Path, error: OSError | ValueError) -> OutputError:
     reason = getattr(error, "strerror", None) or str(error)
-    hint = ""
-    if isinstance(error, FileNotFoundError):
-        hint = f"; is there a folder '{target.parent}'?"
+    hint = f"; is there a folder '{target.parent}'?" if isinstance(error, FileNotFoundError) else ""
     return OutputError(f"{target}: cannot be written: {reason}{hint}")
 
 

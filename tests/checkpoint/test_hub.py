@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -12,26 +13,48 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import checkpoint_folders
 import pytest
 from hub_server import MAIN_COMMIT, HubServer, Repository
+from huggingface_hub import constants
 
+from pipeline_kit.checkpoint import hub as hub_module
 from pipeline_kit.checkpoint.hub import download
 from pipeline_kit.errors import CheckpointError
 
 ID = "acme/tiny"
-CHILD = """
-import contextlib, io, json, sys, time
+FORKER = """
+import contextlib, io, json, os, sys, time
 
 def no_waiting(seconds):
     raise AssertionError(f"waited {seconds} s")
 
 time.sleep = no_waiting
+from huggingface_hub import HfApi, constants, errors, snapshot_download
 from pipeline_kit.checkpoint.resolve import CheckpointConfig, resolve_checkpoint, weight_shapes
 from pipeline_kit.errors import CheckpointError
 
+for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+    del sys.modules[name]  # what it imports is kept, but it reads its settings anew
+
 for line in sys.stdin:
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        print("ended", flush=True)
+        continue
+    machine = json.loads(line)
+    os.chdir(machine["folder"])
+    os.dup2(os.open("child.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.environ.clear()
+    os.environ.update(machine["env"])
+    print("started", flush=True)
+    break
+
+for line in sys.stdin:
+    if line == "end\\n":
+        os._exit(0)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -45,6 +68,17 @@ for line in sys.stdin:
 """
 
 
+@pytest.fixture(scope="module")
+def forker() -> Iterator[subprocess.Popen[str]]:
+    """A process that forks one for each line with its settings, and waits for it: so the imports are done once."""
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+    env = {**_without_settings(), "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONWARNINGS": "error"}
+    argv, pipe = [sys.executable, "-c", FORKER], subprocess.PIPE
+    with subprocess.Popen(argv, env=env, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        process.kill()
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     with HubServer() as server:
@@ -52,60 +86,55 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
+def _without_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+
+
 class Machine:
     """A user's machine: a cache folder, a working folder, and one process at a time that resolves checkpoints."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, forker: subprocess.Popen[str]) -> None:
         self.folder = folder
         self.cache = folder / "home" / "hub"
         self.url = url
         self.stderr = ""
-        self._process: subprocess.Popen[str] | None = None
+        self._forker = forker
+        self._runs = False
 
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-        root = str(Path(__file__).resolve().parents[2])
         return {
-            **kept,
+            **_without_settings(),
             "HF_ENDPOINT": self.url,
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HOME": str(self.folder / "home"),
-            "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "PYTHONWARNINGS": "error",
             "no_proxy": "127.0.0.1",
         }
 
     def start(self, **settings: str) -> None:
         """Start a new process, with more environment variables."""
         self.stop()
-        with (self.folder / "child.log").open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", CHILD],
-                env={**self.environment(), **settings},
-                cwd=self.folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        assert self._say({"folder": str(self.folder), "env": {**self.environment(), **settings}}) == "started\n"
+        self._runs = True
 
     def stop(self) -> None:
         """End the process, if there is one."""
-        if self._process is not None:
-            with self._process as process:
-                process.kill()
-            self._process = None
+        if self._runs:
+            assert self._say("end") == "ended\n"
+            self._runs = False
+
+    def _say(self, message: str | dict[str, Any]) -> str:
+        assert self._forker.stdin is not None
+        assert self._forker.stdout is not None
+        self._forker.stdin.write(f"{message if isinstance(message, str) else json.dumps(message)}\n")
+        self._forker.stdin.flush()
+        return self._forker.stdout.readline()
 
     def resolve(self, path: str = ID, **options: Any) -> dict[str, Any]:
-        if self._process is None:
+        if not self._runs:
             self.start()
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"path": path, **options}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, (self.folder / "child.log").read_text()
+        line = self._say({"path": path, **options})
+        self._runs = line != "ended\n"
+        assert self._runs, (self.folder / "child.log").read_text()
         said = json.loads(line)
         assert said["stdout"] == ""
         self.stderr = said["stderr"]
@@ -118,8 +147,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, hub: HubServer) -> Iterator[Machine]:
-    user = Machine(tmp_path, hub.url)
+def machine(tmp_path: Path, hub: HubServer, forker: subprocess.Popen[str]) -> Iterator[Machine]:
+    user = Machine(tmp_path, hub.url, forker)
     yield user
     user.stop()
 
@@ -347,3 +376,12 @@ def test_a_cache_that_cannot_be_written(hub: HubServer, machine: Machine) -> Non
     message = machine.error(cache_dir="file")
     assert "cannot be written" in message
     assert "checkpoint.cache_dir" in message
+
+
+def test_a_full_disk_is_not_taken_for_a_dead_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_module, "_list_files", lambda wanted: set(checkpoint_folders.files()))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(hub_module, "snapshot_download", Mock(side_effect=full))
+    with pytest.raises(CheckpointError, match=r"broke off: the cache .* cannot be written \(.*No space.*cache_dir"):
+        download(ID, None, offline=False, cache_dir="mine")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import checkpoint
+from harness import checkpoint, pipeline_of
 from omegaconf import OmegaConf
 
 import pipeline_kit as pk
@@ -21,7 +21,7 @@ from pipeline_kit.cli.app import main
 from pipeline_kit.compose.build import build, checkpoint_of
 from pipeline_kit.compose.compose import compose, sweep
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.compose.schema import PipelineConfig
+from pipeline_kit.compose.schema import PipelineConfig, parse_config
 from pipeline_kit.contract.options import option
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.stages import Model, StageContext
@@ -103,9 +103,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def config_of(
-    registry: Registry, folder: Path | str, *more: str, model: str = "rows", **options: Any
+    registry: Registry,
+    folder: Path | str,
+    tokenizer: str = "words",
+    model: str = "rows",
+    others: Sequence[Path] = (),
+    **checkpoint: str,
 ) -> PipelineConfig:
-    words = [f"checkpoint.path={folder}", f"model={model}", "tokenizer=words", *more]
+    """Return the config without Hydra; `checkpoint` are options of that group."""
+    data = {
+        "task": {"name": "text-classification"},
+        "checkpoint": {"path": str(folder), **checkpoint},
+        "tokenizer": {"name": tokenizer},
+        "model": {"name": model, **({"others": [str(path) for path in others]} if others else {})},
+        "postprocessor": {"name": "classification"},
+        "device": {"name": "cpu", "threads": 1},
+    }
+    return parse_config(data, registry, [])
+
+
+def composed(registry: Registry, folder: Path, *words: str, **options: Any) -> PipelineConfig:
+    words = (f"checkpoint.path={folder}", "model=rows", "tokenizer=words", *words)
     return compose(words, registry=registry, **options)
 
 
@@ -129,8 +147,8 @@ def test_it_may_need_no_file_at_all_and_has_two_labels(registry: Registry, tmp_p
 def test_the_built_in_tokenizers_read_their_files_beside_it(registry: Registry, folder: Path, tokenizer: str) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(checkpoint() / name, folder / name)
-    pipe = build(config_of(registry, folder, f"tokenizer={tokenizer}"))
-    expected = pk.load(f"checkpoint.path={checkpoint()}").tokenizer
+    pipe = build(config_of(registry, folder, tokenizer))
+    expected = pipeline_of("text-classification", checkpoint()).tokenizer
     assert pipe.tokenizer.encode(["I love this."]) == expected.encode(["I love this."])
     assert (pipe.tokenizer.pad_token_id, pipe.tokenizer.max_length) == (expected.pad_token_id, expected.max_length)
 
@@ -142,14 +160,14 @@ def test_what_is_missing_is_what_the_stage_says(registry: Registry, folder: Path
 
 def test_the_other_format_is_named_where_a_stage_does_not_read_it(registry: Registry, folder: Path) -> None:
     (folder / "model.skops").touch()
-    text = refusal(compose([f"checkpoint.path={folder}"], registry=registry))
+    text = refusal(config_of(registry, folder, model="hf"))
     assert "has no config.json" in text
     assert "a model of scikit-learn (model.skops); pipeline-kit-sklearn has stages for it" in text
     assert "pipeline-kit ls model" in text
 
 
 def test_a_built_in_tokenizer_without_files_names_the_way_to_another(registry: Registry, folder: Path) -> None:
-    text = refusal(config_of(registry, folder, "tokenizer=hf"))
+    text = refusal(config_of(registry, folder, "hf"))
     assert "lacks tokenizer.json. Choose the tokenizer that goes with its model stage" in text
 
 
@@ -175,12 +193,12 @@ def test_a_job_notices_that_a_file_changed(registry: Registry, folder: Path) -> 
 
 
 def test_other_checkpoints_are_checked_and_belong_to_a_job(registry: Registry, folder: Path, tmp_path: Path) -> None:
-    config = config_of(registry, folder, f"model.others=[{checkpoint()}]")
+    config = config_of(registry, folder, others=[checkpoint()])
     model = build(config).model
     assert isinstance(model, Rows)
     assert [other.path for other in model.others] == [checkpoint()]
     assert "model.safetensors" in identity_of(config, [])["checkpoint"]["others"][0]
-    assert "has no config.json" in refusal(config_of(registry, folder, f"model.others=[{tmp_path}]"))
+    assert "has no config.json" in refusal(config_of(registry, folder, others=[tmp_path]))
 
 
 class Payload:
@@ -210,28 +228,29 @@ def test_a_pickle_is_refused_without_trust(registry: Registry, pickled: Path, tm
     assert "weights.pkl: such a file can run code when it is opened" in text
     assert "pass the text 'checkpoint.trust=pickle'" in text
     assert "save_pretrained" not in text
-    build(config_of(registry, pickled, "checkpoint.unsafe_files=ignore"))
+    build(config_of(registry, pickled, unsafe_files="ignore"))
     assert not (tmp_path / "opened").exists()
 
 
 @pytest.mark.parametrize("word", ["checkpoint.trust=pickle", "+checkpoint.trust=pickle", "++checkpoint.trust=pickle"])
 def test_an_override_trusts_a_pickle(registry: Registry, pickled: Path, tmp_path: Path, word: str) -> None:
-    assert build(config_of(registry, pickled, word))("I love this.")["label"] == "high"
+    config = composed(registry, pickled, word)
+    assert config.checkpoint.trust == "pickle"
+    assert build(config)("I love this.")["label"] == "high"
     assert (tmp_path / "opened").exists()
 
 
 def test_code_is_never_trusted(registry: Registry, pickled: Path) -> None:
     (pickled / "model.py").touch()
-    assert "model.py: such a file is code" in refusal(config_of(registry, pickled, "checkpoint.trust=pickle"))
+    assert "model.py: such a file is code" in refusal(config_of(registry, pickled, trust="pickle"))
 
 
 def test_the_last_override_counts(registry: Registry, pickled: Path) -> None:
-    more = ("checkpoint.trust=pickle", "checkpoint.trust=data")
-    assert checkpoint_of(config_of(registry, pickled, *more, "checkpoint.unsafe_files=ignore")).trust == "data"
+    assert composed(registry, pickled, "checkpoint.trust=pickle", "checkpoint.trust=data").checkpoint.trust == "data"
 
 
 def test_a_built_in_model_opens_no_pickle_whatever_is_trusted(registry: Registry) -> None:
-    config = compose([f"checkpoint.path={checkpoint()}", "checkpoint.trust=pickle"], registry=registry)
+    config = config_of(registry, checkpoint(), "hf", "hf", trust="pickle")
     assert "reads safetensors alone" in refusal(config)
 
 
@@ -304,11 +323,11 @@ steps:
 """
 
 
-@pytest.mark.parametrize(("trust", "words"), [("pickle", ()), ("pickle", ("steps.first.checkpoint.trust=data",))])
+@pytest.mark.parametrize("words", [(), ("steps.first.checkpoint.trust=data",)])
 def test_a_step_of_a_config_cannot_trust(
-    registry: Registry, pickled: Path, tmp_path: Path, trust: str, words: tuple[str, ...]
+    registry: Registry, pickled: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    (tmp_path / "mine.yaml").write_text(STEPS.format(folder=pickled, trust=trust))
+    (tmp_path / "mine.yaml").write_text(STEPS.format(folder=pickled, trust="pickle"))
     with pytest.raises(ConfigError) as caught:
         compose(words, registry=registry, config_dir=[tmp_path], config_name="mine")
     assert "checkpoint.trust: no config can set it to 'pickle'" in str(caught.value)
@@ -340,7 +359,7 @@ def test_neither_can_a_mapping_that_may_come_from_a_file(registry: Registry, map
 
 def test_a_config_may_say_what_holds_anyway(registry: Registry, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\ncheckpoint: {trust: data}\n")
-    config = config_of(registry, folder, config_dir=[tmp_path], config_name="mine")
+    config = composed(registry, folder, config_dir=[tmp_path], config_name="mine")
     assert config.checkpoint.trust == "data"
 
 

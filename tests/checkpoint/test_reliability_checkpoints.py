@@ -252,7 +252,7 @@ def test_h16_opening_waits_for_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["bart", "convbert", "funnel", "gpt2", "mobilebert", "xlnet"])
 def test_h12_a_short_row_is_the_same_in_any_company(architecture: str) -> None:
-    texts = ["", "a", "a good", "a good film", "a good film by", "a good film by my friend and it is great"]
+    texts = ["", "a", "a good", "a good film", "a good film by my friend and it is great"]
     built = pipe(checkpoint(architecture))
 
     def answer(text: str, company: list[str]) -> float | str:
@@ -315,7 +315,7 @@ def test_h27_a_value_that_no_library_checks(tmp_path: Path, case: int, settings:
 
 def test_h27_random_values_in_config_json(tmp_path: Path) -> None:
     chance = random.Random(7)
-    for _ in range(12):
+    for _ in range(8):
         case = chance.choice(CASES)
         keys = sorted(json.loads((checkpoint(case[0], head=case[1]) / "config.json").read_text()))
         outcome(tmp_path / "copy", case, {chance.choice(keys): chance.choice(ODD)})

@@ -136,6 +136,17 @@ def test_what_cannot_be_copied_is_named(
         resolved(path, **options)
 
 
+def test_a_store_of_endless_files_is_given_up(
+    files: dict[str, bytes], reads: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        put(f"run-{number % 2}/{number}.json", b"{}")
+    monkeypatch.setattr("pipeline_kit.checkpoint.stored.MAX_FILES", 20)
+    with pytest.raises(CheckpointError, match=f"^{URL} holds over 20 files; name the model's own folder"):
+        resolved()
+    assert reads == []
+
+
 def test_messages_name_the_url(files: dict[str, bytes], home: Path) -> None:
     put("config.json", b"{")
     with pytest.raises(CheckpointError, match=f"^{URL}/config.json") as caught:

@@ -46,18 +46,15 @@ def calls_of(name: str, folder: Path) -> int:
     return counted.calls
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("name", STEPS)
-def test_failure_of_any_call_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
-) -> None:
+def test_failure_of_any_call_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     count = calls_of(name, tmp_path)
     assert count >= (3 if name == "write" else 1)
     for at in range(1, count + 1):
         path = tmp_path / f"out-{at}.txt"
         with monkeypatch.context() as patch:
-            Breaking(patch, name, at, code)
-            with pytest.raises(OutputError, match=rf"out-{at}\.txt: cannot be written: {os.strerror(code)}"):
+            Breaking(patch, name, at, errno.ENOSPC)
+            with pytest.raises(OutputError, match=rf"out-{at}\.txt: cannot be written: {os.strerror(errno.ENOSPC)}"):
                 write_three_blocks(path)
         assert os.listdir(tmp_path) == []
 

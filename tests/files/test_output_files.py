@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from fake_plugins import POISON
 from harness import cli, layout_of
-from test_atomic import STEPS, Breaking
+from test_atomic import Breaking
 
 from pipeline_kit.cli.outputs import output_path, sweep_names, swept
 from pipeline_kit.errors import OutputError, RowFailure, UsageError
@@ -68,7 +68,7 @@ def poison(tmp_path: Path) -> list[str]:
 
 
 def test_every_format_holds_the_same_results(tmp_path: Path) -> None:
-    names = [f"out.{ending}" for ending in ("jsonl", "csv", "parquet", "jsonl.gz", "csv.gz")]
+    names = [f"out.{ending}" for ending in ("jsonl", "csv.gz", "parquet")]
     flags = [flag for text in ("I love this.", "I hate it.", "=1+1", "日本") for flag in ("--text", text)]
     for name in names:
         assert run(*flags, "--output", tmp_path / name, "--quiet") == (0, "")
@@ -285,41 +285,39 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(("format", "gzipped"), [("csv", False), ("parquet", False), ("jsonl", True)])
-@pytest.mark.parametrize("name", STEPS)
-def test_a_disk_that_fails_at_any_step_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, format: FileFormat, gzipped: bool
+def test_a_disk_that_fails_at_any_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: FileFormat, gzipped: bool
 ) -> None:
     rows = [row(place) for place in range(20)]
     with monkeypatch.context() as patch:
-        counted = Breaking(patch, name, 0, errno.EIO)
+        counted = Breaking(patch, "write", 0, errno.EIO)
         write(tmp_path / "x", rows, format, gzip=gzipped)
     (tmp_path / "x").unlink()
-    assert counted.calls >= (4 if name == "write" and not gzipped else 1)
+    assert counted.calls >= (1 if gzipped else 4)
     for at in range(1, counted.calls + 1):
         with monkeypatch.context() as patch:
-            Breaking(patch, name, at, errno.ENOSPC)
+            Breaking(patch, "write", at, errno.ENOSPC)
             with pytest.raises(OutputError, match=rf"x: cannot be written: {os.strerror(errno.ENOSPC)}"):
                 write(tmp_path / "x", rows, format, gzip=gzipped)
         assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("format", [*FORMATS, "jsonl"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("x")])
-def test_an_interrupted_file_leaves_what_was_there(tmp_path: Path, format: FileFormat, error: BaseException) -> None:
+def test_an_interrupted_file_leaves_what_was_there(tmp_path: Path, format: FileFormat) -> None:
     (tmp_path / "x").write_text("before")
 
     def rows() -> Iterator[dict[str, Any]]:
         yield from (row(place) for place in range(12_000))
-        raise error
+        raise KeyboardInterrupt
 
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "x", rows(), format)
     assert (tmp_path / "x").read_text() == "before"
     assert os.listdir(tmp_path) == ["x"]
 
 
 FULL = """
-import itertools, resource, signal, sys
+import itertools, resource, secrets, signal
 from pathlib import Path
 from pipeline_kit.errors import OutputError
 from pipeline_kit.files.write.formats import stream_format
@@ -328,22 +326,21 @@ from pipeline_kit.files.write.one_file import rows_file
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 21, 1 << 21))
-format = stream_format(sys.argv[1], Layout.of({"text": "string"}, identified=False))
-try:
-    with rows_file(Path("x"), format) as add:
-        for place in itertools.count():
-            add({"text": f"{place:x} " * 50}, 300)
-except OutputError as error:
-    print(error)
+for name in ("jsonl", "parquet"):
+    try:
+        with rows_file(Path("x"), stream_format(name, Layout.of({"text": "string"}, identified=False))) as add:
+            for _ in itertools.count():
+                add({"text": secrets.token_hex(500)}, 1000)
+    except OutputError as error:
+        print(error)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
-@pytest.mark.parametrize("format", ["jsonl", "parquet"])
-def test_a_disk_that_is_really_full(tmp_path: Path, format: FileFormat) -> None:
-    argv = [sys.executable, "-c", FULL, format]
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", FULL]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.stdout == f"x: cannot be written: {os.strerror(errno.EFBIG)}\n"
+    assert done.stdout == f"x: cannot be written: {os.strerror(errno.EFBIG)}\n" * 2
     assert (done.returncode, done.stderr) == (0, "")
     assert os.listdir(tmp_path) == []
 

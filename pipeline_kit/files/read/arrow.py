@@ -137,7 +137,8 @@ def _places(
 
 
 BATCH_ROWS = 1024
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+_ENDS_OF_STREAM = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+"""What follows the last batch of a stream; the second is of before 2019."""
 
 SomeRows = tuple[int, Any]
 """A number of rows, and their record batch; None if all of them are to be skipped."""
@@ -242,13 +243,20 @@ def _arrow(source: Any, indexed: bool) -> TableFile:
         if indexed:
             yield from _sized(map(reader.get_batch, range(reader.num_record_batches)), take, number)
             return
-        yield from _sized(reader, take, number)
-        # A stream cut off between two batches ends like a whole one, but for this mark.
-        source.seek(max(0, size - len(_END_OF_STREAM)))
-        if source.read() != _END_OF_STREAM:
-            raise InputError("ends without Arrow's end-of-stream mark: it was cut off")
+        yield from _sized(_whole_stream(source, reader), take, number)
 
     return TableFile(schema, None, size, batches)
+
+
+def _whole_stream(source: Any, reader: Iterable[Any]) -> Iterator[Any]:
+    end = source.tell()
+    for batch in reader:
+        end = source.tell()
+        yield batch
+    # A stream cut off between two batches ends like a whole one, but for this mark.
+    source.seek(end)
+    if source.read(len(_ENDS_OF_STREAM[0]) + 1) not in _ENDS_OF_STREAM:
+        raise InputError("ends without Arrow's end-of-stream mark: it was cut off")
 
 
 def _sized(batches: Iterable[Any], take: RowSelection, number: int) -> Iterator[SomeRows]:
@@ -290,13 +298,7 @@ class DatasetPart(InputPart):
 
     def identity(self) -> list[dict[str, Any]]:
         """Return the fingerprint that the library keeps of the data and what was done to it."""
-        return [
-            {
-                "name": self.label,
-                "rows": len(self._dataset),
-                "fingerprint": str(self._dataset._fingerprint),
-            }
-        ]
+        return [{"name": self.label, "rows": len(self._dataset), "fingerprint": str(self._dataset._fingerprint)}]
 
     def _plan(self, columns: Columns) -> dict[str, ColumnReader]:
         with as_input_error(self.label):

@@ -18,6 +18,8 @@ Convert = Callable[[Any], Any]
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _EPOCH = datetime(1970, 1, 1)
+_DIGITS = {32: 9, 64: 18, 128: 38, 256: 76}
+"""The most digits of a decimal, by its bits; a larger scale has no use, and Python's decimals do not take it."""
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
@@ -101,7 +103,7 @@ def _reading(kind: Any, text: bool) -> ColumnReader:
         return ColumnReader(kind)
     if types.is_floating(kind):
         return ColumnReader(kind, finite_or_none)
-    if types.is_decimal(kind):
+    if types.is_decimal(kind) and abs(kind.scale) <= _DIGITS[kind.bit_width]:
         return ColumnReader(kind, lambda value: format(value, "f"))
     if kind in _TEXTS:
         return ColumnReader(_TEXTS[kind], bytes.decode)
@@ -206,9 +208,7 @@ def _weightless(kind: Any) -> bool:
     return bool(types.is_null(kind)) or (types.is_struct(kind) and all(map(_weightless, fields)))
 
 
-_BYTES: tuple[Callable[[Any], bool], ...] = (
-    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
-)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 _TEXTS = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _LISTS: tuple[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]], ...] = (
     (pa.types.is_list, lambda kind, item: pa.list_(item)),

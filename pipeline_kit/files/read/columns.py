@@ -111,6 +111,12 @@ class Columns:
 
         :raises InputError: naming the columns there are and the closest one.
         """
+        for column in self.carry:
+            if has_lone_surrogate(column):
+                raise InputError(
+                    f"the name of the column '{for_message(column, 60)}' is not UTF-8, so it cannot be written; "
+                    "convert the file: iconv -f ISO-8859-1 -t UTF-8 OLD-FILE > NEW-FILE"
+                )
         self._check_required(there)
         if self.fields and not any(column in there for column in self.fields.values()):
             wanted = " or ".join(f"'{for_message(column, 60)}'" for column in self.fields.values())

@@ -37,7 +37,11 @@ _BY_SUFFIX: dict[str, Format] = {
 }
 _CODEC_BY_SUFFIX: dict[str, Codec] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 _CODEC_BY_HEAD: tuple[tuple[bytes, Codec], ...] = ((b"\x1f\x8b\x08", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
-_BY_HEAD: tuple[tuple[bytes, Format], ...] = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
+_BY_HEAD: tuple[tuple[bytes, Format], ...] = (
+    (b"PAR1", "parquet"),
+    (b"ARROW1", "arrow"),
+    (b"\xff\xff\xff\xff", "arrow"),  # a stream
+)
 _OTHERS = {
     ".bz2": "is compressed with bzip2, which is not read here; unpack it, or pack it with gzip or zstd",
     ".xz": "is compressed with xz, which is not read here; unpack it, or pack it with gzip or zstd",
@@ -115,7 +119,7 @@ def import_optional(module: str, library: str, what: str) -> Any:
     :param module: the module to import.
     :param library: the library that may be absent.
     :param what: what it is needed for, such as ``reading Parquet``.
-    :raises UsageError: if it cannot be imported; it says what to install.
+    :raises UsageError: if it cannot be imported; the message names what to install.
     """
     try:
         return import_module(module)

@@ -11,27 +11,12 @@ from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, final
 
-from pipeline_kit.errors import InputError, UsageError, for_message
+from pipeline_kit.errors import InputError, UsageError, did_you_mean, for_message
 from pipeline_kit.files.json_text import has_lone_surrogate, parse_example
 from pipeline_kit.files.read.columns import Columns, ParsedRow, RawRow
 from pipeline_kit.files.read.formats import FORMATS, PLUGGED, Format
-from pipeline_kit.files.read.opened import (
-    DecompressionLimits,
-    File,
-    FilePart,
-    SpooledFile,
-    decompressed,
-    head_of,
-)
-from pipeline_kit.files.read.parts import (
-    MARK_ROWS,
-    Mark,
-    PartIds,
-    PartIndex,
-    ReadRow,
-    RowSelection,
-    as_input_error,
-)
+from pipeline_kit.files.read.opened import DecompressionLimits, File, FilePart, SpooledFile, decompressed, head_of
+from pipeline_kit.files.read.parts import MARK_ROWS, Mark, PartIds, PartIndex, ReadRow, RowSelection, as_input_error
 from pipeline_kit.files.read.text_lines import MAX_LINE_BYTES, Line, read_lines
 
 MOST_COUNTED = 1 << 30
@@ -293,7 +278,7 @@ class _TableReader(LineReader):
             csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit of 128 KiB is shorter than real texts
         super().__init__(stream)
         self._separator = separator
-        self._number = 0
+        self._number = self._held = 0
         self._too_long = self._bad = False
         self._reader = self._cells()
         first = next(self._raw(), (1, InputError("is empty; its first line must name the columns")))[1]
@@ -336,15 +321,17 @@ class _TableReader(LineReader):
     def _raw(self) -> Iterator[tuple[int, list[str] | InputError]]:
         while True:
             start = self._number + 1
-            self._too_long = self._bad = False
+            self._held, self._too_long, self._bad = 0, False, False
             try:
                 cells: list[str] | InputError = next(self._reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                cells = InputError(f"not CSV: {error}; is a quote open, or not doubled?")
+                cells = InputError(f"not CSV: {_csv_fault(error)}")
             if self._too_long:
                 cells = InputError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
+                self._before = self._number
+                self._reader = self._cells()
             if cells:
                 yield start, cells
 
@@ -364,14 +351,26 @@ class _TableReader(LineReader):
         """Go through the lines for the csv module. Bytes that are not UTF-8 become surrogates, found again per cell."""
         for line in read_lines(self._stream, self._before):
             self._number, self.ended = line.number, line.ended
-            self._too_long = self._too_long or line.data is None
             data = line.data or b""
+            self._held += len(data) + 1
+            if line.data is None or self._held > MAX_LINE_BYTES + 2:
+                self._too_long = True
+                raise csv.Error  # with cells of many lines, a row could become as long as the file
             try:
                 text = data.decode("utf-8")
             except UnicodeDecodeError:
                 self._bad = True
                 text = data.decode("utf-8", errors="surrogateescape")
             yield text + "\n"
+
+
+def _csv_fault(error: csv.Error) -> str:
+    if "new-line" in str(error):
+        return (
+            "a carriage return stands outside of quotes; quote its cell (if all lines end so: tr '\\r' '\\n' < "
+            "OLD-FILE > NEW-FILE)"
+        )
+    return f"{error}; is a quote open, or not doubled?"
 
 
 READERS: Mapping[str, Callable[[BinaryIO], LineReader]] = {
@@ -391,6 +390,9 @@ def reader_of(format: Format) -> Callable[[BinaryIO], LineReader]:
     if format in PLUGGED:
         return partial(_PluggedReader, format=format)
     if format not in READERS:
-        known = ", ".join((*FORMATS, *PLUGGED))
-        raise UsageError(f"there is no input format '{for_message(format, 40)}'; there are: {known}")
+        known = (*FORMATS, *PLUGGED)
+        raise UsageError(
+            f"there is no input format '{for_message(format, 40)}'; there are: {', '.join(known)}."
+            + did_you_mean(format, known)
+        )
     return READERS[format]

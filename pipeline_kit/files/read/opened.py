@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, cast, final
 from pipeline_kit.errors import InputError, closest_match, for_message
 from pipeline_kit.files.read.formats import HEAD_BYTES, Codec, codec_of, import_optional
 from pipeline_kit.files.read.parts import InputPart, as_input_error
-from pipeline_kit.files.storage.base import CHANGED, FileStatus, Version, scheme_of
+from pipeline_kit.files.storage.base import CHANGED, FileStatus, RangedFile, Version, scheme_of
 from pipeline_kit.files.storage.local import storage_of, stream_version
 
 _BLOCK = 1 << 20
@@ -124,7 +124,13 @@ class SpooledFile(File):
         """Open the copy."""
         if self._copy is None:
             self._copy = self._copied()
-        return io.BufferedReader(_View(self._copy), _BLOCK)
+        copy = self._copy
+
+        def fetch(start: int, end: int) -> bytes:
+            copy.seek(start)
+            return copy.read(end - start)
+
+        return cast("BinaryIO", io.BufferedReader(RangedFile(fetch, copy.seek(0, os.SEEK_END)), _BLOCK))
 
     def close(self) -> None:
         """Remove the copy."""
@@ -141,38 +147,6 @@ class SpooledFile(File):
             reason = error.strerror or str(error)
             raise InputError(f"could not be copied to {tempfile.gettempdir()}: {reason}") from error
         return cast("IO[bytes]", copy)
-
-
-@final
-class _View(io.RawIOBase):
-    """A place of its own in a file that others read, too."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence)
-        if start is None:
-            start = self._file.seek(0, os.SEEK_END)
-        self._place = max(0, start + offset)
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        self._file.seek(self._place)
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
 
 
 class FilePart(InputPart):
@@ -264,7 +238,7 @@ HARMLESS_BYTES = 16 << 20
 """What unpacks to less than this is not checked for its ratio: a short file of equal lines has a high one too."""
 
 _PIECE = 64 << 10
-# zstd has no bound on what one call gives; 256 bytes give at most 8 MiB (64 run-length blocks of 128 KiB).
+# zstd has no bound on what one call returns; 256 bytes become at most 8 MiB (64 run-length blocks of 128 KiB).
 _ZSTD_PIECE = 256
 
 Read = Callable[[int], bytes]
@@ -326,12 +300,12 @@ def decompressed(stream: BinaryIO, name: str, limits: DecompressionLimits) -> Bi
 
 
 def unpacked(stream: BinaryIO, codec: Codec, limits: DecompressionLimits) -> BinaryIO:
-    """Return `stream` without its compression. Reading it fails with what `Limits.check` or this says.
+    """Return `stream` without its compression. Reading it fails with what `DecompressionLimits.check` raises, or this.
 
     Closing the result leaves `stream` open. A stream may hold several members or frames, one after another.
 
     :raises InputError: while reading: if it is damaged, cut off or unpacks beyond `limits`. What was
-        unpacked before that is given first.
+        unpacked before that is returned first.
     :raises UsageError: if zstandard is not installed.
     """
     if codec == "zstd":

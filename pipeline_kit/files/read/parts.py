@@ -71,6 +71,12 @@ class InputConfig:
         i, _, n = (self.shard or "0/1").partition("/")
         return int(i), int(n)
 
+    def indices(self, total: int) -> range:
+        """Return the numbers of the rows that are taken of `total`."""
+        end = total if self.limit is None else min(total, self.skip + self.limit)
+        shard, shards = self.part
+        return range(self.skip + (shard - self.skip) % shards, end, shards)
+
 
 ReadRow = tuple[int, ParsedRow | None]
 """Where a row is in its part, and what was taken of it; None if it is not among those taken."""

@@ -126,7 +126,7 @@ def _arrow_part(label: str, files: Sequence[File], format: Format, limits: Decom
 
 
 def _in_folder(name: str) -> list[str]:
-    """Return the files of a folder of Arrow or Parquet files; anything else is given back as it is."""
+    """Return the files of a folder of Arrow or Parquet files; anything else as it is."""
     storage = storage_of(name)
     if name == "-" or storage.kind(name) != "folder" or storage.kind(join_key(name, _STATE)) == "file":
         return [name]

@@ -47,9 +47,7 @@ class InputPlan:
         :param size: the rows of a stretch.
         """
         *before, total = accumulate((index.rows for index in indexes), initial=0)
-        end = total if options.limit is None else min(total, options.skip + options.limit)
-        shard, self._shards = options.part
-        self._indices = range(options.skip + (shard - options.skip) % self._shards, end, self._shards)
+        self._indices = options.indices(total)
         self._size = size
         self._before = before
         self._marks = [memoryview(index.marks).cast("Q") for index in indexes]
@@ -102,11 +100,10 @@ def _renamed(
         return rows, counts
     order = np.argsort(np.concatenate(parts), kind="stable")
     waiting: list[int] = np.sort(order[1:][again]).tolist()  # sorted, so a heap
-    places = [_Places(index) for index in indexes]
     while waiting:
         row = heappop(waiting)
         part = bisect_right(before, row) - 1
-        id, count = f"{labels[part]}:{places[part].of(row - before[part])}", 0
+        id, count = f"{labels[part]}:{_place(indexes[part], row - before[part])}", 0
         while True:
             value = id_hash(id)
             at = int(np.searchsorted(values, np.uint64(value)))
@@ -121,13 +118,7 @@ def _renamed(
     return rows, counts
 
 
-class _Places:
-    """The places of a part's rows."""
-
-    def __init__(self, index: PartIndex) -> None:
-        pairs: Any = memoryview(index.places).cast("Q")
-        self._rows, self._places = pairs[::2], pairs[1::2]
-
-    def of(self, row: int) -> int:
-        at = bisect_right(self._rows, row) - 1
-        return int(self._places[at] + row - self._rows[at])
+def _place(index: PartIndex, row: int) -> int:
+    pairs: Any = memoryview(index.places).cast("Q")
+    first, place = pairs[2 * bisect_right(pairs[::2], row) - 2 :][:2]
+    return int(place + row - first)

@@ -16,15 +16,7 @@ from pipeline_kit.files.read.columns import AllColumns, Columns, IdSet, ParsedRo
 from pipeline_kit.files.read.formats import import_optional
 from pipeline_kit.files.read.lines import ROWS_LOOKED_AT
 from pipeline_kit.files.read.opened import DecompressionLimits
-from pipeline_kit.files.read.parts import (
-    InputConfig,
-    InputPart,
-    Mark,
-    PartIndex,
-    ReadRow,
-    RowSelection,
-    as_input_error,
-)
+from pipeline_kit.files.read.parts import InputConfig, InputPart, Mark, PartIndex, ReadRow, RowSelection, as_input_error
 from pipeline_kit.files.read.paths import expand_patterns, parts_of
 from pipeline_kit.files.read.plan import InputPlan, Stretch
 
@@ -189,13 +181,10 @@ class Source:
             if rows is None:
                 return None
             total += rows
-        options = self._options
-        end = total if options.limit is None else min(total, options.skip + options.limit)
-        shard, shards = options.part
-        return len(range(options.skip + (shard - options.skip) % shards, end, shards))
+        return len(self._options.indices(total))
 
     def _remember(self, part: InputPart, rows: int, seen: IdSet) -> None:
-        """Go through the ids of a part's first rows, exactly as if the rows were given."""
+        """Go through the ids of a part's first rows, exactly as if the rows were returned."""
         for place, picked in part.rows(Columns(id=self._columns.id), RowSelection()):
             if rows == 0:
                 return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipeline_kit.errors import InputError
+from pipeline_kit.files.read.formats import format_from_magic
 from pipeline_kit.files.read.opened import head_of
 
 MAX_LINE_BYTES = 32 << 20
@@ -28,7 +29,7 @@ class Line(NamedTuple):
     def text(self) -> str:
         """Decode the line.
 
-        :raises InputError: if it is too long or not UTF-8; says which byte.
+        :raises InputError: if it is too long or not UTF-8; the message names the byte.
         """
         if self.data is None:
             raise InputError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
@@ -86,14 +87,18 @@ _FEWEST_BAD = 3
 
 
 def refuse_other_encodings(head: bytes) -> None:
-    """See that `head`, the first bytes of lines of text, may be UTF-8.
+    """See that `head`, the first bytes of lines of text, may be UTF-8, and not those of Parquet or Arrow.
 
     A wrong byte here and there is the fault of its row. A file is in another encoding if it begins with the mark of
     one; if it has NUL bytes and reads as UTF-16 or UTF-32; or if a third of its lines have bytes that are not UTF-8.
 
-    :raises InputError: naming the encoding, and how to convert the file.
+    :raises InputError: naming the format, or the encoding and how to convert the file.
     """
-    name = _encoding(head[:BYTES_LOOKED_AT])
+    head = head[:BYTES_LOOKED_AT]
+    format = format_from_magic(head)
+    if format is not None and _STRANGE.search(head.decode("utf-8", errors="surrogateescape")):
+        raise InputError(f"is {format.capitalize()}, not lines of text; if it is not compressed: input.format={format}")
+    name = _encoding(head)
     if name is not None:
         what = {_WESTERN: f"{_WESTERN} or CP1252", "ENCODING": "another encoding"}.get(name, name)
         raise InputError(f"is in {what}, not in UTF-8; convert it: iconv -f {name} -t UTF-8 OLD-FILE > NEW-FILE")

@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, final
 
-from pipeline_kit.errors import OutputError, UsageError
+from pipeline_kit.errors import InputError, OutputError, UsageError
 
 CHANGED = "was changed after it was opened first, so results may mix two versions of it; run again"
 
@@ -227,15 +227,19 @@ class RangedFile(io.RawIOBase):
         """Read the next bytes."""
         count = max(0, min(len(buffer), BLOCK, self._size - self._place))
         if count:
-            buffer[:count] = self._fetch(self._place, self._place + count)
-        self._place += count
+            buffer[:count] = self._next(count)
         return count
 
     def readall(self) -> bytes:
         """Read in blocks: the one that is inherited asks for 8 KiB at a time."""
         blocks = []
         while self._place < self._size:
-            end = min(self._place + BLOCK, self._size)
-            blocks.append(self._fetch(self._place, end))
-            self._place = end
+            blocks.append(self._next(min(BLOCK, self._size - self._place)))
         return b"".join(blocks)
+
+    def _next(self, count: int) -> bytes:
+        data = self._fetch(self._place, self._place + count)
+        if len(data) != count:
+            raise InputError(CHANGED)
+        self._place += count
+        return data

@@ -64,10 +64,7 @@ class FsspecStorage(Storage):
         if self._has_ranges(key, info):
 
             def fetch(start: int, end: int) -> bytes:
-                data: bytes = self._ask(key, "reading", self._system.cat_file, key, start=start, end=end)
-                if len(data) != end - start:
-                    raise InputError(CHANGED)
-                return data
+                return bytes(self._ask(key, "reading", self._system.cat_file, key, start=start, end=end))
 
             return cast("BinaryIO", io.BufferedReader(RangedFile(fetch, info["size"]), BLOCK))
         copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
@@ -77,7 +74,11 @@ class FsspecStorage(Storage):
             copy.truncate()
             self._system.get_file(key, copy)
 
-        self._ask(key, "reading", download)
+        try:
+            self._ask(key, "reading", download)
+        except BaseException:
+            copy.close()
+            raise
         copy.seek(0)
         return cast("BinaryIO", copy)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,6 +111,9 @@ def _raise_if_final(error: Exception, key: str, doing: str, credentials: str, tr
     if isinstance(error, PermissionError) or status in (401, 403) or "AccessDenied" in text:
         reason = f"access denied ({reason_of(error)}): are {credentials} right, and may they do this?"
         raise PermissionError(errno.EACCES, reason, key) from error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = f"no room for a copy in {tempfile.gettempdir()}; set TMPDIR to a folder with room"
+        raise OSError(error.errno, reason, key) from error
     if isinstance(error, Unsettled) or status in _PASSING or "RequestTimeout" in text:
         return
     hint = ""

@@ -80,8 +80,7 @@ class OutputConfig:
     """How results are written."""
 
     format: str | None = option(
-        None,
-        "jsonl, csv, parquet, or a plugin's; null: by the ending of a file's name, jsonl for a folder of shards",
+        None, "jsonl, csv, parquet, or a plugin's; null: by the ending of a file's name, jsonl for a folder of shards"
     )
     vectors: Vectors = option(
         "inline", "in the rows, or in a file beside each shard: one float32 matrix, in the rows' order"

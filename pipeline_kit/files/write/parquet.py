@@ -93,7 +93,7 @@ class _Sink:
             try:
                 self._write(data)
             except BaseException:
-                self.discard()  # pyarrow goes on to write a footer before it tells
+                self.discard()  # pyarrow goes on to write a footer before it raises
                 raise
         self._written += len(data)
         return len(data)

@@ -86,7 +86,7 @@ def csv_cell(value: Any) -> str:
     Null is an empty cell and an empty text a quoted one; numbers and booleans are as in JSON; lists and objects
     are JSON text. A text that a spreadsheet might run as a formula (its first character is one of ``= + - @``, tab,
     line end or NUL, and it is not a plain number such as -0.5) gets an apostrophe before it; so does such a text that
-    has apostrophes before it already, which makes it possible to undo this: see :func:`undefused`. Sources:
+    has apostrophes before it already, which makes it possible to undo this: see :func:`strip_formula_guard`. Sources:
     OWASP ASVS 1.2.10, CWE-1236.
 
     :raises ValueError: for a number or a text that no CSV can hold: NaN, Infinity, a lone surrogate.
@@ -107,7 +107,7 @@ def csv_cell(value: Any) -> str:
 
 
 def strip_formula_guard(text: str) -> str:
-    """Return back the text that :func:`cell` put an apostrophe before; any other text as it is."""
+    """Return the text that :func:`csv_cell` put an apostrophe before; any other text as it is."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 

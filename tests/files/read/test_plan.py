@@ -123,7 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
 
 @given(rng=st.randoms(use_true_random=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_stretches_hold_the_rows_of_one_pass(dense: None, folder: Callable[[], Path], rng: Random) -> None:
     names = write_input(rng, folder())
     options = InputConfig(
@@ -164,7 +164,7 @@ HOSTILE = st.one_of(
     limit=st.one_of(st.none(), st.integers(0, 14)),
     size=st.integers(1, 5),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_repeated_ids_end_as_in_one_pass(parts: list[list[str | None]], limit: int | None, size: int) -> None:
     """Ids that equal the ids which rows with repeated ids get, and those that such rows get in turn."""
     options, columns = InputConfig(id="id", limit=limit), Columns.of(("text",), id="id")

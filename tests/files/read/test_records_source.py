@@ -99,6 +99,14 @@ def test_a_field_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
         ("a.csv", "", {}, "a.csv: is empty; its first line must name the columns"),
         ("a.csv", "id;text\n1;a\n", {}, "separated by ';'"),
         ("a.csv", "id,Texts\n1,a\n", {}, r"Did you mean 'Texts'\?"),
+        (
+            "a.csv",
+            "text,caf\udce9\n",
+            {"carry": ["caf\udce9"]},
+            r"the column 'caf\\udce9' is not UTF-8.*: iconv -f ISO-8859-1",
+        ),
+        ("a.jsonl", "PAR1\x15\x04\n", {}, "a.jsonl: is Parquet, not lines of text; .*input.format=parquet"),
+        ("a.csv", "text\n", {"format": "josnl"}, r"no input format 'josnl'; .* Did you mean 'jsonl'\?"),
         ("a.jsonl", '{"body": "x"}\n', {}, "a.jsonl: in the first 1,000 rows 'text' is missing; there are: body"),
         ("a.jsonl", '{"text": "x"}\n', {"carry": ["label"]}, "'label' of input.carry is missing; there are: text"),
         ("a.jsonl", '"x"\n', {"id": "key"}, "'key' of input.id is missing; there are: none"),
@@ -109,10 +117,10 @@ def test_a_field_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
 def test_missing_columns_show_before_any_row(
     tmp_path: Path, name: str, data: str, options: dict[str, Any], reason: str
 ) -> None:
-    (tmp_path / name).write_text(data)
-    (tmp_path / "good.csv").write_text("text,id,key,label,no,body\n")
+    (tmp_path / name).write_bytes(data.encode(errors="surrogateescape"))
+    (tmp_path / "good.csv").write_bytes(b"text,id,key,label,no,body,caf\xe9\n")
     source = opened(tmp_path / "good.csv", tmp_path / name, **options)
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises((InputError, UsageError), match=reason):
         source.check()
 
 
@@ -491,11 +499,9 @@ def test_one_row_is_not_taken_for_rows() -> None:
 class _Streamed:
     """What ``datasets.IterableDataset`` is to a caller."""
 
-    column_names = ("text", "n")
-
     def __init__(self, first: int = 0) -> None:
         self.first = first
-        self.column_names = ["text", "n"]  # type: ignore[assignment]
+        self.column_names = ["text", "n"]
 
     def skip(self, count: int) -> _Streamed:
         return _Streamed(self.first + count)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from harness import builtins, checkpoint, layout_of
+from harness import builtins, checkpoint, layout_of, pipeline_of, task_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pipeline_kit as pk
 from pipeline_kit.compose.compose import compose
 from pipeline_kit.contract.column_types import COUNTS, VECTOR, VECTORS, holds, infer_type
 from pipeline_kit.contract.options import parse_options
@@ -44,39 +43,32 @@ def test_the_columns_of_a_task_are_what_it_says_it_gives(task: str) -> None:
 
 TEXT = "I love this film, and it is good."
 NLI = ("entailment", "neutral", "contradiction")
-RUNS: tuple[tuple[str, str, str, Any, tuple[str, ...]], ...] = (
-    ("text-classification", "bert", "sequence-classification", TEXT, ()),
-    ("text-classification", "bert", "sequence-classification", TEXT * 9, ("postprocessor.top_k=2",)),
-    ("text-classification", "bert", "sequence-classification", TEXT, ("postprocessor.thresholds.POSITIVE=1.0",)),
-    ("text-classification", "bert", "sequence-classification", TEXT, ("postprocessor=logits",)),
-    ("zero-shot-classification", "bert", "sequence-classification", TEXT, ("postprocessor.labels=[sport,film]",)),
-    ("token-classification", "bert", "token-classification", TEXT, ()),
-    ("feature-extraction", "bert", "base", TEXT, ()),
-    ("sentence-embedding", "bert", "base", TEXT, ()),
-    ("fill-mask", "bert", "masked-lm", "I [MASK] this [MASK].", ()),
-    ("multiple-choice", "bert", "multiple-choice", {"text": TEXT, "choices": ["a film", "a book"]}, ()),
-    ("question-answering", "bert", "question-answering", {"question": "What?", "context": TEXT}, ()),
-    (
-        "question-answering",
-        "bert",
-        "question-answering",
-        {"question": "What?", "context": TEXT},
-        ("postprocessor.top_k=2",),
-    ),
-    ("text-generation", "qwen2", "causal-lm", "I love", ("model.generation.max_new_tokens=3",)),
+QUESTION = {"question": "What?", "context": TEXT}
+RUNS: tuple[tuple[str, str, str, Any, dict[str, Any]], ...] = (
+    ("text-classification", "bert", "sequence-classification", TEXT, {}),
+    ("text-classification", "bert", "sequence-classification", TEXT * 9, {"top_k": 2}),
+    ("text-classification", "bert", "sequence-classification", TEXT, {"thresholds": {"POSITIVE": 1.0}}),
+    ("text-classification", "bert", "sequence-classification", TEXT, {"name": "logits"}),
+    ("zero-shot-classification", "bert", "sequence-classification", TEXT, {"labels": ["sport", "film"]}),
+    ("token-classification", "bert", "token-classification", TEXT, {}),
+    ("feature-extraction", "bert", "base", TEXT, {}),
+    ("sentence-embedding", "bert", "base", TEXT, {}),
+    ("fill-mask", "bert", "masked-lm", "I [MASK] this [MASK].", {}),
+    ("multiple-choice", "bert", "multiple-choice", {"text": TEXT, "choices": ["a film", "a book"]}, {}),
+    ("question-answering", "bert", "question-answering", QUESTION, {}),
+    ("question-answering", "bert", "question-answering", QUESTION, {"top_k": 2}),
+    ("text-generation", "qwen2", "causal-lm", "I love", {}),
 )
 
 
-@pytest.mark.parametrize(("task", "architecture", "head", "example", "more"), RUNS)
+@pytest.mark.parametrize(("task", "architecture", "head", "example", "options"), RUNS)
 def test_real_results_fit_the_columns(
-    task: str, architecture: str, head: str, example: Any, more: tuple[str, ...]
+    task: str, architecture: str, head: str, example: Any, options: dict[str, Any]
 ) -> None:
-    labels = {"labels": NLI} if task.startswith("zero") else {}
-    folder = checkpoint(architecture, head=head, **labels)
-    overrides = [f"task={task}", f"checkpoint.path={folder}", "device=cpu", *more]
-    config = compose(overrides)
-    result = pk.load(*overrides)(example)
-    layout = Layout.of(config.gives)
+    folder = checkpoint(architecture, head=head, **({"labels": NLI} if task.startswith("zero") else {}))
+    model = {"generation": {"max_new_tokens": 3}} if task == "text-generation" else {}
+    result = pipeline_of(task, folder, model=model, **options)(example)
+    layout = layout_of(options.get("name", task_of(task).postprocessor))
     kinds = dict(layout.columns([]))
     assert result.keys() <= kinds.keys()
     assert all(holds(value, kinds[name]) for name, value in result.items())
