@@ -57,7 +57,6 @@ _TOKEN = {"token": "string", "id": "int64", "score": "float64", "text": "string"
 _OWN = "checkpoint.path=./my-model"
 _TEXT = '--text "I love this."'
 
-
 FORMATS: tuple[tuple[str, str, str, str], ...] = (
     ("input_format", "text", "read.lines:_TextReader", "a text a line"),
     ("input_format", "jsonl", "read.lines:_JsonReader", "a string or an object a line"),
@@ -76,7 +75,6 @@ FORMATS: tuple[tuple[str, str, str, str], ...] = (
     ("output_format", "parquet", "write.parquet:Parquet", "typed columns, through pyarrow"),
 )
 
-
 _WRITES: dict[str, Any] = {
     "postprocessor": "generated_text",
     "target": "generation:GeneratedText",
@@ -86,20 +84,8 @@ _WRITES: dict[str, Any] = {
     "model": "generate",
     "evaluator": "generation:TextEvaluator",
     "parameters": (
-        *(
-            f"model.generation.{name}"
-            for name in (
-                "max_new_tokens",
-                "do_sample",
-                "seed",
-                "temperature",
-                "top_k",
-                "top_p",
-                "min_p",
-                "stop_strings",
-                "repetition_penalty",
-            )
-        ),
+        *(f"model.generation.{name}" for name in ("max_new_tokens", "do_sample", "seed", "temperature", "top_k")),
+        *(f"model.generation.{name}" for name in ("top_p", "min_p", "stop_strings", "repetition_penalty")),
         "postprocessor.full_text",
         "postprocessor.details",
     ),
@@ -274,7 +260,6 @@ TASKS: tuple[dict[str, Any], ...] = (
     ),
 )
 """The tasks, each with the postprocessor that it brings; paths are those below ``builtin/tasks``."""
-
 
 DIALECTS = {
     "native": ("native:Native", "the server's own routes: /run, /explain, /health, /ready, /metrics, /docs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -111,7 +112,7 @@ class GraphModel(Model):
         check_head_name(head)
         found = required_versions(f"model={self.stage}", self.packages, self.instead)
         self.check(context.device, config.precision)
-        root = default_folder(self.cache) if config.cache_dir is None else Path(config.cache_dir).expanduser()
+        root = default_folder(self.cache) if config.cache_dir is None else Path(os.path.expanduser(config.cache_dir))
         tokenizer = context.tokenizer
         # GPT-2 and XLNet do not distinguish no types from zeros, so what the tokenizer returns is looked at.
         types = tokenizer is not None and tokenizer.encode(["a"])[0].token_type_ids is not None

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,8 +28,10 @@ from pipeline_kit.testing import (
     TokenizerConformance,
     WordTokenizer,
     WordTokenizerConfig,
+    tiny_checkpoint,
     tiny_stage_context,
 )
+from pipeline_kit.testing import __main__ as command
 
 
 class BrokenTokenizer(Tokenizer):
@@ -430,6 +433,28 @@ def test_an_expected_failure_is_marked_strictly_and_only_there() -> None:
 def test_an_expected_failure_of_no_check_is_refused() -> None:
     with pytest.raises(TypeError, match="Did you mean 'deterministic'"):
         type("Excused", (PostprocessorConformance,), {"stage": "x", "xfail": {"determinstic": "because"}})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "said"),
+    [
+        ("berrt", "base", "'berrt' is none of albert, .*Did you mean 'bert'"),
+        ("bert", "causal", "'causal' is none of .*Did you mean 'causal-lm'"),
+        ("gpt2", "masked-lm", "transformers puts no head 'masked-lm' on 'gpt2'"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_made_is_refused(architecture: str, head: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        tiny_checkpoint(tmp_path, architecture, head=head)
+
+
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["testing", str(tmp_path), "--head", "masked-lm", "--architecture", "gpt2"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "error: transformers puts no head 'masked-lm' on 'gpt2'" in capsys.readouterr().err
 
 
 def test_the_tiny_context_names_labels_and_config() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 from pipeline_kit.errors import ConfigError
 from pipeline_kit.graphs.cache import cached, default_folder, name_of
@@ -146,46 +145,48 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 BUILDER = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from pipeline_kit.graphs.cache import cached
 
-def build(folder):
-    (folder / "model.onnx").write_text("by " + sys.argv[2])
-    print("building", flush=True)
-    sys.stdin.readline()
-    (folder / "model.onnx.data").write_text("rest")
-    return {"by": sys.argv[2]}
+root, name, key = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 
-print(json.dumps(cached(Path(sys.argv[1]), json.loads(sys.argv[3]), build)[1]), flush=True)
+def build(folder):
+    (folder / "model.onnx").write_text("by " + name)
+    print("building", file=sys.stderr)
+    while not (root.parent / "go").exists():
+        time.sleep(0.01)
+    (folder / "model.onnx.data").write_text("rest")
+    return {"by": name}
+
+print("starting", file=sys.stderr)
+print(json.dumps(cached(root, key, build)[1]))
 """
 
 
-def start(root: Path, name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILDER, str(root), name, json.dumps(KEY)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def start(root: Path, name: str) -> warm.Process:
+    return warm.start("-c", BUILDER, root, name, json.dumps(KEY))
 
 
 def test_of_two_processes_one_builds_and_the_other_waits(tmp_path: Path) -> None:
-    with start(tmp_path, "one") as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "building\n"
-        with (tmp_path / f"{name_of(KEY)}.lock").open() as lock, pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with start(tmp_path, "two") as second:
-            out, _ = first.communicate("\n")
-            assert json.loads(out) == {"by": "one"}
-            out, _ = second.communicate("\n")
-            assert json.loads(out) == {"by": "one"}, "the second one built, too"
-    assert not list(tmp_path.glob(".*"))
+    root = tmp_path / "cache"
+    first = start(root, "one")
+    first.until_printed("building")
+    with (root / f"{name_of(KEY)}.lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    second = start(root, "two")
+    second.until_printed("starting")
+    (tmp_path / "go").touch()
+    assert json.loads(first.wait().out) == {"by": "one"}
+    assert json.loads(second.wait().out) == {"by": "one"}, "the second one built, too"
+    assert not list(root.glob(".*"))
 
 
 def test_after_a_kill_the_next_process_builds_and_tidies_up(tmp_path: Path) -> None:
-    with start(tmp_path, "one") as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "building\n"
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+    first = start(tmp_path, "one")
+    first.until_printed("building")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
     assert [path.name for path in tmp_path.glob(".*/*")] == ["model.onnx"]
     assert not (tmp_path / name_of(KEY)).exists()
     other = tmp_path / ".another-key-half"

@@ -10,13 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn.functional import embedding, embedding_bag, linear
 
+from pipeline_kit.builtin.models.hf.batches import TOLERANCES
 from pipeline_kit.builtin.models.hf.heads import check_head_name, few
 from pipeline_kit.builtin.models.options import StaticModelConfig
 from pipeline_kit.contract.stages import Model, StageContext
 from pipeline_kit.contract.types import Checkpoint, ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import CheckpointError, for_message
 
-TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 EMBEDDINGS, HEAD, BIAS = "embeddings.weight", "classifier.weight", "classifier.bias"
 
 

@@ -102,13 +102,13 @@ def encode_fully(encoder: Encoder, examples: Sequence[Example]) -> list[Encoding
 
 def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list[Views]]]:
     """Cut the rows into calls of bounded size; returns the place of the first row and the rows' views."""
-    limit = None if encoder.limits is None else encoder.limits.first
-    last = encoder.limits.last if encoder.limits is not None and encoder.options.overflow == "error" else None
+    limit, last = encoder.limits or (None, None)
+    refuses = encoder.options.overflow == "error"
     start, size = 0, 0
     group: list[Views] = []
     for place, texts in enumerate(rows):
         for text in texts:
-            if last is not None and len(text) > last:
+            if refuses and last is not None and len(text) > last:
                 raise ExampleError(
                     f"the text has {len(text)} characters; for max_length {encoder.max_length} at most {last} are "
                     "looked at; set tokenizer.overflow to truncate or window, or raise tokenizer.max_chars"
@@ -116,7 +116,7 @@ def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list
         views = tuple([slice_text(text, limit, encoder.left) for text in texts])
         group.append(views)
         size += sum([len(v.text) for v in views])
-        mixed = place + 1 < len(rows) and _framed(texts) != _framed(rows[place + 1])
+        mixed = place + 1 < len(rows) and _is_framed(texts) != _is_framed(rows[place + 1])
         if size >= _CHARS_PER_CALL or mixed:
             yield start, group
             start, size, group = place + 1, 0, []
@@ -124,7 +124,7 @@ def _groups(encoder: Encoder, rows: Sequence[Texts]) -> Iterator[tuple[int, list
         yield start, group
 
 
-def _framed(texts: Texts) -> bool:
+def _is_framed(texts: Texts) -> bool:
     """Return whether a row has its special tokens already, as a rendered conversation has."""
     return isinstance(texts[0], Rendered)
 
@@ -132,7 +132,7 @@ def _framed(texts: Texts) -> bool:
 def _call(encoder: Encoder, views: Sequence[Views], texts: Texts) -> list[Encoded]:
     """Encode the views of rows that are all framed, or none of them, as `texts` is."""
     batch = encoder.backend.encode_batch_fast if encoder.fast else encoder.backend.encode_batch
-    specials = encoder.options.add_special_tokens and not _framed(texts)
+    specials = encoder.options.add_special_tokens and not _is_framed(texts)
     rows = [row[0].text if len(row) == 1 else (row[0].text, row[1].text) for row in views]
     found: list[Encoded] = batch(rows, add_special_tokens=specials)
     return found
@@ -167,15 +167,15 @@ def _finish(encoder: Encoder, place: int, texts: Texts, views: Views, encoded: E
 def _look_further(encoder: Encoder, texts: Texts, views: Views, encoded: Encoded) -> tuple[Views, Encoded]:
     """Tokenize more of the texts that were not seen whole until they fill the room there is, or to the last look."""
     assert encoder.limits is not None, "only a limited look leaves anything unseen"
-    limit = encoder.limits.first
-    while limit < encoder.limits.last and encoder.max_length is not None:
+    limit, last = encoder.limits
+    while limit < last and encoder.max_length is not None:
         where = layout(encoded.sequence_ids, len(texts))
         room = encoder.max_length - where.specials
         # One token more than fits: the last one of a cut text may be half of a word.
         short = [v.unseen and count <= room for v, count in zip(views, where.counts, strict=True)]
         if not any(short):
             break
-        limit = min(limit * 2, encoder.limits.last)
+        limit = min(limit * 2, last)
         pairs = zip(texts, views, short, strict=True)
         views = tuple([slice_text(text, limit, encoder.left) if again else v for text, v, again in pairs])
         encoded = _call(encoder, [views], texts)[0]
@@ -193,7 +193,7 @@ def _spans(encoder: Encoder, views: Views, encoded: Encoded) -> Sequence[tuple[l
             f"the text has {more}{count} tokens; at most {max_length} fit. Set tokenizer.overflow to "
             "truncate or window to take longer ones"
         )
-    where: SpanLayout = layout(encoded.sequence_ids, len(views))
+    where = layout(encoded.sequence_ids, len(views))
     if encoder.options.overflow == "window":
         return windows(where, max_length, encoder.options.overlap, encoder.truncation, encoder.pair)
     return [(truncated(where, max_length, encoder.left, encoder.truncation, encoder.pair), None)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline_kit.builtin.tokenizers.options import HfTokenizerConfig
 from pipeline_kit.builtin.tokenizers.tokenizer_files import sentence_transformers
@@ -120,9 +120,8 @@ _BACK_OFF = 256  # characters given up to cut between words
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f")  # zero width joiner and the two variation selectors
 
 
-@dataclass(frozen=True, slots=True)
-class CharacterLimits:
-    """The characters of a text that are tokenized: `first`, doubled up to `last` while they give too few tokens."""
+class CharacterLimits(NamedTuple):
+    """The characters of a text that are tokenized: `first`, doubled up to `last` while they are too few tokens."""
 
     first: int
     last: int

@@ -16,7 +16,7 @@ import transformers
 from generate_helpers import NEW, TEXTS, shuffled_agree, texts, writer
 from harness import checkpoint, with_files
 
-from pipeline_kit.builtin.models.generate.choosing import Draw, draws, end_of
+from pipeline_kit.builtin.models.generate.choosing import Draw, drawn, draws, end_of, warpers
 from pipeline_kit.builtin.models.generate.settings import settle
 from pipeline_kit.builtin.models.generate.stage import GenerateModel
 from pipeline_kit.builtin.models.options import GenerateModelConfig, GenerationOptions
@@ -102,18 +102,19 @@ def test_draws_follow_the_probabilities(llama: Path) -> None:
     pipe = writer(llama, generation=options, most=1)
     batch = collate(pipe.tokenizer.encode([TEXTS[0]]), pipe.padding, "cpu")
     network = transformers.AutoModelForCausalLM.from_pretrained(llama)
-    asked = {**options, "max_new_tokens": 1, "output_scores": True, "return_dict_in_generate": True}
+    more = {"output_scores": True, "output_logits": True, "return_dict_in_generate": True}
     with torch.inference_mode():
-        scores = network.generate(batch.input_ids, attention_mask=batch.attention_mask, **asked).scores[0]
-    probabilities = torch.softmax(scores[0], dim=-1)
-    count = 400
-    numbers = draws([batch.input_ids[0].tolist()], 0, count, "cpu")
+        asked = network.generate(batch.input_ids, max_new_tokens=1, **options, **more)
+    probabilities = torch.softmax(asked.scores[0][0], dim=-1)
+    count, ids = 400, [batch.input_ids[0].tolist()]
+    numbers = torch.cat([draws(ids, seed, 1, "cpu")[:, 0] for seed in range(count)])
+    tokens = drawn(asked.logits[0].expand(count, -1), warpers(options, "cpu"), numbers).tolist()
     model = pipe.model
     assert isinstance(model, GenerateModel)
-    found: Counter[int] = Counter()
-    for seed in range(count):
+    for seed in range(8):
         model._settings = replace(model._settings, seed=seed)
-        found[int(model.forward(batch).tensors["sequences"][0, 0])] += 1
+        assert int(model.forward(batch)["sequences"][0, 0]) == tokens[seed]
+    found = Counter(tokens)
     assert set(found) <= set(probabilities.nonzero()[:, 0].tolist())
     for token, probability in enumerate(probabilities.tolist()):
         spread = (count * probability * (1 - probability)) ** 0.5
@@ -214,6 +215,7 @@ def test_default_number_of_tokens(llama: Path, t5: Path, tmp_path: Path) -> None
 def test_a_stop_string_of_the_checkpoint(llama: Path, tmp_path: Path) -> None:
     folder = copied(llama, tmp_path / "x", generation_config={"stop_strings": "User:"})
     assert settled(folder).stop_strings == ("User:",)
+    assert settled(copied(llama, tmp_path / "y", generation_config={"stop_strings": [1]})).stop_strings == ("1",)
     assert settled(folder, stop_strings=["a"]).stop_strings == ("a",)
 
 
@@ -308,10 +310,20 @@ def test_ways_of_writing_that_are_not_built_in(llama: Path, tmp_path: Path, own:
         writer(folder)
 
 
-@pytest.mark.parametrize("own", [{"temperature": "hot"}, {"repetition_penalty": "x"}, {"eos_token_id": "</s>"}])
-def test_a_broken_generation_config(llama: Path, tmp_path: Path, own: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        ({"temperature": "hot"}, "'hot' is not a number"),
+        ({"repetition_penalty": "x"}, "'x' is not a number"),
+        ({"typical_p": "x"}, "'x' is not a number"),
+        ({"eos_token_id": "</s>"}, "'</s>' is not a token's id"),
+        ({"pad_token_id": [0]}, r"'\[0\]' is not a token's id"),
+        ({"suppress_tokens": 3}, "'3' is not a list"),
+    ],
+)
+def test_a_broken_generation_config(llama: Path, tmp_path: Path, own: dict[str, Any], problem: str) -> None:
     folder = copied(llama, tmp_path / "x", generation_config={"do_sample": True, **own})
-    with pytest.raises(CheckpointError, match=r"generation settings|not valid"):
+    with pytest.raises(CheckpointError, match=rf"generation settings .* not valid: .*\.{next(iter(own))}: {problem}"):
         writer(folder)
 
 
@@ -407,10 +419,13 @@ def test_details_of_how_a_text_ended(llama: Path) -> None:
 # Padding.
 
 
-def test_ngrams_need_rows_of_equal_length(t5: Path) -> None:
-    """transformers bans runs of tokens in a prompt together with its padding, so none may be there."""
+@pytest.mark.parametrize(
+    "own", [{"no_repeat_ngram_size": 1}, {"encoder_no_repeat_ngram_size": 1}, {"encoder_repetition_penalty": 1.5}]
+)
+def test_what_reads_the_prompt_needs_rows_of_equal_length(t5: Path, tmp_path: Path, own: dict[str, Any]) -> None:
+    """transformers bans or favours what is in a prompt together with its padding, so none may be there."""
     folder = checkpoint("gpt2", head="causal-lm", pad_token="<|endoftext|>")
-    pipe = writer(folder, generation={"no_repeat_ngram_size": 1})
+    pipe = writer(copied(folder, tmp_path / "x", generation_config=own))
     assert pipe.padding.name == "none"
     assert any("padding changes" in note for note in pipe.description["notes"])
     assert texts(pipe(list(TEXTS))) == [pipe(text)["text"] for text in TEXTS]

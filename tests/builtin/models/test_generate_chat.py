@@ -15,6 +15,7 @@ from harness import checkpoint, with_files
 
 from pipeline_kit import Pipeline
 from pipeline_kit.builtin.tokenizers.encode import Rendered
+from pipeline_kit.builtin.tokenizers.hf import HfTokenizer
 from pipeline_kit.errors import RowError
 from pipeline_kit.testing import tiny_checkpoint
 
@@ -140,10 +141,13 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("template", HOSTILE)
-def test_a_hostile_template_fails_the_row(folder: Path, tmp_path: Path, template: str) -> None:
+def test_a_hostile_template_fails_the_row(
+    pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
     """It is run in Jinja's immutable sandbox: no way to Python, to files, or to the caller's messages."""
     mark = tmp_path / "mark"
-    pipe = with_template(folder, tmp_path / "x", template.replace("%s", str(mark)))
+    assert isinstance(pipe.tokenizer, HfTokenizer)
+    monkeypatch.setattr(pipe.tokenizer._loaded, "chat_template", template.replace("%s", str(mark)))
     messages = [dict(message) for message in TALK]
     with pytest.raises(RowError, match=r"input: ExampleError: the chat template of .* does not take these messages"):
         pipe({"messages": messages})

@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_translator(tmp_path_factory.mktemp("nllb") / "checkpoint", CODES, seed=1)
 
 
-@pytest.mark.parametrize("languages", [("eng_Latn", "fra_Latn"), ("deu_Latn", "eng_Latn"), ("fra_Latn", "fra_Latn")])
+@pytest.mark.parametrize("languages", [("deu_Latn", "eng_Latn"), ("fra_Latn", "fra_Latn")])
 def test_the_languages_frame_both_sides(folder: Path, languages: tuple[str, str]) -> None:
     pipe = writer(folder, "translation", languages=languages)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, src_lang=languages[0])

@@ -120,7 +120,7 @@ def test_only_buckets_reach_the_network() -> None:
     assert other._compiled.failure is None
 
 
-@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("filled", [False, pytest.param(True, marks=pytest.mark.storm)])  # each takes ten seconds
 def test_a_few_graphs_serve_all_batches(filled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))

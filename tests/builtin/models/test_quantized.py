@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(not can_quantize(), reason="torch has no product
 
 TEXTS = ["I love this movie.", "a", "It was a terrible film, and the plot was so dull that I never want it again!"]
 LAYERS = [Int8Linear, Int8PerTokenLinear]
-KINDS = ["int8", "int8_per_token"]
 
 
 @pytest.fixture
@@ -92,16 +91,17 @@ def test_by_token_a_row_that_is_not_finite_harms_no_other(linear: nn.Linear) -> 
     assert found[1].isnan().all()
 
 
-def test_by_batch_a_row_that_is_not_finite_is_an_error_and_no_wrong_answer(linear: nn.Linear) -> None:
-    with torch.inference_mode(), pytest.raises((ValueError, OverflowError)):
-        Int8Linear(linear)(torch.tensor([[float("nan")] * 48, [1.0] * 48]))
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_by_batch_a_row_that_is_not_finite_is_an_error_and_no_wrong_answer(linear: nn.Linear, number: float) -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match="not finite"):
+        Int8Linear(linear)(torch.tensor([[number, *[1.0] * 47], [1.0] * 48]))
 
 
 @pytest.mark.parametrize(
     ("kind", "architecture"),
     [
-        *(("int8", name) for name in ("albert", "bert", "deberta-v2", "distilbert", "llama", "modernbert", "roberta")),
-        *(("int8_per_token", name) for name in ("bert", "llama", "modernbert")),
+        *(("int8", name) for name in ("albert", "bert", "deberta-v2", "llama", "modernbert")),
+        *(("int8_per_token", name) for name in ("bert", "llama")),
     ],
 )
 def test_a_network_in_int8_is_near_the_one_in_float32(kind: str, architecture: str) -> None:
@@ -118,18 +118,17 @@ def test_a_network_in_int8_is_near_the_one_in_float32(kind: str, architecture: s
     assert 0 < max(differences) < 0.5
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_shipped_checkpoint_keeps_its_labels(kind: str) -> None:
-    exact, fast = pk.load("device=cpu"), pk.load("device=cpu", f"model.quantization={kind}")
+def test_the_shipped_checkpoint_keeps_its_labels() -> None:
     texts = [f"{start} {end}" for start in ("I love", "I hate", "What a", "Never") for end in ("this.", "mess!", "joy")]
-    same = [a["label"] == b["label"] for a, b in zip(exact(texts), fast(texts), strict=True)]
-    assert sum(same) >= len(texts) - 1
+    exact = pk.load("device=cpu")(texts)
+    for kind in ("int8", "int8_per_token"):
+        fast = pk.load("device=cpu", f"model.quantization={kind}")(texts)
+        assert sum(a["label"] == b["label"] for a, b in zip(exact, fast, strict=True)) >= len(texts) - 1
 
 
-@pytest.mark.parametrize("device", ["device.dtype=bfloat16", "device.dtype=float16"])
-def test_it_is_for_float32(device: str) -> None:
+def test_it_is_for_float32() -> None:
     with pytest.raises(ConfigError, match=r"model\.quantization: 'int8' is for device=cpu in float32, not for"):
-        pk.load("device=cpu", device, "model.quantization=int8")
+        pk.load("device=cpu", "device.dtype=bfloat16", "model.quantization=int8")
 
 
 def test_without_the_private_operator_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def networks() -> tuple[RecordedNetwork, Any]:
     return RecordedNetwork(model._walk, 1e-5), model._walk
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), min_size=1, max_size=5))
 def test_any_batches_in_any_order_have_the_answers_of_the_walk(networks: Any, rows: Rows) -> None:
     network, walk = networks
@@ -157,35 +157,20 @@ def test_any_batches_in_any_order_have_the_answers_of_the_walk(networks: Any, ro
 TEXTS = ["I love this movie.", "a", "It was a terrible film, and the plot was so dull that I never want it again!"]
 
 
-ARCHITECTURES = [
-    "albert",
-    "bart",
-    "bert",
-    "deberta-v2",
-    "distilbert",
-    "gpt2",
-    "llama",
-    "modernbert",
-    "mpnet",
-    "roberta",
-    "t5",
-    "xlnet",
-]
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", ["bart", "bert", "deberta-v2", "gpt2", "llama", "modernbert", "mpnet", "t5", "xlnet"]
+)
 def test_networks_are_repeated_with_their_own_answers(architecture: str) -> None:
     pipe = pipeline_of("text-classification", checkpoint(architecture), function="none")
     model: Any = pipe.model
-    pairs = [[*TEXTS, *TEXTS[:number]] for number in range(3)]
+    batches = [[*TEXTS, *TEXTS[:number]] for number in range(3)]
     before, model._recorded = model._recorded, None
-    expected = [[pipe(texts), [pipe(text) for text in texts]] for texts in pairs]
+    expected = [*[pipe(texts) for texts in batches], [pipe(text) for text in TEXTS]]
     model._recorded = before
     for _ in range(3):
-        for texts, (together, alone) in zip(pairs, expected, strict=True):
-            for found, wanted in ((pipe(texts), together), ([pipe(text) for text in texts], alone)):
-                for left, right in zip(found, wanted, strict=True):
-                    assert left == {"label": right["label"], "score": pytest.approx(right["score"], abs=1e-6)}
+        for found, wanted in zip([*map(pipe, batches), [pipe(text) for text in TEXTS]], expected, strict=True):
+            for left, right in zip(found, wanted, strict=True):
+                assert left == {"label": right["label"], "score": pytest.approx(right["score"], abs=1e-6)}
     programs = [known.program for known in model._recorded._passes.values()]
     assert any(program.proven for program in programs)
     assert not any(program.refused for program in programs)

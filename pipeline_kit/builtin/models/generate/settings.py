@@ -39,6 +39,9 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "top_h": (None,),
     "watermarking_config": (None,),
 }
+_ONE_ID = ("decoder_start_token_id", "pad_token_id")
+_NUMBERS = ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff", "typical_p")
+_LISTS = ("bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty", "suppress_tokens")
 _OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _OF_BEAMS = ("length_penalty", "early_stopping")
 
@@ -96,7 +99,7 @@ def settle(options: GenerationOptions, context: StageContext, causal: bool) -> S
     if causal:  # it counts the prompt and, in a batch, its padding
         values.pop("min_length", None)
     do_sample, num_beams = bool(values.get("do_sample")), _whole(values.get("num_beams")) or 1
-    settings = Settings(values, new_tokens, options.seed, tuple(stops), do_sample, num_beams)
+    settings = Settings(values, new_tokens, options.seed, tuple(map(str, stops)), do_sample, num_beams)
     _check(settings, options, limit, causal)
     return settings
 
@@ -110,9 +113,16 @@ def _check_own(values: Mapping[str, Any], context: StageContext) -> None:
     if type(values.get("do_sample", False)) is not bool:  # not among the others, as its own clash has a better message
         faults.append(Fault(f"{FILE}.do_sample", f"'{for_message(values['do_sample'], 80)}' is not true or false."))
     for name, value in values.items():
-        ids = value if isinstance(value, list) else [value]
+        ids = value if isinstance(value, list) and name not in _ONE_ID else [value]
+        what = None
         if name.endswith("_token_id") and not all(type(item) is int for item in ids):
-            faults.append(Fault(f"{FILE}.{name}", f"'{for_message(value, 80)}' is not a token's id."))
+            what = "a token's id"
+        elif name in _NUMBERS and type(value) not in (int, float):
+            what = "a number"
+        elif name in _LISTS and not isinstance(value, list):
+            what = "a list"
+        if what is not None:
+            faults.append(Fault(f"{FILE}.{name}", f"'{for_message(value, 80)}' is not {what}."))
     if faults:
         raise CheckpointError(
             f"the generation settings of '{for_message(context.checkpoint.name)}' are not valid: {faults[0]}"
@@ -215,6 +225,7 @@ def generation_config(settings: Settings, context: StageContext, network: Any) -
 
 def padding_shows(values: Mapping[str, Any], causal: bool) -> bool:
     """Return whether the settings ban what a prompt or the encoder's input holds, padding too: it may not be there."""
-    if causal:
-        return bool(values.get("no_repeat_ngram_size"))
+    if causal and values.get("no_repeat_ngram_size"):
+        return True
+    # To transformers a causal model's prompt is the encoder's input too.
     return bool(values.get("encoder_no_repeat_ngram_size")) or values.get("encoder_repetition_penalty", 1.0) != 1.0

@@ -204,6 +204,9 @@ def _batch(rows: Sequence[Sequence[int]], side: Side, filler: int, device: Devic
     return collate([Encoding(row) for row in rows], PaddingPolicy("longest", side, filler), device.name)
 
 
+TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
+"""By dtype: how far logits and states of order 10 may be from those in float32."""
+
 Change = Literal["padded", "compiled", "packed", "int8", "graph"]
 
 _NOISE: Mapping[Change, Mapping[str, float]] = {

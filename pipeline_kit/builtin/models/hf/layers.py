@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -17,7 +17,7 @@ from pipeline_kit.contract.stages import Cell, Panel, Tokenizer
 from pipeline_kit.contract.types import ModelOutput, TokenBatch
 
 _TIME_FIRST = frozenset({"xlnet"})
-"""Families whose layers give ``[T, B, H]``."""
+"""Families whose layers return ``[T, B, H]``."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,17 @@ class LayerWatch:
 
     @contextmanager
     def watching(self) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
-        """Have the hooks in place while the body runs; returns `seen`."""
-        with ExitStack() as hooks:
-
-            def put(hook: Any) -> None:
-                hooks.callback(hook.remove)
-
-            put(self._network.register_forward_pre_hook(self._begin))
+        """Have the hooks in place while the body runs; yield `seen`."""
+        hooks = [self._network.register_forward_pre_hook(self._begin)]
+        try:
             for stack in _stacks(self._network):
-                put(stack.layers[0].register_forward_pre_hook(partial(self._before, stack), with_kwargs=True))
-                for layer in stack.layers:
-                    put(layer.register_forward_hook(partial(self._after, stack)))
-                for norm in stack.norms:
-                    put(norm.register_forward_hook(partial(self._normed, stack)))
+                hooks.append(stack.layers[0].register_forward_pre_hook(partial(self._before, stack), with_kwargs=True))
+                hooks += [layer.register_forward_hook(partial(self._after, stack)) for layer in stack.layers]
+                hooks += [norm.register_forward_hook(partial(self._normed, stack)) for norm in stack.norms]
             yield self.seen
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def join(self, groups: Sequence[torch.Tensor], batch: TokenBatch) -> None:
         """Put the passes over `groups` of the rows of `batch`, which ran apart, back together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -350,6 +351,8 @@ class Int8Linear(_RoundedLinear):
         rows = input.reshape(-1, self.in_features)
         least, most = torch.stack(torch.aminmax(rows)).tolist()
         least, most = min(least, 0.0), max(most, 0.0)  # zero has to be a number that is not rounded
+        if not math.isfinite(most - least):
+            raise ValueError("a number inside the network is not finite, so int8 has no range to round by")
         scale = max(most - least, _LEAST) / 254  # one step less than there are, for the rounding of zero's place
         zero = round(-least / scale)
         rounded = rows.mul(1 / scale).add_(zero + _HALF).to(torch.uint8)

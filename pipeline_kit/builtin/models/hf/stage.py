@@ -11,6 +11,7 @@ import torch
 
 from pipeline_kit.builtin.models.hf import layers
 from pipeline_kit.builtin.models.hf.batches import (
+    TOLERANCES,
     forward_in_groups,
     inputs_of,
     is_close,
@@ -31,8 +32,6 @@ from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.gradients import Differentiable
 from pipeline_kit.contract.stages import Model, Panel, StageContext
 from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
-
-TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1, "float16": 2e-2}
 
 
 @final

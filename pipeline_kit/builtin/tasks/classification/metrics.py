@@ -69,7 +69,7 @@ def per_label(gold: Any, predicted: Any, present: Sequence[int], names: Sequence
 
     columns = precision_recall_fscore_support(gold, predicted, labels=present, average=None, zero_division=0)
     rows = {
-        names[label]: {"precision": p, "recall": r, "f1": f, "support": s}
+        names[label]: {"precision": p, "recall": r, "f1": f, "support": int(s)}
         for label, p, r, f, s in zip(present, *(column.tolist() for column in columns), strict=True)
     }
     means = {
