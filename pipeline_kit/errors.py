@@ -77,6 +77,9 @@ class ConfigError(PipelineKitError):
         super().__init__("\n".join(str(fault) for fault in faults))
         self.faults = tuple(faults)
 
+    def __reduce__(self) -> Any:  # an exception is made anew from its message, unless it names what it takes
+        return type(self), (self.faults,)
+
 
 class RegistryError(ConfigError):
     """A stage name that is unknown, registered twice, or whose plugin is broken."""
@@ -118,6 +121,9 @@ class MissingValueError(ExampleError):
     def __init__(self) -> None:
         super().__init__("the value is missing (None or NaN); missing='skip' passes over such rows")
 
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
 
 class StageError(PipelineKitError):
     """A stage returned something its contract does not allow."""
@@ -158,6 +164,9 @@ class RowError(PipelineKitError):
     def __init__(self, failure: RowFailure) -> None:
         super().__init__(f"row {failure.index}: {failure.stage}: {failure.error}: {for_message(failure.message)}")
         self.failure = failure
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.failure,)
 
 
 def closest_match(name: object, known: Sequence[str]) -> str | None:
@@ -201,8 +210,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 def for_message(value: object, limit: int = 200) -> str:
     """Return `value` for a message: no secrets, control characters escaped, at most `limit` characters."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # an integer of 5,000 digits, or a class of somebody else's
+        text = f"<{type(value).__name__}>"
     # Cut first: the patterns take a time that grows with the square of a word.
-    text = hidden((value if isinstance(value, str) else repr(value))[:10_000])
+    text = hidden(text[:10_000])
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
@@ -289,10 +302,9 @@ def hidden(text: str, *, whole: bool = False) -> str:
     """
     if "=" in text or ":" in text:
         done, parts = 0, []
-        for start, end in _spans(text, whole):
-            if start >= done and not text.startswith(HIDDEN, start):
-                parts += [text[done:start], HIDDEN]
-                done = end
+        for start, end in _spans(text, whole, apart=True):
+            parts += [text[done:start], HIDDEN]
+            done = end
         text = "".join([*parts, text[done:]])
     text = _FORMS.sub(HIDDEN, text)
     for secret in sorted(_known, key=len, reverse=True):  # the longest first: one may hold another
@@ -374,8 +386,11 @@ def _is_harmless(value: Any, path: str) -> bool:
     return not meant and all(_NUMBER.fullmatch(part) or part.strip() in _CONSTANTS for part in parts)
 
 
-def _spans(text: str, whole: bool) -> Iterator[tuple[int, int]]:
-    """Find the values that a name before them marks as secret, from left to right."""
+def _spans(text: str, whole: bool, *, apart: bool = False) -> Iterator[tuple[int, int]]:
+    """Find the values that a name before them marks as secret, from left to right.
+
+    :param apart: leave out those that begin within another; what a client sends may nest thousands of them.
+    """
     first = _OVERRIDE.match(text) or (_NAMED.match(text) if whole else None)
     rest = "" if first is None else text[first.end() :]
     if first is not None and is_secret(first[1]) and not rest.startswith(HIDDEN) and not _is_harmless(rest, first[1]):
@@ -385,10 +400,15 @@ def _spans(text: str, whole: bool) -> Iterator[tuple[int, int]]:
     found += [(match, ",") for pattern in (_COLON, _QUOTED) for match in pattern.finditer(text)] + [
         (match, "\n") for match in _HEADER.finditer(text)
     ]
+    done = 0
     for match, stops in sorted(found, key=lambda pair: pair[0].end()):
-        end = _end_of_value(text, match.end(), stops)
-        if is_secret(match[1].strip()) and not _is_harmless(text[match.end() : end], match[1].strip()):
-            yield match.end(), end
+        name, start = match[1].strip(), match.end()
+        if start < done or text.startswith(HIDDEN, start) or not is_secret(name):
+            continue
+        end = _end_of_value(text, start, stops)
+        if not _is_harmless(text[start:end], name):
+            yield start, end
+            done = end if apart else 0
 
 
 def _end_of_value(text: str, start: int, stops: str) -> int:

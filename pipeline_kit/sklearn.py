@@ -29,16 +29,17 @@ _loaded: dict[tuple[Any, ...], tuple[int, Pipeline]] = {}
 _turn = Lock()
 
 
-def _pipeline(overrides: Sequence[str], plugins: Sequence[str]) -> Pipeline:
+def _pipeline(task: str, overrides: str | Sequence[str], plugins: Sequence[str], *more: str) -> Pipeline:
     """Load a pipeline, or return that of an estimator with the same parameters: a search clones hundreds of them.
 
     The last two are kept, and loaded anew once a file of their checkpoint has changed.
     """
-    key = (tuple(overrides), tuple(plugins))
+    own = [overrides] if isinstance(overrides, str) else overrides
+    key = ((f"task={task}", *own, *more), tuple(plugins))
     with _turn:
         written, pipe = _loaded.pop(key, (-1, None))
         if pipe is None or written != _written(pipe):
-            pipe = load(*overrides, plugins=plugins)
+            pipe = load(*key[0], plugins=plugins)
         _loaded[key] = _written(pipe), pipe
         for old in list(_loaded)[:-MOST_LOADED]:
             del _loaded[old]
@@ -51,7 +52,7 @@ def _written(pipe: Pipeline) -> int:
 
 
 class _TextEstimator(BaseEstimator):  # type: ignore[misc]
-    def __init__(self, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> None:
+    def __init__(self, overrides: str | Sequence[str] = (), plugins: Sequence[str] = ()) -> None:
         self.overrides = overrides
         self.plugins = plugins
 
@@ -94,7 +95,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _TextEstim
         return int(self._pipe().embed([]).shape[1])
 
     def _pipe(self) -> Pipeline:
-        return _pipeline(["task=sentence-embedding", *self.overrides], self.plugins)
+        return _pipeline("sentence-embedding", self.overrides, self.plugins)
 
 
 class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
@@ -141,4 +142,10 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         return labels
 
     def _pipe(self) -> Pipeline:
-        return _pipeline(["task=text-classification", *self.overrides, "postprocessor.top_k=null"], self.plugins)
+        pipe = _pipeline("text-classification", self.overrides, self.plugins, "postprocessor.top_k=null")
+        if pipe.config["postprocessor"].get("thresholds"):
+            raise UsageError(
+                "a TextClassifier scores every label: leave postprocessor.thresholds out, and compare what "
+                "predict_proba returns with them"
+            )
+        return pipe

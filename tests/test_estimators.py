@@ -125,6 +125,9 @@ def test_classifier() -> None:
     assert model.predict(TEXTS).tolist() == [result["label"] for result in pk.load()(TEXTS)]
     assert model.score(TEXTS, LABELS) == 1.0
     assert (model.predict([]).shape, model.predict_proba([]).shape) == ((0,), (0, 2))
+    assert TextClassifier("tokenizer=tokenizers_json").predict(TEXTS).tolist() == model.predict(TEXTS).tolist()
+    with pytest.raises(UsageError, match=r"scores every label: leave postprocessor\.thresholds out"):
+        TextClassifier(["postprocessor.thresholds={POSITIVE: 0.9}"]).fit(TEXTS)
     with pytest.raises(ValueError, match="y has the labels 0, 1; the checkpoint's are NEGATIVE, POSITIVE"):
         model.fit(TEXTS, np.array([0, 1] * 6))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
@@ -231,12 +232,16 @@ def _items(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults: 
 
 
 def _scalar(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults: list[Fault]) -> Any:
-    if kind is str and isinstance(value, int) and not isinstance(value, bool):
+    if kind is str and isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 10_000:
         value = str(value)  # a folder named 2024 or a numeric label, which YAML reads as a number
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        quote = f"; to mean the text, quote it: {path}='\"{value}\"'" if kind is str and value is not None else ""
+        quote = (
+            f"; to mean the text, quote it: {path}='\"{for_message(value)}\"'"
+            if kind is str and value is not None
+            else ""
+        )
         faults.append(Fault(path, f"{_shown(value)} is not {_SCALARS.get(kind, kind)}{quote}."))
         return value
     low, high = limits.get("minimum"), limits.get("maximum")

@@ -7,7 +7,8 @@ since that yields columns here and rows there; its columns are read by name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline_kit.contract.column_types import COUNTS, ColumnType, holds, library_type
@@ -21,6 +22,20 @@ Columns = dict[str, tuple[list[Any], ColumnType | None]]
 """The values of each column with their type; None: the values show it."""
 Fields = Mapping[str, str | None] | None
 """For fields of the task the column that holds each; None for a field to leave out."""
+
+
+@dataclass(frozen=True)
+class SizedRows:
+    """Rows to come of a list. It has a length, so chunks are whole windows from the first on, as for the list."""
+
+    rows: Iterable[Example]
+    count: int
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def is_from(value: object, library: str, *names: str) -> bool:
@@ -57,21 +72,27 @@ def is_example(inputs: object) -> bool:
 
 
 def rows_of(inputs: Any, takes: Sequence[str], fields: Fields = None) -> Iterable[Any]:
-    """Return `inputs` as examples; what has a length keeps it.
+    """Return `inputs`, one example or several, as examples; what has a length keeps it.
 
-    :raises ExampleError: if it does not hold several examples.
-    :raises UsageError: if it is a frame without the task's fields; see :func:`frame_rows`.
+    :raises ExampleError: if it is neither.
+    :raises UsageError: if it is a frame without the task's fields, see :func:`frame_rows`; or `fields` are named for
+        what is no frame.
     """
-    if is_frame(inputs):
+    one = is_example(inputs)
+    if not one and is_frame(inputs):
         return frame_rows(inputs, takes, fields)
     if is_streamed(inputs):
         singles = ({name: [value] for name, value in row.items()} for row in inputs.with_format(None))
         return (row for single in singles for row in frame_rows(single, takes, fields))
     if fields:
         raise UsageError(f"fields names columns, and a {type(inputs).__name__} has none; pass {READABLE}")
+    if one:
+        return [inputs]
     if is_from(inputs, "numpy", "ndarray") and inputs.ndim != 1:
         hint = "; pass one of its columns: array[:, 0]" if inputs.ndim == 2 else ""
         raise ExampleError(f"an array of examples has one dimension, this one has {inputs.ndim}{hint}")
+    if not hasattr(inputs, "__iter__") and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+        return SizedRows(map(inputs.__getitem__, range(len(inputs))), len(inputs))  # such as a Dataset of torch
     if isinstance(inputs, bytes | bytearray) or not hasattr(inputs, "__iter__"):
         raise ExampleError(f"a pipeline takes a text, a mapping, or several of them, not {type(inputs).__name__}")
     # An arrow column yields scalars of its own.

@@ -141,7 +141,7 @@ class Pipeline(StageRunner, AbstractContextManager["Pipeline"]):
         """
         if missing not in ("fail", "skip"):
             raise UsageError(f"missing={missing!r} is not allowed; allowed: 'fail', 'skip'")
-        rows = [inputs] if frames.is_example(inputs) else frames.rows_of(inputs, self.recipe.takes, fields)
+        rows = frames.rows_of(inputs, self.recipe.takes, fields)
         return self.with_options(options)._results(rows, stats, missing == "skip", progress)
 
     def map(

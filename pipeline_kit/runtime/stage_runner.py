@@ -228,26 +228,31 @@ class StageRunner:
         return outcomes
 
     def _chunks(
-        self, examples: Iterable[Example], stats: RunStats
+        self, examples: Iterable[Example], stats: RunStats, ended_by: list[Exception]
     ) -> Iterator[tuple[range, list[Example], list[Prepared]]]:
         """Cut a stream into chunks that are tokenized and planned together.
 
         A chunk has at most ``window`` parts to encode, unless one example alone has more of them.
+
+        :param ended_by: gets what the stream itself raises, so that the rows before it have their results first.
         """
         window = self.batching.window
         size = window if hasattr(examples, "__len__") else min(FIRST_CHUNK, window)
         chunk: list[Example] = []
         prepared: list[Prepared] = []
         start = parts = 0
-        for row, example in enumerate(examples):
-            found = self.prepare(example, row, stats)
-            chunk.append(example)
-            prepared.append(found)
-            parts += 1 if isinstance(found, RowFailure) else len(found)
-            if parts >= size:
-                yield range(start, row + 1), chunk, prepared
-                chunk, prepared, start, parts = [], [], row + 1, 0
-                size = min(size * 4, window)
+        try:
+            for row, example in enumerate(examples):
+                found = self.prepare(example, row, stats)
+                chunk.append(example)
+                prepared.append(found)
+                parts += 1 if isinstance(found, RowFailure) else len(found)
+                if parts >= size:
+                    yield range(start, row + 1), chunk, prepared
+                    chunk, prepared, start, parts = [], [], row + 1, 0
+                    size = min(size * 4, window)
+        except Exception as error:
+            ended_by.append(error)
         if chunk:
             yield range(start, start + len(chunk)), chunk, prepared
 
@@ -260,22 +265,22 @@ class StageRunner:
             rows, examples, prepared = chunk
             return rows, examples, self.encode(examples, rows, stats, prepared=prepared)
 
-        chunks = self._chunks(examples, stats)
-        current = next(chunks, None)
-        if current is None:
-            return
-        following = next(chunks, None)
-        if following is None:
+        ended_by: list[Exception] = []
+        chunks = self._chunks(examples, stats, ended_by)
+        current, following = next(chunks, None), next(chunks, None)
+        if current is not None and following is None:
             yield encode(current)
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="pipeline-kit-tokenizer") as encoder:
-            pending = encoder.submit(encode, current)
-            while following is not None:
-                encoded, current = pending.result(), following
+        elif current is not None:
+            with ThreadPoolExecutor(1, thread_name_prefix="pipeline-kit-tokenizer") as encoder:
                 pending = encoder.submit(encode, current)
-                yield encoded
-                following = next(chunks, None)
-            yield pending.result()
+                while following is not None:
+                    encoded, current = pending.result(), following
+                    pending = encoder.submit(encode, current)
+                    yield encoded
+                    following = next(chunks, None)
+                yield pending.result()
+        if ended_by:
+            raise ended_by[0]
 
     def _run_chunk(
         self, rows: range, examples: list[Example], encoded: list[Encoded], stats: RunStats

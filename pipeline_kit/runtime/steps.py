@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline_kit.contract.fields import is_missing, lacks_value, read_fields, text_of
 from pipeline_kit.contract.types import Example, Result, RunStats
-from pipeline_kit.errors import ExampleError, MissingValueError, RowFailure
+from pipeline_kit.errors import ExampleError, MissingValueError, RowFailure, UsageError
+from pipeline_kit.runtime.frames import SizedRows
 from pipeline_kit.runtime.pipeline import Pipeline, Recipe
 from pipeline_kit.runtime.stage_runner import Outcome
 from pipeline_kit.runtime.wiring import Wiring
@@ -45,20 +46,6 @@ class _Row:
     index: int
     values: dict[str, Any]
     failure: RowFailure | None = None
-
-
-@dataclass(frozen=True)
-class _SizedRows:
-    """Rows to come of a list. It has a length, so chunks are whole windows from the first on, as for the list."""
-
-    rows: Iterable[Example]
-    count: int
-
-    def __iter__(self) -> Iterator[Example]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return self.count
 
 
 Run = Callable[[str, Pipeline, Iterable[Example], Sequence[int]], Iterable[Any]]
@@ -105,7 +92,7 @@ class StepPipeline(Pipeline):
         count = len(examples) if isinstance(examples, Sized) else None
 
         def run(name: str, own: Pipeline, inputs: Iterable[Example], numbers: Sequence[int]) -> Iterable[Any]:
-            rows = inputs if count is None else _SizedRows(inputs, count)
+            rows = inputs if count is None else SizedRows(inputs, count)
             for outcome in self._watched(name, own, numbers).results_or_failures(rows, stats):
                 stats.rows -= 1  # the step counted it; here each row counts once, at the end
                 stats.failed -= isinstance(outcome, RowFailure)
@@ -123,6 +110,10 @@ class StepPipeline(Pipeline):
             found = outcome if isinstance(outcome, RowFailure) else outcome[last]
             problem = f"the step '{last}' did not run on this row, see its 'when'"
             yield RowFailure(row, last, "NoResult", problem) if found is None else found
+
+    def stream_text(self, example: Example, stats: RunStats | None = None) -> Iterator[str]:
+        """Raise UsageError: only one pipeline's text comes in pieces."""
+        raise UsageError(f"a pipeline of the steps {', '.join(self.steps)} returns no text in pieces; call it")
 
     def outcomes(self, examples: Iterable[Example], run: Run) -> Iterator[Outcome]:
         """Return what becomes of each example when `run` runs the steps."""

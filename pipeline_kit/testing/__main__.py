@@ -20,7 +20,10 @@ def main() -> None:
     parser.add_argument("--architecture", default="bert", choices=sorted(ARCHITECTURES))
     parser.add_argument("--labels", nargs="+", default=["NEGATIVE", "POSITIVE"])
     args = parser.parse_args()
-    tiny_checkpoint(args.folder, args.architecture, head=args.head, labels=args.labels)
+    try:
+        tiny_checkpoint(args.folder, args.architecture, head=args.head, labels=args.labels)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from pipeline_kit.builtin.models.hf.heads import HEAD_KINDS
 from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.types import Side
+from pipeline_kit.errors import did_you_mean
 
 HIDDEN, HEADS_OF_ATTENTION, LAYERS, INNER = 32, 4, 2, 48
 
@@ -99,7 +100,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def tiny_checkpoint(
-    folder: Path,
+    folder: str | Path,
     architecture: str = "bert",
     *,
     head: str = "sequence-classification",
@@ -124,9 +125,12 @@ def tiny_checkpoint(
     :param max_positions: tokens of the longest text.
     :param config: further options of the model's configuration.
     :returns: `folder`, which is made if it is not there.
+    :raises ValueError: for an unknown architecture or head, or a head that transformers does not put on it.
     """
-    import transformers
-
+    for given, known in ((architecture, ARCHITECTURES), (head, HEAD_KINDS)):
+        if given not in known:
+            raise ValueError(f"'{given}' is none of {', '.join(known)}.{did_you_mean(given, known)}")
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made = ARCHITECTURES[architecture]
     style = STYLES[made.tokenizer]
@@ -151,12 +155,22 @@ def tiny_checkpoint(
     options |= {"problem_type": problem_type, **config}
     if architecture in ("marian", "pegasus", "t5"):
         options["decoder_start_token_id"] = options["pad_token_id"]
-    network = transformers.AutoConfig.for_model(architecture, **options)
-    model = getattr(transformers, HEAD_KINDS[head].auto).from_config(network)
-    _randomize(model, torch.Generator().manual_seed(seed))
+    model = _network(architecture, head, options, seed)
     with quiet():
         model.save_pretrained(folder)
     return folder
+
+
+def _network(architecture: str, head: str, options: Mapping[str, Any], seed: int) -> Any:
+    import transformers
+
+    config = transformers.AutoConfig.for_model(architecture, **options)
+    made_by = getattr(transformers, HEAD_KINDS[head].auto)
+    if type(config) not in made_by._model_mapping:
+        raise ValueError(f"transformers puts no head '{head}' on '{architecture}'; choose another one of them")
+    model = made_by.from_config(config)
+    _randomize(model, torch.Generator().manual_seed(seed))
+    return model
 
 
 def _randomize(model: torch.nn.Module, generator: torch.Generator) -> None:

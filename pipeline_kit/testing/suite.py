@@ -143,9 +143,7 @@ class StageConformance:
         own = [name for name in plugins if name.partition(".")[0] == home.partition(".")[0]]
         found = dict.fromkeys([home, *own, *([register.__module__] if register else [])])
         modules = [name for name in found if name != type(self).__module__]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-P", "-c", _LIST_HEAVY, *modules]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        done = _heavy_imports(os.pathsep.join(filter(None, sys.path)), *modules)
         assert done.returncode == 0, f"importing {', '.join(modules)} fails: {done.stderr.strip()[-500:]}"
         assert not done.stdout.split(), (
             f"importing {', '.join(modules)} imports {done.stdout.strip()}; import it in the stage's module alone"
@@ -233,6 +231,13 @@ def cuda_or_skip() -> Device:
     if not torch.cuda.is_available():
         pytest.skip("this machine has no CUDA device")
     return Device("cuda:0")
+
+
+@functools.cache  # a process each takes long, and most built-in stages are registered by the same modules
+def _heavy_imports(path: str, *modules: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-c", _LIST_HEAVY, *modules]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def _expected_to_fail(method: Callable[..., None], reason: str) -> Callable[..., None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,19 @@ from pipeline_kit.builtin import register
 from pipeline_kit.contract.options import REQUIRED, defaults, list_options, option, parse_options
 from pipeline_kit.contract.registry import Registry
 from pipeline_kit.contract.types import Checkpoint
-from pipeline_kit.errors import DeviceError, Fault, RegistryError, closest_match, did_you_mean, for_message
+from pipeline_kit.errors import (
+    ConfigError,
+    DeviceError,
+    Fault,
+    MissingValueError,
+    RegistryError,
+    RowError,
+    RowFailure,
+    Stopped,
+    closest_match,
+    did_you_mean,
+    for_message,
+)
 from pipeline_kit.runtime.config import DeviceConfig
 from pipeline_kit.runtime.device import resolve_device
 
@@ -64,6 +77,8 @@ def test_good_data_becomes_the_dataclass() -> None:
         ({"words": [1.5]}, "x.words[0]", "is not a string"),
         ({"words": ["a"], "ratio": 2}, "x.ratio", "0 to 1"),
         ({"words": ["a"], "ratio": float("nan")}, "x.ratio", "finite"),
+        ({"words": ["a"], "ratio": 10**400}, "x.ratio", "finite"),
+        ({"words": ["a"], "either": 10**5000}, "x.either", "is not a string"),
         ({"words": ["a"], "ratio": True}, "x.ratio", "is not a number"),
         ({"words": ["a"], "mode": "c"}, "x.mode", "a, b"),
         ({"words": ["a"], "scores": [1]}, "x.scores", "is not a mapping"),
@@ -154,9 +169,27 @@ def test_devices_resolve_or_say_what_there_is() -> None:
         assert resolve_device(DeviceConfig(), checkpoint).kind in ("cpu", "mps")
 
 
+@pytest.mark.parametrize("part", ["a=", "{a:", "'a: ", "x-a:", "{key:", "[key:[", "key=(hidden)", "{key:1 {", "a"])
+def test_a_message_takes_no_square_of_what_a_client_sent(part: str) -> None:
+    begun = time.process_time()
+    for_message(part * (10_000 // len(part)))
+    assert time.process_time() - begun < 2
+
+
+FAULTS = [Fault("a", "is wrong.", ("b",))]
+ERRORS = [RowError(RowFailure(3, "model", "ValueError", "no")), ConfigError(FAULTS), RegistryError(FAULTS)]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, MissingValueError(), Stopped(143)], ids=lambda error: type(error).__name__)
+def test_errors_pass_from_process_to_process(error: BaseException) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+
+
 def test_messages_escape_and_shorten() -> None:
     assert for_message("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
     assert len(for_message("x" * 10_000_000)) == 200
+    assert for_message(10**5000) == "<int>"
     assert closest_match("lables", ["labels", "scores"]) == "labels"
     assert closest_match("zzz", ["labels"]) is None
     for name, known in (("--model", "--help"), ("ner", "runner"), ("runner", "ner"), ("hf", "h"), ("data", "task")):

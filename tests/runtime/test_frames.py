@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.pipelines.pt_utils import KeyDataset
 
 from pipeline_kit.contract.column_types import ColumnType
 from pipeline_kit.contract.stages import Model, Postprocessor
@@ -109,6 +110,7 @@ def as_columns(results: Sequence[Result | None]) -> dict[str, list[Any]]:
         np.array(TEXTS),
         np.array(TEXTS, dtype=object),
         datasets.Dataset.from_dict({"text": TEXTS})["text"],
+        KeyDataset(datasets.Dataset.from_dict({"text": TEXTS}), "text"),  # one of torch: it has items and a length
         tuple(TEXTS),
     ],
     ids=lambda column: f"{type(column).__module__}.{type(column).__name__}",
@@ -304,8 +306,10 @@ def test_what_is_not_read_is_refused_with_what_to_write() -> None:
             pipeline()(wrong)
     with pytest.raises(UsageError, match=r"For a Series call the pipeline: pipe\(texts\)"):
         pipeline().map(pd.Series(TEXTS))
-    with pytest.raises(UsageError, match="fields names columns, and a list has none"):
-        pipeline()(TEXTS, fields={"text": "review"})
+    one: Any = {"review": "a"}
+    for kind, rows in (("list", TEXTS), ("str", "a"), ("dict", one)):
+        with pytest.raises(UsageError, match=f"fields names columns, and a {kind} has none"):
+            pipeline()(rows, fields={"text": "review"})
 
 
 def test_lists_in_cells_are_lists_whatever_holds_them() -> None:

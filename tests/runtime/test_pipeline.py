@@ -175,6 +175,18 @@ def test_calling_raises_on_the_first_bad_row_and_streaming_after_the_good_ones()
     assert (caught.value.failure.index, caught.value.failure.stage) == (2, "tokenizer")
 
 
+@pytest.mark.parametrize("count", [0, 3, 64, 100, 1000])
+def test_what_the_stream_itself_raises_comes_after_the_rows_before_it(count: int) -> None:
+    def torn() -> Iterator[str]:
+        yield from (TEXTS * 10)[:count]
+        raise OSError("the disk is gone")
+
+    found: list[Any] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        found.extend(make().stream(torn()))
+    assert [result["text"] for result in found] == (TEXTS * 10)[:count]
+
+
 def test_a_request_to_stop_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         make()(["a", "ctrl-c"])
@@ -278,10 +290,14 @@ def test_nothing_is_kept_of_a_row_but_its_result() -> None:
             return [{} for _ in examples]
 
     pipe = make(postprocessor=Drop(), batching=BatchingPolicy(window=16))
-    for number, _ in enumerate(pipe.stream(source())):
-        if number % 100 == 99:
-            gc.collect()
-            assert sum(ref() is not None for ref in alive) <= 4 * 16
+    gc.freeze()  # what is there already need not be looked at each time
+    try:
+        for number, _ in enumerate(pipe.stream(source())):
+            if number % 100 == 99:
+                gc.collect()
+                assert sum(ref() is not None for ref in alive) <= 4 * 16
+    finally:
+        gc.unfreeze()
 
 
 @settings(max_examples=30, deadline=None)

@@ -239,6 +239,11 @@ def test_a_stage_that_breaks_its_contract_ends_the_run() -> None:
         three(tokenizer=Nothing())(TEXTS)
 
 
+def test_its_text_does_not_come_in_pieces() -> None:
+    with pytest.raises(UsageError, match="the steps first, again, sentences, each returns no text in pieces; call it"):
+        three().stream_text("a")
+
+
 def test_the_results_that_are_judged_are_those_of_the_last_step() -> None:
     pipe = chain({"one": (echo(), {"text": "text"}, None), "two": (echo(), {"text": "text"}, {"text": ("a", "b ~m")})})
     first, second, third = pipe.judged_results(["a", "b ~m", "c"])
