@@ -358,11 +358,11 @@ def _parse_step(name: str, node: Any, names: tuple[str, ...], runner: Any, regis
 
 
 def _taken(node: Any, task: TaskChoice, faults: list[Fault]) -> Mapping[str, Any]:
-    """Check a step's ``take``; without one the fields that its task needs are those of the example."""
+    """Check a step's ``take``; without one the fields that its task needs, or its first, are those of the example."""
     fields = [field.removesuffix("?") for field in task.takes]
     required = [field for field in task.takes if not field.endswith("?")]
     if node is None:
-        return {field: field for field in required}
+        return {field: field for field in required or fields[:1]}
     if not isinstance(node, Mapping):
         raise ConfigError([Fault("take", f"'{for_message(node)}' is not a mapping, such as 'text: text'.")])
     for key in node:

@@ -62,6 +62,8 @@ def test_each_step_is_a_config_of_its_own_over_what_stands_beside(tmp_path: Path
     assert (found.input.id, found.tokenizer, found.task.name) == ("key", three.tokenizer, "text-classification")
     assert found.task.takes == ("text",)
     assert list(found.gives or ()) == ["one", "two", "three"]
+    # All fields of a ner step may be left out; it takes the first.
+    assert {name: str(path) for name, path in found.steps["two"].wiring.take.items()} == {"text": "text"}
 
 
 def test_overrides_reach_inside_and_come_last(tmp_path: Path) -> None:
