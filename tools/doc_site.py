@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doc_tables import filled
+from doc_tables import filled, markdown
 
 from pipeline_kit import builtin, load
 from pipeline_kit.cli.app import COMMANDS, command_and_parser
@@ -55,11 +55,6 @@ def pages() -> dict[str, str]:
     return made | {"reference/data.md": _data()}
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines)
-
-
 def _group(group: str, registry: Registry) -> str:
     """Return the page of a config group: its options, its stages with theirs, its presets."""
     parts = [f"# {group}"]
@@ -76,7 +71,7 @@ def _group(group: str, registry: Registry) -> str:
             parts.append(f"<!-- options {group}/{spec.name} -->\n<!-- end -->")
     found = [(f"`{group}={one.name}`", one.summary) for one in presets(registry, (), (group,))]
     if found:
-        parts += ["## Presets", _table(("preset", "what it is"), found)]
+        parts += ["## Presets", markdown(("preset", "what it is"), found)]
     return filled("\n\n".join(parts))
 
 
@@ -84,7 +79,7 @@ def _commands() -> str:
     """Return the page of the commands, from their parsers."""
     parts = [
         "# Command line",
-        _table(("command", "what it does"), [(f"[`{n}`](#{n})", t) for n, t in COMMANDS.items()]),
+        markdown(("command", "what it does"), [(f"[`{n}`](#{n})", t) for n, t in COMMANDS.items()]),
     ]
     for name in COMMANDS:
         command, parser = command_and_parser(name)
@@ -94,7 +89,7 @@ def _commands() -> str:
             rows = [_flag(action, parser) for action in group._group_actions if action.help != argparse.SUPPRESS]
             if rows:
                 about = f": {group.description}" if group.description else ""
-                parts += [f"**{group.title}**{about}", _table(("flag", "meaning"), rows)]
+                parts += [f"**{group.title}**{about}", markdown(("flag", "meaning"), rows)]
         if parser.epilog:
             parts.append(f"```text\n{parser.epilog.strip()}\n```")
     return "\n\n".join(parts)
@@ -145,7 +140,7 @@ def _layers() -> str:
             f'<div class="layers">{_drawing(rows, uses)}</div>',
             "A line leads to a package that is imported; it is left out where another way leads there too. "
             "The table has all of them.",
-            _table(("package", "what it is", "imports"), table),
+            markdown(("package", "what it is", "imports"), table),
         ]
     )
 
@@ -213,7 +208,7 @@ def _data() -> str:
             "with `pipeline.observer` set, so the types and shapes are those of a run.",
             f'<div class="layers"><svg viewBox="0 0 {2 * middle} {end + 10}" role="img">'
             f"<title>The stages below each other, with what passes between them.</title>{boxes}</svg></div>",
-            _table(("step", "takes", "returns"), rows),
+            markdown(("step", "takes", "returns"), rows),
             "[Inside the pipeline](../inside-the-pipeline.md) shows the numbers themselves.",
         ]
     )

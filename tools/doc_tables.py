@@ -79,15 +79,19 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[str], list[tuple[str, ...]]]]
 }
 
 
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines)
+
+
 def filled(page: str) -> str:
     """Return the page with its tables as the code has them today."""
 
     def table(found: re.Match[str]) -> str:
         before, kind, words, end = found.groups()
         head, rows_of = TABLES[kind]
-        rows = [head, ("---",) * len(head), *(row for word in words.split() for row in rows_of(word))]
-        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows]
-        return before + "".join(lines) + end
+        return before + markdown(head, [row for word in words.split() for row in rows_of(word)]) + end
 
     return _TABLE.sub(table, page)
 

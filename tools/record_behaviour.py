@@ -59,138 +59,45 @@ def commands() -> list[list[str]]:
     stages += ["tokenizer.max_length=4", "tokenizer.max_length=4 tokenizer.overflow=window", "device.threads=1"]
     found += [["run", *words.split(), *text] for words in stages]
     found += [["run", "--format", name, *text] for name in ("jsonl", "table", "csv", "parquet", "nonsense")]
-    for source, options in itertools.product(
-        ("rows.jsonl", "good.jsonl", "rows.txt", "rows.csv"),
-        (
-            "",
-            "input.id=id",
-            "input.carry=[stars]",
-            "input.skip=1 input.limit=2",
-            "input.fields.text=text",
-            "input.shard=0/2",
-        ),
-    ):
+    choices = ["", "input.id=id", "input.carry=[stars]", "input.skip=1 input.limit=2", "input.fields.text=text"]
+    choices.append("input.shard=0/2")
+    for source, options in itertools.product(("rows.jsonl", "good.jsonl", "rows.txt", "rows.csv"), choices):
         found.append(["run", "--input", source, "--output", "out.jsonl", *options.split()])
         found.append(["run", "--input", source, "--output", "job/", "job.max_failed_rows=9", *options.split()])
     for name in ("csv", "parquet", "jsonl"):
         found.append(["run", "--input", "good.jsonl", "--output", f"out.{name}"])
         found.append(["run", "--input", "good.jsonl", "--output", "job/", f"output.format={name}"])
         found.append(["run", "--input", "good.jsonl", "--output", "job/", "output.rows_per_shard=2", "--format", name])
-    found += [
-        ["run", "-m", "padding=longest,none", *text],
-        ["run", "-m", "padding=longest,none", *text, "--output", "o.jsonl"],
-    ]
+    sweep = ["run", "-m", "padding=longest,none", *text]
+    found += [sweep, [*sweep, "--output", "o.jsonl"]]
     found += [["run", "task=sentence-embedding", *text], ["run", "task=feature-extraction", *text]]
     found += [["run", "checkpoint=tiny_static", "model=static", "tokenizer=tokenizers_json", *text]]
-    found += [
-        ["ls"],
-        *(["ls", kind] for kind in ("tokenizer", "model", "postprocessor", "task", "padding", "nonsense")),
-    ]
-    shown = (
-        "tokenizer/hf",
-        "tokenizer/tokenizers_json",
-        "model/hf",
-        "model/generate",
-        "model/static",
-        "padding",
-        "input",
-    )
-    shown += (
-        "postprocessor/classification",
-        "postprocessor/answers",
-        "postprocessor/entities",
-        "task",
-        "nonsense",
-        "job",
-    )
-    shown += (
-        "postprocessor/pooling",
-        "postprocessor/zero_shot",
-        "output",
-        "runner",
-        "device",
-        "batching",
-        "checkpoint",
-    )
-    found += [["show", name] for name in shown]
-    found += [
-        ["cfg"],
-        ["cfg", "padding=none"],
-        ["cfg", "task=ner"],
-        ["cfg", "--package", "padding"],
-        ["cfg", "nonsense=1"],
-    ]
-    found += [
-        ["validate"],
-        ["validate", "padding.max_length=-5"],
-        ["validate", "tokenizer.max_lenght=5", "padding=nope"],
-    ]
-    mistakes = [
-        "padding=longes",
-        "tokenizer.max_length=abc",
-        "tokenizer._target_=os.system",
-        "a=${oc.env:HOME}",
-        "x",
-        "=",
-        "+",
-    ]
-    mistakes += [
-        "hydra.run.dir=x",
-        "checkpoint.path=/nowhere",
-        "task=nonsense",
-        "device=gpu",
-        "model.dtype=float99",
-        "~padding",
-    ]
-    mistakes += [
-        "padding.max_length=999999999",
-        "job.max_failed_rows=-1",
-        "input.fields.nope=x",
-        "postprocessor.top_k=0",
-    ]
-    found += [["run", word, *text] for word in mistakes]
-    flags: list[list[str]] = [
-        [],
-        ["--text"],
-        ["--json", "{}"],
-        ["--json", "{"],
-        ["--json", '{"text": 5}'],
-        ["--nonsense"],
-    ]
-    flags += [["--input", "none.csv"], ["--input", "rows.csv", "--fields", "text=nope"], ["--output", "x.xyz", *text]]
-    flags += [
-        ["--restart", *text],
-        ["--log-json", *text],
-        ["--stream", *text],
-        ["--input-format", "xml", "--input", "rows.csv"],
-    ]
-    found += [["run", *words] for words in flags]
+    kinds = ("tokenizer", "model", "postprocessor", "task", "padding", "nonsense")
+    found += [["ls"], *(["ls", kind] for kind in kinds)]
+    shown = "tokenizer/hf tokenizer/tokenizers_json model/hf model/generate model/static padding input"
+    shown += " postprocessor/classification postprocessor/answers postprocessor/entities task nonsense job"
+    shown += " postprocessor/pooling postprocessor/zero_shot output runner device batching checkpoint"
+    found += [["show", name] for name in shown.split()]
+    found += [["cfg", *words.split()] for words in ("", "padding=none", "task=ner", "--package padding", "nonsense=1")]
+    found += [["validate"], ["validate", "padding.max_length=-5"]]
+    found += [["validate", "tokenizer.max_lenght=5", "padding=nope"]]
+    mistakes = "padding=longes tokenizer.max_length=abc tokenizer._target_=os.system a=${oc.env:HOME} x = +"
+    mistakes += " hydra.run.dir=x checkpoint.path=/nowhere task=nonsense device=gpu model.dtype=float99 ~padding"
+    mistakes += " padding.max_length=999999999 job.max_failed_rows=-1 input.fields.nope=x postprocessor.top_k=0"
+    found += [["run", word, *text] for word in mistakes.split()]
+    found += [["run"], ["run", "--text"], ["run", "--nonsense"], ["run", "--output", "x.xyz", *text]]
+    found += [["run", "--json", row] for row in ("{}", "{", '{"text": 5}')]
+    wrong = ("--input none.csv", "--input rows.csv --fields text=nope", "--input-format xml --input rows.csv")
+    found += [["run", *words.split()] for words in wrong]
+    found += [["run", flag, *text] for flag in ("--restart", "--log-json", "--stream")]
     found += [[word] for word in ("nonsense", "--version", "--help", "help", "")]
-    names = (
-        "run",
-        "explain",
-        "bench",
-        "evaluate",
-        "tune",
-        "ls",
-        "show",
-        "cfg",
-        "validate",
-        "doctor",
-        "new-plugin",
-        "completion",
-    )
-    found += [[name, "--help"] for name in names]
+    names = "run explain bench evaluate tune ls show cfg validate doctor new-plugin completion"
+    found += [[name, "--help"] for name in names.split()]
     found += [["explain", "--text", "I love this.", "--format", name] for name in ("json", "text", "nonsense")]
     found += [["explain", "--text", "I love this."], ["explain", "--text", "a", "--vs", "padding=none"], ["explain"]]
     found += [["evaluate", "--input", "gold.jsonl"], ["evaluate", "--input", "gold.jsonl", "--json"], ["evaluate"]]
     found += [["completion", shell] for shell in ("bash", "zsh", "fish", "nonsense")]
-    found += [
-        ["new-plugin", "tokenizer", "mine"],
-        ["new-plugin", "nonsense", "mine"],
-        ["bench", "--help"],
-        ["tune", "--help"],
-    ]
+    found += [["new-plugin", kind, "mine"] for kind in ("tokenizer", "nonsense")]
     found += task_commands()
     return found
 

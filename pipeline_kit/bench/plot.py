@@ -69,7 +69,7 @@ def draw_plot(report: Mapping[str, Any]) -> Any:
     axes.bar_label(bars, labels, padding=8, color=_INK, fontsize=9.5, bbox=box)
     axes.set_xlim(0, top * 1.55)
     axes.set_ylim(len(sides) - 0.5, -0.5)
-    axes.set_yticks(places, names, fontsize=10, color=_INK)
+    axes.set_yticks(places, names, fontsize=10, color=_INK, parse_math=False)  # a $ in a name is a $
     axes.set_xlabel(f"{unit}/s: median, whiskers from the lower to the upper quartile", color=_SOFT, fontsize=9)
     axes.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     axes.locator_params(axis="x", nbins=6)
@@ -93,7 +93,9 @@ def _titles(figure: Any, report: Mapping[str, Any], height: float) -> None:
     where = (
         f"{machine['gpu'] or machine['processor']}, {counted(machine['threads'], 'thread')}, torch {machine['torch']}"
     )
-    figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=_INK, va="center")
+    figure.text(
+        0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=_INK, va="center", parse_math=False
+    )
     figure.text(0.03, 1 - 0.62 / height, f"{facts}; {where}", fontsize=9, color=_SOFT, va="center")
     busy = [note for note in report["notes"] if "do not quote" in note]
     if busy:

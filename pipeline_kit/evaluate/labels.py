@@ -115,7 +115,7 @@ def text_of_label(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if not isinstance(value, str):
-        raise InputError(f"a label is a text or a whole number, not {for_message(json.dumps(value), 80)}")
+        raise InputError(f"a label is a text or a whole number, not {for_message(json.dumps(value, default=str), 80)}")
     return value.strip()
 
 

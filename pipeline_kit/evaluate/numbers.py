@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 
 from pipeline_kit.contract.evaluator import EvaluationContext, Evaluator, Metrics, Verdict, value_of
 from pipeline_kit.contract.types import Example, Result
-from pipeline_kit.errors import InputError, for_message
+from pipeline_kit.errors import InputError, StageError, for_message
 
 CONFIDENCE = 0.95
 
@@ -59,13 +61,18 @@ class ScoreEvaluator(Evaluator):
         self._gold, self._predicted = array("d"), array("d")
 
     def score(self, results: Sequence[Result]) -> float:
-        return float(value_of(results[0], "score"))
+        found = value_of(results[0], "score")
+        return float(found) if isinstance(found, Real) else math.nan
 
     def read(self, gold: Any, example: Mapping[str, Any]) -> float:
         return number_of(gold, "the label")
 
     def add(self, gold: float, results: Sequence[Result]) -> Verdict:
         found = self.score(results)
+        if not math.isfinite(found):
+            raise StageError(
+                f"a score is not a finite number in {for_message(results, 200)}; only those can be compared with labels"
+            )
         self._gold.append(gold)
         self._predicted.append(found)
         return Verdict(None, gold, found, found)
@@ -82,8 +89,11 @@ class ScoreEvaluator(Evaluator):
             problem = f"all scores {side} are equal, so there is no correlation"
         if problem is not None:
             return Metrics({"spearman": None, "pearson": None}, (problem,))
-        rank, linear = spearmanr(gold, predicted), pearsonr(gold, predicted)
-        return Metrics({"spearman": float(rank.statistic), "pearson": float(linear.statistic)})
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            rank, linear = spearmanr(gold, predicted), pearsonr(gold, predicted)
+        notes = ("the scores of one side are nearly equal, so the correlations are not exact",) if doubts else ()
+        return Metrics({"spearman": float(rank.statistic), "pearson": float(linear.statistic)}, notes)
 
 
 class PairEvaluator(ScoreEvaluator):

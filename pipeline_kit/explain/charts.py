@@ -115,9 +115,9 @@ def _limits(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def spark(values: NDArray[Any]) -> Spark:
-    """Draw a vector ``[N]`` as lines, at most 400: of a longer one every so-many numbers."""
+    """Draw a vector ``[N]`` as lines, at most 400: of a longer one every so-many numbers. What is not finite is 0."""
     step = -(-len(values) // _LINES)
-    kept = np.nan_to_num(np.asarray(values[::step], dtype=np.float64))
+    kept = np.nan_to_num(np.asarray(values[::step], dtype=np.float64), posinf=0.0, neginf=0.0)
     low, high = min(0.0, float(kept.min())), max(0.0, float(kept.max()))
     span = (high - low) or 1.0
     zero = 40 * high / span

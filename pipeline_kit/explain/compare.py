@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -23,6 +24,9 @@ DIFFERS = "≠"
 
 _NUMBERS = 12
 """Numbers of a tensor's row that are set side by side."""
+
+_MOST_LIKE = 20_000
+"""Pairs of tokens with the same text that are all looked at: four times those of a usual text of 512 tokens."""
 
 
 TokenPair = tuple[Token | None, Token | None]
@@ -47,7 +51,10 @@ def token_pairs(first: SequenceTrace | None, second: SequenceTrace | None) -> li
     """Put the tokens of two sequences side by side, those with the same text beside each other."""
     left = () if first is None else first.tokens
     right = () if second is None else second.tokens
-    matcher = SequenceMatcher(None, [token.text for token in left], [token.text for token in right], autojunk=False)
+    texts, others = [token.text for token in left], [token.text for token in right]
+    counts = Counter(others)
+    # Of a word that is said over and over each place is like every other: looking at them all takes cubic time.
+    matcher = SequenceMatcher(None, texts, others, autojunk=sum(counts[text] for text in texts) > _MOST_LIKE)
     found: list[TokenPair] = []
     for _, left_start, left_end, right_start, right_end in matcher.get_opcodes():
         for step in range(max(left_end - left_start, right_end - right_start)):
@@ -209,7 +216,8 @@ def _numbers(first: Trace, second: Trace, here: NDArray[Any], there: NDArray[Any
     others = second.labels if labels and len(second.labels) == len(labels) else labels
     flat, beside = here.reshape(-1).astype(np.float64), there.reshape(-1).astype(np.float64)
     if flat.size > _NUMBERS:
-        gaps = np.where((flat == beside) | (np.isnan(flat) & np.isnan(beside)), 0.0, np.abs(flat - beside))
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            gaps = np.where((flat == beside) | (np.isnan(flat) & np.isnan(beside)), 0.0, np.abs(flat - beside))
         most = math.inf if np.isnan(gaps).any() else float(gaps.max())
         differs = DIFFERS if apart(most, 0.0) else ""
         return [(differs, f"{flat.size:,} numbers", None, None, f"at most {aligned(most)}")]

@@ -129,10 +129,9 @@ class _Account:
         self._reduced.update(zip(owners, split_rows(reduced, batch), strict=True))
         model, maps = self.pipeline.model, {}
         if attentions:
-            asked = or_note(
+            maps, note = or_note(
                 self.notes, "asking for attention", lambda: attention_arrays(model, batch, found.layers), ({}, "")
             )
-            maps, note = asked
             self.notes += [note] if note else []
         return BatchTrace(
             input_ids=to_numpy(batch.input_ids),
@@ -158,16 +157,15 @@ class _Account:
         sequences, note = show_encodings(self.pipeline.tokenizer, self._parts[place], encodings)
         self.notes += [note] if note else []
         panels = {"tokenizer": or_note(self.notes, "the tokenizer's panels", lambda: self._spelling(place), ())}
+        owned = [self._computed((place, number)) for number in range(len(encodings))]
         if result is not None:
-            owned = [self._computed((place, number)) for number in range(len(encodings))]
             raw, reduced = [self._raw[owner] for owner in owned], [self._reduced[owner] for owner in owned]
             # A copy: what the trace holds must stay what the pipeline computed.
             seen = self.passed[place] = Seen(example, encodings, raw, reduced, deepcopy(result), self.pipeline.labels)
             panels["postprocessor"] = or_note(
                 self.notes, "the postprocessor's panels", lambda: tuple(self.pipeline.postprocessor.panels(seen)), ()
             )
-        computed = (self._computed((place, number)) for number in range(len(encodings)))
-        places = tuple(self._places.get(owner, (-1, -1)) for owner in computed)
+        places = tuple(self._places.get(owner, (-1, -1)) for owner in owned)
         kept = {kind: found for kind, found in panels.items() if found}
         return RowTrace(example, sequences, places, result, failure, kept)
 

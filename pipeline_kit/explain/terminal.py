@@ -174,7 +174,6 @@ class _Drawing:
             yield _indented(escaped(panel.note, 1000, "dim"))
 
     def text(self, block: b.Text) -> Iterator[RenderableType]:
-        """Draw a text behind its label."""
         limit = 1000 if block.kind else self.limits.characters
         shown = escaped(block.text, limit, _STYLES[block.kind])
         if len(block.text) > limit:
@@ -282,7 +281,6 @@ class _Drawing:
         yield Padding(text, (0, 2))
 
     def result(self, block: b.Result) -> Iterator[RenderableType]:
-        """Draw the result as JSON."""
         yield _indented(escaped(json.dumps(block.value, ensure_ascii=False, default=str), self.limits.json))
 
 

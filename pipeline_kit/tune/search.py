@@ -131,10 +131,7 @@ class Search:
         if trial.problem is None and self._clock() >= self._end:
             trial.problem, self.late = NOT_TRIED, True
         if trial.problem is None and (side := self._judged(trial)) is not None:
-            try:
-                self._time([side], [trial], self._effort.repeats, self._enough)
-            except Exception as error:  # whatever a plugin raises is this candidate's problem alone
-                trial.problem = reason_of(error)
+            self._time([side], [trial], self._effort.repeats, self._enough)
             del side  # its memory, before the next one is loaded
         gc.collect()
         if self._side.device.kind == "cuda":
@@ -162,7 +159,7 @@ class Search:
             try:
                 use_threads(side.device)
                 self._judge(trial, side, side.warm_up(self.examples))
-            except Exception as error:  # see _attempt
+            except Exception as error:  # see _time
                 trial.problem = reason_of(error)
         return side if trial.problem is None else None
 
@@ -183,7 +180,10 @@ class Search:
     def _time(
         self, sides: Sequence[BenchSide], trials: Sequence[Trial], repeats: int, enough: Callable[[Trial], bool]
     ) -> None:
-        """Run rounds of the user's config and `sides`, until it is `enough` for one of them."""
+        """Run rounds of the user's config and `sides`, until it is `enough` for one of them.
+
+        Where one fails, that is the problem of all `trials`: whatever a plugin raises must not end the search.
+        """
         own = Timing(TextBatch([]))
         for trial in trials:
             trial.own_seconds = own.seconds
@@ -198,6 +198,11 @@ class Search:
                 self._clock,
                 lambda: any(enough(trial) for trial in trials),
             )
+        except Exception as error:
+            if not trials:
+                raise
+            for trial in trials:
+                trial.problem = reason_of(error)
         finally:  # ctrl-c may have left half a round
             rounds = min(len(timing.seconds) for timing in timings)
             for timing in timings:
@@ -244,6 +249,9 @@ class Search:
         if sides:
             rounds = -(-self._effort.repeats * 5 // 3)
             self._time(sides, found, rounds, lambda trial: self._clock() >= self._last)
+            if (problem := found[0].problem) is not None:
+                self.notes.append(f"the last race failed, so the figures are those from before it: {problem}")
+                return
         for again in found:
             place = next(i for i, trial in enumerate(self.trials) if trial.candidate is again.candidate)
             self.trials[place] = again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness import builtins
 
 from pipeline_kit.bench.machine import (
     counted,
@@ -25,12 +27,10 @@ from pipeline_kit.bench.machine import (
     spread,
 )
 from pipeline_kit.bench.measure import MeasurementPlan, measure, steps_of
+from pipeline_kit.bench.plot import write_plot
 from pipeline_kit.bench.rounds import Peak, Timing, latencies, peak_of, read_status, turns, warm_up, watch
 from pipeline_kit.bench.sides import BenchSide, TextBatch
 from pipeline_kit.cli.texts import SAMPLES, SampleName, sample_examples, sample_rows
-from pipeline_kit.compose.compose import compose
-from pipeline_kit.compose.overrides import options
-from pipeline_kit.compose.plugins import load_registry
 from pipeline_kit.contract.types import Device, Example
 from pipeline_kit.errors import RowError, RowFailure, UsageError
 from pipeline_kit.evaluate.likeness import compare_scores, scored
@@ -97,7 +97,8 @@ Made = tuple[FakeClock, list[str], Callable[..., FakeSide]]
 
 
 @pytest.fixture
-def made() -> Made:
+def made(monkeypatch: pytest.MonkeyPatch) -> Made:
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # takes longer than all the rest
     clock, log = FakeClock(), list[str]()
     return clock, log, lambda name, **more: FakeSide(name, clock, log, **more)
 
@@ -205,6 +206,14 @@ def test_what_makes_figures_doubtful_is_noted(
     assert run([side("x")], clock, 3, load=None)["notes"] == []
 
 
+def test_a_name_is_drawn_as_it_is(made: Made, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    clock, _, side = made
+    report = run([side(r"checkpoint=$\frac$"), side("y")], clock)
+    report["sides"][0]["pipeline"]["checkpoint"] = {"name": r"$\frac$"}
+    write_plot(report, tmp_path / "plot.png")
+
+
 def test_numbers() -> None:
     assert quartiles([1, 2, 3, 4, 5]) == {"median": 3, "q1": 2, "q3": 4}
     assert spread([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
@@ -292,11 +301,9 @@ def test_samples_have_the_words_they_promise_and_are_always_the_same(name: Sampl
 
 
 def test_there_is_a_sample_for_every_task() -> None:
-    registry = load_registry()
-    for task in options(registry)["task"]:
-        config = compose([f"task={task}"], registry=registry)
-        examples = sample_examples("short", 3, config.task.takes)
-        needed = [field for field in config.task.takes if not field.endswith("?")]
+    for takes in [spec.detail.takes for spec in builtins().specs("task")]:
+        examples = sample_examples("short", 3, takes)
+        needed = [field for field in takes if not field.endswith("?")]
         assert all(isinstance(example, str) or set(example) >= set(needed) for example in examples)
     [masked] = sample_examples("long", 1, ["text"], mask="<m>")
     assert str(masked).count("<m>") == 1

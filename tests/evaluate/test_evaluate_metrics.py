@@ -109,6 +109,7 @@ def test_single_labels_against_scikit_learn(rows: list[tuple[str, str]]) -> None
         assert found[f"macro_{key}"] == pytest.approx(expected["macro avg"][name])
         for label, row in found["per_label"].items():
             assert row[key] == pytest.approx(expected[label][name])
+            assert type(row["support"]) is int
     present = sorted({*gold, *predicted})
     if len(present) > 1:  # scikit-learn warns of a matrix of one label
         assert found["confusion"]["counts"] == sklearn_metrics.confusion_matrix(gold, predicted).tolist()
@@ -309,6 +310,18 @@ def test_a_correlation_that_is_not_defined_is_null(rows: list[tuple[float, float
     evaluator = ScoreEvaluator(ANY)
     assert judge(evaluator, [(g, {"score": p}) for g, p in rows]) == {"spearman": None, "pearson": None}
     assert evaluator.metrics().notes
+
+
+def test_a_correlation_of_scores_that_are_nearly_equal_is_doubted() -> None:
+    evaluator = ScoreEvaluator(ANY)
+    judge(evaluator, [(1, {"score": 1.0}), (2, {"score": 1.0 + 1e-15})])
+    assert evaluator.metrics().notes == ("the scores of one side are nearly equal, so the correlations are not exact",)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, "0.5", None])
+def test_a_score_that_cannot_be_compared_is_refused(score: Any) -> None:
+    with pytest.raises(StageError, match="a score is not a finite number in"):
+        ScoreEvaluator(ANY).add(1.0, [{"score": score}])
 
 
 def test_a_cosine() -> None:

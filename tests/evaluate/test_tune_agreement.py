@@ -21,7 +21,7 @@ VALUES = st.recursive(
 RESULTS = st.lists(st.dictionaries(st.sampled_from(("label", "score", "labels", "masks", "x")), VALUES), max_size=4)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(RESULTS)
 def test_results_agree_with_themselves_whatever_they_hold(results: list[dict[str, Any]]) -> None:
     found = compare_results(results, deepcopy(results))
@@ -30,7 +30,7 @@ def test_results_agree_with_themselves_whatever_they_hold(results: list[dict[str
     is_varied(results)
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=20)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=6), st.data())
 def test_each_other_label_is_one_row_less(labels: list[str], data: st.DataObject) -> None:
     wrong = data.draw(st.sets(st.integers(0, len(labels) - 1)))

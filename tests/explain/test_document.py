@@ -133,6 +133,17 @@ def test_what_differs_is_named_and_marked() -> None:
     assert config.title == "config: 4 of 4 values differ"
 
 
+def test_numbers_that_are_not_finite_are_compared_too() -> None:
+    def run(values: Any) -> Trace:
+        found = made.embedding()
+        outputs = {"v": np.array([values] * len(found.batches[0].rows))}
+        return replace(found, batches=(replace(found.batches[0], outputs=outputs),))
+
+    one = [np.inf, -np.inf, np.nan, 1.0] * 4
+    assert compare_rows(run(one), run(one), 0).unlike == set()
+    assert compare_rows(run(one), run(one[::-1]), 0).unlike == {"v"}
+
+
 def test_both_sides_carry_their_marks() -> None:
     shown = document(
         made.classification("I love Zürich"), made.classification("I love Bern", shift=2.0), names=("x", "y")
@@ -170,6 +181,8 @@ def test_tokens_stand_beside_their_like_and_ids_count() -> None:
     shown = [(one and one.text, two and two.text) for one, two in pairs]
     assert shown == [("a", "a"), ("b", "x"), (None, "y"), ("c", "c")]
     assert token_pairs(None, sequence("a"))[0][0] is None
+    often = token_pairs(sequence(*"a" * 2048), sequence(*"az" * 1024))  # minutes, if every a is tried with every other
+    assert [(one and one.text, two and two.text) for one, two in often[:2]] == [("a", "a"), ("a", "z")]
     first, second = (
         made.trace("", [replace(made.failure().rows[0], sequences=(sequence("a", id=id),))], []) for id in (7, 8)
     )

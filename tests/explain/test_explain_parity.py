@@ -90,8 +90,8 @@ def check_outputs(task: str, trace: Trace, network: Any) -> None:
                 close(values.reshape(expected.shape), expected)
 
 
-def check_terminal(trace: Trace, again: Trace) -> None:
-    """The terminal's view fits 80 columns, shows the result, and without times is the same for the same run."""
+def check_terminal(trace: Trace) -> None:
+    """The terminal's view fits 80 columns and shows the result."""
     short, full = to_text(trace), to_text(trace, full=True)
     assert max(map(len, (short + full).split("\n"))) <= 80
     headings = [line.rstrip(" ─") for line in full.split("\n") if line.endswith("──") and line[0].isalpha()]
@@ -100,9 +100,6 @@ def check_terminal(trace: Trace, again: Trace) -> None:
     result = trace.rows[0].result
     assert result is not None
     assert f'{{"{next(iter(result))}"' in full
-    assert to_text(again, full=True, times=False) == to_text(trace, full=True, times=False)
-    assert " ms" in full
-    assert " ms" not in to_text(trace, times=False)
 
 
 @pytest.mark.parametrize(("task", "architecture"), CASES)
@@ -120,7 +117,12 @@ def test_the_trace_is_what_the_network_computes(task: str, architecture: str) ->
     assert trace.batches[0].input_ids.shape == trace.batches[0].layers[0].norms.shape
     if task not in DECODERS:
         check_outputs(task, trace, network)
-    check_terminal(trace, pipe.explain(examples, attentions=True))
+    check_terminal(trace)
+    if (task, architecture) == CASES[0]:
+        once, again = (to_text(run, full=True, times=False) for run in (trace, pipe.explain(examples, attentions=True)))
+        assert once == again
+        assert " ms" not in once
+        assert " ms" in to_text(trace)
 
 
 @pytest.mark.parametrize(("task", "architecture"), [("text-generation", "gpt2"), ("summarization", "t5")])

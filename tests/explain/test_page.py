@@ -214,6 +214,9 @@ def test_heat_maps_shade_by_row_and_over_all() -> None:
     assert shade(5, 5, 5) == 0
     assert heat("", [], [], np.zeros((0, 0))).rows == ()
     assert spark(np.array([1.0, -1.0])).path == "M0.5 20.0V0.0M1.5 20.0V40.0"
+    assert spark(np.array([1.0, np.inf, np.nan, -np.inf])).path == "M0.5 40.0V0.0" + "".join(
+        f"M{place}.5 40.0V40.0" for place in (1, 2, 3)
+    )
     assert spark(np.arange(1000.0)).note == "every 3th number"
     assert [level(x, [0.0, 1.0, -0.5, math.nan]) for x in (0.0, 1.0, -0.5, math.nan)] == ["p0", "p4", "n2", "p0"]
 

@@ -198,7 +198,7 @@ def test_one_that_fails_on_texts_or_in_a_round_is_out(lab: Lab) -> None:
     failure = RowFailure(3, "model", "ValueError", "cannot swallow this")
     lab.add("picky", 0.1, answers=lambda place: failure if place == 3 else right(place))
     lab.add("stops", 0.1)
-    lab.speeds["stops"] = ("no number",)  # type: ignore[assignment]
+    lab.speeds["stops"] = ("no number", 0.1)  # type: ignore[assignment]
     search = lab.search()
     assert named(search, "picky").problem == "fails on 1 of the texts: ValueError: cannot swallow this"
     assert str(named(search, "stops").problem).startswith("TypeError")
@@ -281,6 +281,15 @@ def test_the_best_are_measured_anew_since_one_may_have_been_lucky(lab: Lab) -> N
     search = lab.search(repeats=1)
     assert search.trials[1].ratio in (pytest.approx(1.25), pytest.approx(2.5))
     assert winner(search) == "good"
+
+
+def test_one_that_fails_in_the_last_race_keeps_what_was_measured_before(lab: Lab) -> None:
+    lab.add("stops late", 0.5)
+    lab.speeds["stops late"] = (0.5, 0.5, 0.5, "no number", 0.5)  # type: ignore[assignment]
+    search = lab.search()
+    assert winner(search) == "stops late"
+    assert named(search, "stops late").ratio == pytest.approx(2)
+    assert search.notes[0].startswith("the last race failed, so the figures are those from before it: TypeError")
 
 
 def test_a_winner_is_faster_by_a_margin_and_exact_where_that_costs_nothing(lab: Lab) -> None:

@@ -88,6 +88,7 @@ def test_the_command_prints_overrides_that_compose(
             "row 0: 'GOD' is not a label of the checkpoint: BAD, GOOD. Did you",
         ),
         ([*ROWS, {"text": "x", "label": 2}], [], "row 5: '2' is not a label"),
+        ([*ROWS, {"text": "x", "label": "1" * 5000}], [], "…' is not a label"),
         ([*ROWS, {"text": "x", "label": True}], [], "row 5: 'True' is not a label"),
         ([{"text": "x"}], [], "'label'"),
         (["only a text"], [], "a text without a label"),

@@ -204,6 +204,22 @@ def test_a_classifier_alone_or_not_fitted_is_refused(tmp_path: Path) -> None:
     assert "cannot be run: NotFittedError" in refusal(save(tmp_path, make_pipeline(CountVectorizer(), MultinomialNB())))
 
 
+def test_one_that_would_read_the_files_that_texts_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("good")
+    classifier = fitted(CountVectorizer(), MultinomialNB())
+    classifier.steps[0][1].input = "filename"
+    assert "input='filename', which reads the files" in refusal(save(tmp_path / "model", classifier))
+
+
+def test_steps_that_are_not_pairs_are_an_error_of_the_checkpoint(tmp_path: Path) -> None:
+    classifier = fitted(CountVectorizer(), MultinomialNB())
+    classifier.steps = [("count",)]
+    assert "cannot be run: ValueError" in refusal(save(tmp_path, classifier))
+
+
 @pytest.mark.parametrize(
     ("module", "name", "loader"),
     [("builtins", "getattr", "FunctionNode"), ("numpy.lib.npyio", "DataSource", "ObjectNode")],

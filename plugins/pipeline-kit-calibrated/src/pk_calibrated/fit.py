@@ -83,12 +83,11 @@ def _read(file: str | Path) -> tuple[list[dict[str, Any]], list[Any]]:
 def _index(name: object, labels: Sequence[str], row: int) -> int:
     if str(name) in labels:
         return labels.index(str(name))
-    if not isinstance(name, bool) and str(name).isdecimal() and int(str(name)) < len(labels):
-        return int(str(name))
-    hint = did_you_mean(name, labels)
-    raise InputError(
-        f"row {row}: '{for_message(name, 80)}' is not a label of the checkpoint: {', '.join(labels)}.{hint}"
-    )
+    digits = "" if isinstance(name, bool) else str(name)
+    if digits.isdecimal() and len(digits) <= 7 and int(digits) < len(labels):
+        return int(digits)
+    known, hint = for_message(", ".join(labels), 400), did_you_mean(name, labels)
+    raise InputError(f"row {row}: '{for_message(name, 80)}' is not a label of the checkpoint: {known}.{hint}")
 
 
 def _report(logits: NDArray[Any], truth: NDArray[Any], temperature: float) -> None:

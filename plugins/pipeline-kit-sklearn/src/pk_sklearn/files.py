@@ -86,7 +86,15 @@ def read_classifier(checkpoint: Checkpoint) -> Classifier:
     """
     path = _file(checkpoint)
     stat = path.stat()
-    return _parts(path, _cached(path, stat.st_mtime_ns, stat.st_size))
+    loaded = _cached(path, stat.st_mtime_ns, stat.st_size)
+    try:
+        return _parts(path, loaded)
+    except CheckpointError:
+        raise
+    except Exception as error:  # one that is not fitted, or whose parts do not fit
+        raise CheckpointError(
+            f"{path} cannot be run: {type(error).__name__}: {for_message(str(error), 300)}"
+        ) from error
 
 
 def _file(checkpoint: Checkpoint) -> Path:
@@ -177,23 +185,18 @@ def _parts(path: Path, loaded: Any) -> Classifier:
             f"{path} begins with a {kind}; model=sklearn takes a Pipeline of a CountVectorizer or TfidfVectorizer and "
             "a classifier"
         )
+    if first.input != "content":
+        raise CheckpointError(
+            f"{path} has a vectorizer with input='{for_message(first.input, 60)}', which reads the files that texts "
+            "name; train one with input='content'"
+        )
     if not hasattr(last, "predict_proba"):
         raise CheckpointError(
             f"{path} ends with a {type(last).__name__} without predict_proba; train one that has it, such as "
             "LogisticRegression"
         )
     found = Classifier(first, tuple(step for step in steps[1:-1] if step not in (None, "passthrough")), last)
-    try:
-        shape = np.shape(loaded.predict_proba(["a"]))
-        right = shape == (1, len(found.labels)) and sorted(first.vocabulary_.values()) == list(range(found.size))
-    except Exception as error:  # one that is not fitted, or whose parts do not fit
-        raise CheckpointError(
-            f"{path} cannot be run: {type(error).__name__}: {for_message(str(error), 300)}"
-        ) from error
-    if not right:
+    shape = np.shape(loaded.predict_proba(["a"]))
+    if shape != (1, len(found.labels)) or sorted(first.vocabulary_.values()) != list(range(found.size)):
         raise CheckpointError(f"{path} is not a classifier with one probability for each class")
     return found
-
-
-def _unusable(path: Path, verb: str, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be {verb}: {type(error).__name__}: {for_message(str(error), 300)}")
