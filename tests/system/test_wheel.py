@@ -38,6 +38,7 @@ def test_the_wheel_carries_all_yaml_and_checkpoints(wheel: Path) -> None:
     assert not any(name.startswith(("conf/", "tests/", "tools/", "benchmarks/")) for name in names)
 
 
+@pytest.mark.storm
 def test_the_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     commands = fresh_environment(tmp_path / "env", wheel)
     home = run(commands / "python", "-c", "import pipeline_kit; print(pipeline_kit.__file__)", cwd=tmp_path).strip()
