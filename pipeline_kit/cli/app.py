@@ -7,6 +7,7 @@ import errno
 import glob
 import os
 import platform
+import re
 import signal
 import sys
 import traceback
@@ -214,8 +215,15 @@ def _report(error: PipelineKitError, debug: bool) -> int:
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Show a library's warning as one line, not with the line of code it came from."""
+
+    def one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+        text = str(message)
+        if (hydra := re.match(r"In '(.+)': Defaults list is missing `_self_`", text)) is not None:
+            text = f"{hydra[1]}.yaml: end its list of defaults with _self_, so that its own values win"
+        return f"warning: {for_message(text, 500)}\n"
+
     before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {for_message(str(message), 500)}\n"
+    warnings.formatwarning = one_line
     try:
         yield
     finally:

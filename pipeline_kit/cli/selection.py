@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "config", "OVERRIDE is key=value, such as padding=longest or tokenizer.max_length=64"
     )
-    group.add_argument("--config", metavar="FILE", help="start from this YAML file")
+    group.add_argument("--config", metavar="FILE", action="append", help="start from this YAML file")
     group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
     group.add_argument("--help-config", action="help", help="show the flags for folders, plugins and the config itself")
     group = parser.add_argument_group(
@@ -98,17 +99,22 @@ class Selection:
 
         :raises UsageError: for a word that is not an override, and for flags that contradict each other.
         """
-        folders, name = list(args.config_dir), args.config_name
+        folders, name = list(args.config_dir), args.config_name and args.config_name.removesuffix(".yaml")
         if args.config is not None:
             if name is not None:
                 raise UsageError("--config and --config-name both name the config to start from; pass one")
             from pipeline_kit.compose.compose import config_file
 
-            path = config_file(args.config)
+            first, *others = args.config
+            if others:
+                both = " and ".join(for_message(file, 80) for file in (first, others[0]))
+                raise UsageError(f"--config {both}: one config is the start; name the other in its defaults")
+            path = config_file(first)
             folders, name = [str(path.parent), *folders], path.stem
-        for word in args.words:
+        for before, word, after in zip(["", *args.words], args.words, [*args.words[1:], ""], strict=False):
             if "=" not in word and not word.startswith("~"):
-                raise _stray(word)
+                apart = before.endswith("=") or after.startswith("=")
+                raise UsageError("write KEY=VALUE without spaces around the =") if apart else _stray(word)
         words, plugins = tuple(args.words), tuple(args.plugin)
         return cls(words, tuple(folders), name or "config", plugins, args.multirun, tuple(_flag_overrides(args)))
 
@@ -184,6 +190,12 @@ def subtree(data: Any, key: str | None) -> Any:
 
 def _stray(word: str) -> UsageError:
     shown = for_message(word, 80)
+    if not word.strip():
+        return UsageError(
+            "an empty word is neither a flag nor an override (key=value); is a variable of the shell empty?"
+        )
+    if re.fullmatch(r"[\w.]+:", word):
+        return UsageError(f"{shown} is how a YAML file has it; write {shown[:-1]}=VALUE without spaces")
     text = f"'{shown}' is neither a flag nor an override (key=value)."
     if word.endswith((".yaml", ".yml")):
         return UsageError(f"{text} Did you forget --config {shown}?")

@@ -207,9 +207,15 @@ def parse_config(data: Mapping[str, Any], registry: Registry, faults: list[Fault
     """
     if data.get("steps"):
         return _parse_steps(data, registry, faults)
+    if not any(isinstance(node := data.get(kind), Mapping) and "name" in node for kind in KINDS):
+        problem = "the config chooses no stages, and starts from no other that does."
+        raise ConfigError([*faults, Fault("defaults", problem, hint="begin it with: defaults: [config, _self_]")])
     for key in data:
         if key not in GROUPS:
-            faults.append(Fault(for_message(str(key), 80), "unknown option.", GROUPS, closest_match(key, GROUPS)))
+            group, _, rest = str(key).partition(".")
+            hint = f"write it nested: {group}: {{{for_message(rest, 80)}: ...}}" if rest and group in GROUPS else None
+            known = () if hint else GROUPS
+            faults.append(Fault(for_message(str(key), 80), "unknown option.", known, closest_match(key, known), hint))
     parts, policies = _policies(data, registry, faults)
     for kind in KINDS:
         parts[kind] = _stage(kind, data.get(kind), registry, faults)
@@ -231,7 +237,7 @@ def _policies(
     for group, schema in POLICIES.items():
         node = data.get(group, {})
         if not isinstance(node, Mapping):
-            faults.append(Fault(group, f"'{for_message(node)}' is not a mapping of options."))
+            faults.append(_no_options(group, node))
             continue
         hint = f"see: pipeline-kit show {group}"
         if group in NAMED_POLICIES:
@@ -260,7 +266,8 @@ def task_preset(spec: Spec) -> dict[str, Any]:
 
 def _stage(kind: str, node: Any, registry: Registry, faults: list[Fault]) -> StageChoice | None:
     if not isinstance(node, Mapping):
-        faults.append(Fault(kind, "no stage was chosen.", tuple(s.name for s in registry.specs(kind))))
+        nothing = Fault(kind, "no stage was chosen.", tuple(spec.name for spec in registry.specs(kind)))
+        faults.append(nothing if node is None else _no_options(kind, node))
         return None
     spec = _spec(kind, node.get("name"), registry, faults)
     if spec is None:
@@ -268,6 +275,13 @@ def _stage(kind: str, node: Any, registry: Registry, faults: list[Fault]) -> Sta
     rest = {key: value for key, value in node.items() if key != "name"}
     options = parse_options(spec.config, rest, kind, faults, hint=f"see: pipeline-kit show {kind}/{spec.name}")
     return None if options is None else StageChoice(spec, options)
+
+
+def _no_options(group: str, node: Any) -> Fault:
+    """Return the fault of a group that holds no options; often it is the name of a choice."""
+    name = for_message(node, 80)
+    hint = f"to choose it, write in the list of defaults: override {group}: {name}" if isinstance(node, str) else None
+    return Fault(group, f"'{'null' if node is None else name}' is not a mapping of options.", hint=hint)
 
 
 def _spec(kind: str, name: Any, registry: Registry, faults: list[Fault]) -> Spec | None:

@@ -211,6 +211,9 @@ def _value(kind: Any, value: Any, path: str, limits: Mapping[str, Any], faults: 
 def _one_of(kinds: Sequence[Any], value: Any, path: str, limits: Mapping[str, Any], faults: list[Fault]) -> Any:
     if value is None and NoneType in kinds:
         return None
+    if NoneType in kinds and str not in kinds and value in ("None", "none"):
+        faults.append(Fault(path, f"'{value}' is a text.", hint=f"write {path}=null for no value"))
+        return value
     members = [kind for kind in kinds if kind is not NoneType]
     for member in members[:-1]:
         trial: list[Fault] = []

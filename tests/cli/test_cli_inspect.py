@@ -218,7 +218,7 @@ def test_show_a_group() -> None:
 
 
 def test_cfg_prints_what_was_composed(folder: Path) -> None:
-    text = ran("cfg", "padding=none", "--config-dir", str(folder), "-cn", "mine", "batching.max_tokens=77")
+    text = ran("cfg", "padding=none", "--config-dir", str(folder), "-cn", "mine.yaml", "batching.max_tokens=77")
     found = yaml.safe_load(text)
     assert set(found) == set(GROUPS) - {"input_format", "output_format", "steps"}
     assert (found["padding"]["name"], found["tokenizer"]["max_length"], found["batching"]["max_tokens"]) == (

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+import warm
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
@@ -328,3 +329,29 @@ def test_composing_leaves_no_files_and_prints_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: ner\n", "begin it with: defaults: [config, _self_]"),
+        ("tokenizer: {max_length: 64}\n", "begin it with: defaults: [config, _self_]"),
+        ("defaults: [config, _self_]\ntokenizer: tokenizers_json\n", "override tokenizer: tokenizers_json"),
+        ("defaults: [config, _self_]\ndevice: cuda\n", "override device: cuda"),
+        ("defaults: [config, _self_]\ntokenizer.max_length: 64\n", "write it nested: tokenizer: {max_length: ...}"),
+    ],
+)
+def test_a_file_that_is_written_as_one_guesses_is_answered_with_what_to_write(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        compose(config_dir=[tmp_path], config_name="mine")
+    [fault] = caught.value.faults
+    assert said in str(fault)
+
+
+def test_a_list_of_defaults_without_self_is_one_line_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [config]\ntokenizer: {max_length: 64}\n")
+    done = warm.run("-m", "pipeline_kit", "validate", "--config", tmp_path / "mine.yaml")
+    assert done.err == "warning: mine.yaml: end its list of defaults with _self_, so that its own values win\n"
