@@ -39,16 +39,17 @@ VARIANTS = {
     ),
     "npy": ("task=sentence-embedding", "output.vectors=npy", "output.format=parquet", "input.id=key"),
 }
-ROWS = 48
+ROWS, FEW_ROWS = 48, 24
+"""Of a job, in a storm and otherwise."""
 ROWS_PER_SHARD = 2
 MOST_KILLS = 100
 """Of one job, so that a machine that is slow all at once does not make this last for ever."""
 
 
-def rows_of(seed: random.Random) -> list[bytes]:
+def rows_of(seed: random.Random, count: int = ROWS) -> list[bytes]:
     """Rows of which some fail in each stage, and some cannot be read."""
     lines = []
-    for number in range(ROWS):
+    for number in range(count):
         fault = seed.choices(["", "~t", "~m", "~p"], [16, 1, 1, 1])[0]
         row = {"text": f"row {number}{fault} " + "x" * seed.randrange(40), "number": number, "key": f"k{number}"}
         lines.append(b'{"key": "k' if seed.random() < 0.03 else json.dumps(row).encode())
@@ -100,12 +101,12 @@ def look(out: Path, whole: dict[str, bytes]) -> None:
         raise SystemExit(f"{out}: says that it is complete, and is not")
 
 
-def kill_until_done(config: PipelineConfig, source: Path, out: Path, seed: random.Random) -> dict[str, Any]:
+def kill_until_done(config: PipelineConfig, source: Path, out: Path, seed: random.Random, rows: int) -> dict[str, Any]:
     """Run a job undisturbed, then once more with kills; give what a test compares."""
     whole = out.with_name(out.name + ".whole")
     lasted = lasts(lambda: run_echo(config, [source], whole))
     begins = lasts(lambda: run_echo(config, [source], whole))  # complete already, so this only looks
-    reach = begins + 3 * lasted / (ROWS / ROWS_PER_SHARD)
+    reach = begins + 3 * lasted / (rows / ROWS_PER_SHARD)
     expected, kills = content_of(whole), 0
     while not run(lambda: run_echo(config, [source], out), seed.uniform(0, reach) if kills < MOST_KILLS else None):
         kills += 1
@@ -166,7 +167,8 @@ def lasts(work: Callable[[], object]) -> float:
 def main(folder: str, seed: str, jobs: str, kills: str) -> None:
     """Go on until there were both `jobs` and `kills`."""
     os.fsync = lambda fd: None  # a kill, unlike a loss of power, loses nothing that was written
-    source = random.Random(int(seed))
+    source, is_storm = random.Random(int(seed)), int(jobs) > len(VARIANTS)
+    rows = ROWS if is_storm else FEW_ROWS
     done: list[dict[str, Any]] = []
     configs = {}
     for name, overrides in VARIANTS.items():
@@ -177,14 +179,13 @@ def main(folder: str, seed: str, jobs: str, kills: str) -> None:
         number = len(done)
         name = list(VARIANTS)[number % len(VARIANTS)]
         path = Path(folder) / (f"in-{number}.jsonl.gz" if number % 3 == 2 else f"in-{number}.jsonl")
-        data = b"\n".join(rows_of(source)) + b"\n"
+        data = b"\n".join(rows_of(source, rows)) + b"\n"
         path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-        job = kill_until_done(configs[name], path, Path(folder) / f"out-{number}-{name}", source)
+        job = kill_until_done(configs[name], path, Path(folder) / f"out-{number}-{name}", source, rows)
         done.append({**job, "format": name})
     short = Path(folder) / "short.jsonl"
     short.write_bytes(b"\n".join([*rows_of(source)[:2], b'{"text": "~p"}']) + b"\n")
-    every = 1 if int(jobs) > len(VARIANTS) else 5
-    steps = kill_at_every_step(configs["npy"], short, Path(folder) / "steps", every)
+    steps = kill_at_every_step(configs["npy"], short, Path(folder) / "steps", 1 if is_storm else 5)
     sys.stdout.write(json.dumps({"jobs": done, "steps": steps}) + "\n")
 
 

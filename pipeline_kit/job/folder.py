@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 from filelock import Timeout
 
-from pipeline_kit.errors import OutputError, for_message
+from pipeline_kit.errors import OutputError, UsageError, for_message
 from pipeline_kit.files.atomic import is_temporary, remove_leftovers
 from pipeline_kit.files.lock import lock_file
 from pipeline_kit.files.storage.base import FileStatus, join_key
@@ -143,12 +143,16 @@ class JobFolder:
     def restarted(self, lease: float) -> JobFolder:
         """Rename the folder to the first free name beside it, ``out`` to ``out.1``, and return one for a new job.
 
+        :raises UsageError: for a name that is not the folder's own, such as ``.``.
         :raises OutputError: if that fails; nothing is deleted.
         """
         if not os.path.lexists(self.key):
             return self
         self.claim()
         path = Path(self.key)
+        if path.name in ("", ".."):
+            here = os.path.abspath(path)
+            raise UsageError(f"{self.key}: cannot be renamed by this name; to begin anew, name the folder as {here}")
         with self.locked(lease):
             number = 1
             while os.path.lexists(other := path.with_name(f"{path.name}.{number}")):

@@ -237,6 +237,8 @@ def run_job(
         raise UsageError("restart=True begins anew, retry=True runs rows again that failed; pass one of the two")
     if (files is None) == (rows is None):
         raise UsageError("pass files=... or rows=..., one of the two")
+    if not os.fspath(output):
+        raise UsageError("output='' names no folder; pass the folder that the job writes, such as output='labels/'")
     chosen = composed((*overrides, options), load_registry(plugins), config, config_dir, config_name)
     use_storage(chosen.storage)
     names = [str(name) for name in ([files] if isinstance(files, str | Path) else files or ())]

@@ -83,8 +83,9 @@ class ServeApp:
             for dialect, route in self.routes
             if route.path == "/"
         ]
-        routes = [*bare, Mount(mounted, routes=own), *own]
-        unknown = _Endpoint(self, self.dialects["native"], Route("", _nothing, method=""), routes)
+        nowhere = Route("", _nothing, method="")
+        known = [*bare, *own]
+        unknown = StarletteRoute("/{rest:path}", _Endpoint(self, self.dialects["native"], nowhere, known), methods=None)
         middleware = []
         if self.config.cors_origins:
             cors: Any = {
@@ -93,8 +94,8 @@ class ServeApp:
                 "allow_headers": ["*"],
             }
             middleware.append(Middleware(CORSMiddleware, **cors))
-        fallback = StarletteRoute("/{rest:path}", unknown, methods=None)
-        return Starlette(routes=[*routes, fallback], middleware=middleware, lifespan=self._lifespan)
+        routes = [*bare, Mount(mounted, routes=[*own, unknown]), *own, unknown]
+        return Starlette(routes=routes, middleware=middleware, lifespan=self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -123,11 +124,12 @@ class ServeApp:
     def _has_key(self, header: str) -> bool:
         """Compare in constant time; a browser sends it as the password of Basic."""
         assert self.state.key is not None
-        scheme, _, value = header.partition(" ")
+        scheme, _, text = header.partition(" ")
+        value = text.encode("latin-1")  # the bytes that were sent
         if scheme.lower() == "basic":
             with suppress(ValueError):
-                value = b64decode(value).decode("utf-8", "replace").partition(":")[2]
-        return hmac.compare_digest(value.strip().encode(), self.state.key.encode())
+                value = b64decode(value).partition(b":")[2]
+        return hmac.compare_digest(value.strip(), self.state.key)
 
     def choose(self, dialect: Dialect, body: Any, path: Mapping[str, str]) -> ServedPipeline:
         """Return the pipeline that a request asks for.
@@ -174,12 +176,11 @@ class _Endpoint:
                 reply = await self._answer(call)
             except Exception as error:
                 reply = self._failure(error, request_id)
-            status = await self._send(send, reply, request_id)
+            status = await self._send(send, reply, request_id, account)
         except asyncio.CancelledError:
             status = LEFT
-            if not account.left:  # the server ends now
-                ended = Refused(503, "the server ended before this was done; ask another one", retry_after=1)
-                status = await self._send(send, self._failure(ended, request_id), request_id)
+            if not account.left:
+                status = await self._send(send, self._failure(_ended(), request_id), request_id, account)
         finally:
             state.in_flight -= counted
             if watcher is not None:
@@ -226,7 +227,7 @@ class _Endpoint:
             if other.matches(scope)[0] is Match.PARTIAL:
                 raise Refused(405, f"{for_message(path, 80)} does not take {for_message(scope['method'], 20)}")
         known = [route.path for _, route in self.app.routes]
-        near = closest_match(path, known)
+        near = closest_match(path.removeprefix(scope.get("root_path", "")), known)
         hint = f" Did you mean {near}?" if near else ""
         raise Refused(404, f"there is no route {for_message(path, 80)}.{hint} See /openapi.json")
 
@@ -259,7 +260,7 @@ class _Endpoint:
             headers["connection"] = "close"
         return Reply(msgspec.json.encode(self.dialect.error(error)), headers=headers, status=error.status)
 
-    async def _send(self, send: Send, reply: Reply, request_id: str) -> int:
+    async def _send(self, send: Send, reply: Reply, request_id: str, account: Account) -> int:
         headers = {"content-type": reply.media_type, "x-request-id": request_id, **reply.headers}
         if self.app.state.draining:
             headers["connection"] = "close"
@@ -274,8 +275,10 @@ class _Endpoint:
         try:
             async for piece in reply.content:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except Exception as error:  # the status has been sent: the error is the last event
-            failure = self._failure(error, request_id)
+        except (Exception, asyncio.CancelledError) as error:  # the status has been sent: the error is the last event
+            if account.left:
+                raise
+            failure = self._failure(error if isinstance(error, Exception) else _ended(), request_id)
             assert isinstance(failure.content, bytes)
             status = failure.status
             await send({"type": "http.response.body", "body": b"data: " + failure.content + b"\n\n", "more_body": True})
@@ -316,6 +319,11 @@ def _log(line: str) -> None:
     with suppress(OSError, ValueError):  # without a stderr nobody reads it
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+def _ended() -> Refused:
+    """Return the error of a request that is cancelled though its client has not left: the server ends now."""
+    return Refused(503, "the server ended before this was done; ask another one", retry_after=1)
 
 
 async def _cancel_when_left(receive: Receive, account: Account, task: asyncio.Task[Any] | None) -> None:

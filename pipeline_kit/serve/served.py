@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -51,7 +51,7 @@ TRANSIENT = ("TransientError", "ConnectionError", "TimeoutError", "MemoryError",
 class Account:
     """What is known of a request when it has been answered.
 
-    :param deadline: seconds that it may take in all.
+    :param deadline: seconds that it may wait in all, from `began` on, ``time.monotonic()``.
     :param written: tokens of a text that was streamed; `unfinished` is whether it ended as no more may be written.
     :param waited: seconds that its first row waited for the model.
     :param texts: its examples, where ``serve.log_texts`` is set.
@@ -59,6 +59,7 @@ class Account:
     """
 
     deadline: float = 60.0
+    began: float = field(default_factory=time.monotonic)
     rows: int = 0
     tokens: int = 0
     written: int = 0
@@ -161,7 +162,7 @@ class ServedPipeline:
 
     async def run(self, account: Account, examples: Sequence[Example], options: Mapping[str, Any]) -> list[Outcome]:
         """See :meth:`~pipeline_kit.serve.dialects.base.Call.outcomes`."""
-        self.check_count(account, examples)
+        self.check_count(account, examples, options)
         key, pipeline = await self.variant(options)
         if not examples:
             return []
@@ -183,7 +184,7 @@ class ServedPipeline:
 
     async def stream(self, account: Account, example: Example, options: Mapping[str, Any]) -> AsyncIterator[str]:
         """See :meth:`~pipeline_kit.serve.dialects.base.Call.pieces`; it has the model for itself meanwhile."""
-        self.check_count(account, [example])
+        self.check_count(account, [example], options)
         _, pipeline = await self.variant(options)
         self._check_room()
         loop = asyncio.get_running_loop()
@@ -209,8 +210,8 @@ class ServedPipeline:
 
         self.batcher.call(write)
         try:
+            item = await self._in_time(account, pieces.get())
             while True:
-                item = await pieces.get()
                 if item is None:
                     return
                 if isinstance(item, RowError):
@@ -220,6 +221,7 @@ class ServedPipeline:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
+                item = await pieces.get()
         finally:
             left.set()
             account.tokens += stats.tokens
@@ -251,9 +253,9 @@ class ServedPipeline:
         self.batcher.call(work)
         return await self._in_time(account, found)
 
-    async def _in_time(self, account: Account, found: asyncio.Future[T]) -> T:
+    async def _in_time(self, account: Account, found: Awaitable[T]) -> T:
         try:
-            return await asyncio.wait_for(found, account.deadline)
+            return await asyncio.wait_for(found, account.began + account.deadline - time.monotonic())
         except TimeoutError:
             message = f"the request waited for {account.deadline:g} s, see serve.deadline"
             raise Refused(504, message, retry_after=self.retry_after) from None
@@ -290,15 +292,21 @@ class ServedPipeline:
             raise Refused(503, message, retry_after=self.retry_after)
         raise Refused(422, message, param=f"$.inputs[{place}]" if rows > 1 else "$.inputs")
 
-    def check_count(self, account: Account, examples: Sequence[Example]) -> None:
-        """Count the inputs of a request.
+    def check_count(
+        self, account: Account, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Count the inputs of a request: an option that is a field too, such as labels, counts for each example.
 
         :raises Refused: 413 if they are too many.
         """
         account.rows += len(examples)
         if self.config.log_texts:
             account.texts = examples
-        count = sum(map(_inputs, examples))
+        shared = {name: value for name, value in (options or {}).items() if f"{name}?" in self.takes}
+        self.check_limit(sum(max(_inputs(example), _inputs(shared)) for example in examples))
+
+    def check_limit(self, count: int) -> None:
+        """Raise Refused, 413, for more inputs than a request may have."""
         if count > self.config.max_inputs:
             raise Refused(
                 413, f"{count:,} inputs are more than serve.max_inputs={self.config.max_inputs:,}; send fewer at a time"
@@ -324,4 +332,10 @@ def _inputs(example: Example) -> int:
     """Count the inputs that an example is made of: documents, labels and the like count each."""
     if isinstance(example, str):
         return 1
-    return max((len(value) for value in example.values() if isinstance(value, list)), default=1) or 1
+    # A list of labels may be one text, with commas.
+    counts = (
+        len(value) if isinstance(value, list) else value.count(",") + 1
+        for name, value in example.items()
+        if isinstance(value, list) or (name == "labels" and isinstance(value, str))
+    )
+    return max(counts, default=1) or 1

@@ -27,6 +27,8 @@ _TOO_MANY = (
     b"retry-after: 1\r\nconnection: close\r\n\r\n"
     b'{"error":{"message":"too many connections are open","type":"unavailable","code":503,"param":null}}'
 )
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+MOST_HEADER_BYTES = 2**16
 LAST_ANSWERS = 0.2
 """Seconds between the last answer and the end, in which clients that are about to send get their 503."""
 
@@ -148,9 +150,11 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with a limit to the time that a header may take, and to the number of connections."""
+    """uvicorn's HTTP/1.1 with limits to the time and the bytes of a header, and to the number of connections."""
 
     limits: ServeConfig
+    _held = 0
+    """Bytes that came since the last header or piece of a body was complete; the parser keeps them."""
 
     def connection_made(self, transport: Any) -> None:
         """Refuse one connection too many, else expect a header."""
@@ -166,12 +170,23 @@ class _Protocol(HttpToolsProtocol):
         """Start the clock with the first byte of a further request."""
         if self._timer is None and getattr(self.cycle, "response_complete", True):
             self._expect_header()
+        self._held += len(data)
         super().data_received(data)
+        if self._held > MOST_HEADER_BYTES:
+            if self._timer is not None:  # it is no trailer behind a body, which has an answer of its own
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     def on_headers_complete(self) -> None:
         """Stop the clock: the body has one of its own."""
+        self._held = 0
         self._forget()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Note that the parser keeps none of it."""
+        self._held = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""

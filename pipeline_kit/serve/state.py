@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from pipeline_kit.compose.plugins import load_registry
-from pipeline_kit.errors import closest_match, for_message
+from pipeline_kit.errors import UsageError, closest_match, for_message
 from pipeline_kit.runtime.config import ServeConfig
 from pipeline_kit.runtime.pipeline import Pipeline
 from pipeline_kit.serve.metrics import ServerMetrics
@@ -25,7 +25,7 @@ class ServerState:
 
     def __init__(self, pipelines: Mapping[str, Pipeline], config: ServeConfig) -> None:
         self.config, self.metrics = config, ServerMetrics()
-        self.key = config.api_key or os.environ.get(KEY_VARIABLE) or None
+        self.key = _key(config.api_key or os.environ.get(KEY_VARIABLE))
         self.draining = False
         self.in_flight = 0
         self.served = {
@@ -80,3 +80,16 @@ class ServerState:
     def rejected(self, pipeline: str, reason: str) -> None:
         """Count a request that was refused."""
         self.metrics.rejected.labels(pipeline, reason).inc()
+
+
+def _key(text: str | None) -> bytes | None:
+    """Return the key as clients send it; None if there is none.
+
+    :raises UsageError: for one of white space alone, which nobody can send.
+    """
+    if not text:
+        return None
+    key = text.strip().encode("utf-8", "surrogateescape")  # a file with a key often ends with a line break
+    if not key:
+        raise UsageError(f"the API key holds white space alone; set another one by {KEY_VARIABLE} or serve.api_key")
+    return key

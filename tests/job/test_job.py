@@ -111,10 +111,13 @@ def test_a_row_that_the_format_cannot_hold_is_dead_and_counted(texts: Path, tmp_
     assert ids_of(dead_of(tmp_path / "out")) == ["in.jsonl:14"]
 
 
-def test_restart_begins_anew_and_deletes_nothing(texts: Path, tmp_path: Path) -> None:
+def test_restart_begins_anew_and_deletes_nothing(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     run(texts, out)
     before = content_of(out)
+    monkeypatch.chdir(out)
+    with pytest.raises(UsageError, match=f"cannot be renamed by this name; .* name the folder as {out}"):
+        run(texts, Path("."), restart=True)
     run(texts, out, "tokenizer.max_length=20", restart=True)
     assert content_of(tmp_path / "out.1") == before
     assert len(lines_of(out)) == ROWS

@@ -21,7 +21,7 @@ from echo_job import content_of, dead_of, lines_of
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills as POSIX has them")
 
 SEED = 20261124
-HOW_MANY = [pytest.param((5, 40), id="some"), pytest.param((20, 400), id="storm", marks=pytest.mark.storm)]
+HOW_MANY = [pytest.param((5, 20), id="some"), pytest.param((20, 400), id="storm", marks=pytest.mark.storm)]
 
 
 def written_ids(out: Path, format: str) -> list[str]:

@@ -73,6 +73,7 @@ def test_a_job_that_goes_on_finds_what_its_workers_found_in_the_input(
     """What was damaged, or is of another job, is found anew."""
     source, out = texts(tmp_path / "in.jsonl", "", "~fail"), tmp_path / "out"
     source.write_text(source.read_text().replace('"r9"', '"r4"'))
+    parts = [source, *(write_rows(tmp_path / f"{name}.jsonl", [{"id": name, "text": name}]) for name in ("j", "k"))]
     sent, send = list[Any](), WorkerProcess.send
 
     def noted(worker: WorkerProcess, message: Any) -> None:
@@ -84,7 +85,7 @@ def test_a_job_that_goes_on_finds_what_its_workers_found_in_the_input(
     def indexed(out: Path, *more: str) -> int:
         sent.clear()
         given = ["checkpoint=tiny_static", "device=cpu", "output.rows_per_shard=5", "input.id=id", *more]
-        run_job(*given, *FAULTY, output=out, files=source, plugins=[str(PLUGIN)])
+        run_job(*given, *FAULTY, output=out, files=parts, plugins=[str(PLUGIN)])
         return sum(message[0] == "index" for message in sent if isinstance(message, tuple))
 
     free = "job.max_failed_rows=null"
@@ -93,14 +94,14 @@ def test_a_job_that_goes_on_finds_what_its_workers_found_in_the_input(
     with pytest.raises(JobError):
         indexed(out, "runner.workers=2")
     assert indexed(out, "runner.workers=2", free) == 0
-    kept = out / "_plan" / "part-00000.idx"
-    whole = kept.read_bytes()
-    for data in (whole[:-1], whole.replace(b'"part": 0', b'"part": 1'), b"[]"):
-        kept.write_bytes(data)
-        (out / "part-00001.jsonl").unlink()
-        assert indexed(out, "runner.workers=2", free) == 1
-        assert kept.read_bytes() == whole
-        assert content_of(out) == content_of(tmp_path / "one")
+    kept = sorted((out / "_plan").iterdir())
+    first, second, _ = whole = [path.read_bytes() for path in kept]
+    for path, data in zip(kept, (first[:-1], second.replace(b'"part": 1', b'"part": 0'), b"[]"), strict=True):
+        path.write_bytes(data)
+    (out / "part-00001.jsonl").unlink()
+    assert indexed(out, "runner.workers=2", free) == 3
+    assert [path.read_bytes() for path in kept] == whole
+    assert content_of(out) == content_of(tmp_path / "one")
     cut = tmp_path / "cut"
     shutil.copytree(out / "_plan", cut / "_plan")  # what a kill before the first load leaves
     assert indexed(cut, "runner.workers=2", free) == 0

@@ -37,7 +37,7 @@ ANY = "job.max_failed_rows=null"
 STAGES = {"~t": ("tokenizer", "PanicException"), "~m": ("model", "RuntimeError"), "~p": ("postprocessor", "ValueError")}
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(faults=st.lists(st.sampled_from(["", "", "", *STAGES]), max_size=20), shard=st.integers(1, 7))
 def test_rows_around_bad_ones_have_the_bytes_of_a_clean_run(
     tmp_path_factory: pytest.TempPathFactory, faults: list[str], shard: int
@@ -110,7 +110,7 @@ def test_no_room_for_a_batch_halves_it_and_one_row_too_large_is_kept_aside(tmp_p
 POLICIES = ["longest", "max_length", "multiple_of", "none"]
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     lengths=st.lists(st.integers(0, 60), max_size=25),
     tokens=st.integers(1, 300),

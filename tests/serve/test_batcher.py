@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from generate_helpers import writer
 from harness import checkpoint, pipeline_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,8 @@ import pipeline_kit as pk
 from pipeline_kit.errors import RowFailure, StageError
 from pipeline_kit.runtime.config import ServeConfig
 from pipeline_kit.runtime.pipeline import Pipeline
+from pipeline_kit.serve.dialects.base import Call
+from pipeline_kit.serve.dialects.openai import CompletionsBody, completions
 from pipeline_kit.serve.refused import Refused
 from pipeline_kit.serve.served import Account, ServedPipeline
 
@@ -213,6 +218,28 @@ def test_too_much_that_waits(held: tuple[ServedPipeline, GatedModel]) -> None:
         assert served.batcher.waiting_tokens == 0
 
     at_once(work)
+
+
+def test_who_is_refused_for_one_text_waits_for_no_other() -> None:
+    """The texts of ``n`` are requests of their own; and a stream that waits for its turn has the deadline of any."""
+    served = ServedPipeline("default", writer(checkpoint("gpt2", head="causal-lm")), ServeConfig(max_waiting_tokens=20))
+    go = threading.Event()
+
+    async def work() -> None:
+        blocker = asyncio.create_task(served.alone(Account(), lambda pipe: go.wait(60)))
+        call = Call(served, CompletionsBody(prompt="word " * 12, n=3), {}, {}, None, Account())  # type: ignore[arg-type]
+        with pytest.raises(Refused, match="tokens wait already"):
+            await completions(call)
+        await asyncio.to_thread(until, lambda: served.batcher.waiting_tokens == 0)
+        late = Account(100, began=time.monotonic() - 100)
+        for waiting in (anext(served.stream(late, "a", {})), served.alone(late, lambda pipe: None)):
+            with pytest.raises(Refused, match=r"serve\.deadline"):
+                await waiting
+        go.set()
+        await blocker
+
+    at_once(work)
+    served.batcher.close()
 
 
 def test_a_call_has_the_model_for_itself(held: tuple[ServedPipeline, GatedModel]) -> None:

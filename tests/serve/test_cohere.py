@@ -88,6 +88,15 @@ def test_embed(url: str, http: httpx.Client, pipes: Mapping[str, pk.Pipeline]) -
         client.embed(model="vectors", texts=["a"], input_type="search_query", embedding_types=["int8"])
 
 
+def test_a_form_that_is_named_twice_is_made_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body has room for a million names, and the event loop would make the form for each."""
+    made: list[Any] = []
+    monkeypatch.setattr("pipeline_kit.serve.dialects.cohere.base64_of", made.append)
+    body = {"model": "vectors", "texts": ["a", "b"], "embedding_types": ["base64"] * 9}
+    assert post(f"{url}/v2/embed", body).status_code == 200
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "status", "message"),
     [

@@ -8,6 +8,7 @@ import pytest
 from serving import get, post, running
 
 import pipeline_kit as pk
+from pipeline_kit.serve.batcher import Batcher
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,14 @@ def test_only_declared_options_are_taken(pipe: pk.Pipeline, url: str) -> None:
     assert post(f"{url}/run", {"inputs": "a", "checkpoint": "/etc"}).status_code == 422
 
 
-def test_health_and_readiness(url: str) -> None:
-    assert get(f"{url}/health").json() == {"status": "ok"}
+def test_health_and_readiness(url: str, pipe: pk.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch may take as long as a request may wait: a server that is killed meanwhile would never answer."""
     assert get(f"{url}/ready").json() == {"status": "ready"}
+    with running(pipe, deadline=200) as patient:
+        for seconds, expected in ((1, (200, 200)), (100, (503, 200)), (300, (503, 503))):
+            monkeypatch.setattr(Batcher, "stuck", seconds)
+            assert tuple(get(f"{one}/health").status_code for one in (url, patient)) == expected
+    assert get(f"{url}/health").json() == {"status": "stuck", "pipelines": ["default"]}
 
 
 def test_a_trace(url: str) -> None:

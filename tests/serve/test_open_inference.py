@@ -160,6 +160,7 @@ def _input(**changes: Any) -> dict[str, Any]:
         (_input(parameters={"binary_data_size": 5}), "0 bytes are left"),
         (_input(parameters={"binary_data_size": "x"}), "binary_data_size is x"),
         ({"inputs": []}, "there are none"),
+        (_input() | {"outputs": [{"name": "score"}] * 2}, "asked for twice"),
     ],
 )
 def test_a_wrong_tensor(body: dict[str, Any], says: str, url: str) -> None:

@@ -113,7 +113,7 @@ def test_the_server_does_what_the_document_says(name: str, mode: GenerationMode,
         if mode is GenerationMode.NEGATIVE and operation.method == "get":
             continue
 
-        @settings(max_examples=8, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+        @settings(max_examples=6, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode))
         def test(case: Any) -> None:
             case.call_and_validate(base_url=f"{url}/pipelines/{name}", headers=KEY, checks=checks, timeout=60)

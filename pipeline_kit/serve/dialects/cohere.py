@@ -72,7 +72,7 @@ async def embed(call: Call) -> Any:
     """Answer with a vector for each text, in each of the forms that are asked for."""
     body = call.body
     forms: dict[str, Callable[[list[float]], Any]] = {"float": list, "base64": base64_of}
-    wanted = body.embedding_types or ["float"]
+    wanted = dict.fromkeys(body.embedding_types or ["float"])
     for name in wanted:
         if name not in forms:
             raise Refused(422, f"'{for_message(name, 40)}' is not an embedding type here: {', '.join(forms)}")

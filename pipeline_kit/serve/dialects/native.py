@@ -24,7 +24,7 @@ MOST_NUMBERS = 20_000
 """How many examples are explained at a time, and how many numbers of an array are sent."""
 
 STUCK = 60.0
-"""Seconds without progress, while something waits, after which ``/health`` fails."""
+"""Seconds without progress after which ``/health`` fails, while something waits; ``serve.deadline`` if that is more."""
 
 _Inputs = str | dict[str, Any] | list[str | dict[str, Any]]
 Inputs = Annotated[_Inputs, Meta(extra_json_schema={"$ref": f"{AT}TaskExamples"})]
@@ -102,12 +102,13 @@ async def explain(call: Call) -> Any:
     """Answer with the trace of the examples, or with two, as ``pipeline-kit explain`` writes it: JSON or a page."""
     body = call.body
     examples: list[Example] = body.inputs if isinstance(body.inputs, list) else [body.inputs]
-    call.account.rows += len(examples)
     if not 0 < len(examples) <= MOST_EXPLAINED:
         raise Refused(422, f"{len(examples)} examples: explain takes 1 to {MOST_EXPLAINED}", param="$.inputs")
     sides = [(call.pipeline, body.parameters)]
     if (other := body.compare) is not None:
         sides.append((call.server.named(other.model) if other.model else call.pipeline, other.parameters))
+    for served, given in sides:
+        served.check_count(call.account, examples, given or {})
     try:
         traces = [await _trace(call, served, examples, given or {}) for served, given in sides]
         # Drawn where the model runs: it would hold up the event loop.
@@ -147,7 +148,8 @@ def _views(call: Call, names: Sequence[str]) -> dict[str, Any]:
 
 async def health(call: Call) -> Any:
     """Answer 200 while the threads of all pipelines live and make progress."""
-    stuck = [name for name, served in call.server.served.items() if served.batcher.stuck > STUCK]
+    limit = max(STUCK, call.server.config.deadline)
+    stuck = [name for name, served in call.server.served.items() if served.batcher.stuck > limit]
     body = {"status": "stuck" if stuck else "ok", **({"pipelines": stuck} if stuck else {})}
     return Reply(msgspec.json.encode(body), status=503 if stuck else 200)
 

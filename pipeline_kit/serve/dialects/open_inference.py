@@ -133,6 +133,8 @@ async def infer(call: Call) -> Any:
         if one.name not in outputs:
             message = f"there is no output '{for_message(one.name, 60)}'; there are: {', '.join(outputs)}"
             raise Refused(422, message, param=f"$.outputs[{place}].name")
+    if len({one.name for one in body.outputs or ()}) < len(body.outputs or ()):
+        raise Refused(422, "an output is asked for twice; name each one once", param="$.outputs")
     examples = _examples(body.inputs, tail, call.pipeline)
     options = {key: value for key, value in settings.items() if key in call.pipeline.parameters and value is not None}
     results = await call.results(examples, options)

@@ -222,8 +222,14 @@ async def answered(call: Call, examples: Sequence[Example], most: int | None, *,
     head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid4().hex}", "created": int(time.time())}
     head |= {"object": f"{name}.chunk" if chat and call.body.stream else name, "model": call.pipeline.name}
     if call.body.stream:
+        call.pipeline.check_limit(len(examples))
         return Reply(events(call, head, examples, asked, chat=chat), "text/event-stream")
-    found = await asyncio.gather(*(call.results(examples, {**options, "details": True}) for options in asked))
+    tasks = [asyncio.create_task(call.results(examples, {**options, "details": True})) for options in asked]
+    try:
+        found = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # where one was refused, nobody waits for the others
+            task.cancel()
     choices: list[Any] = []
     for result in (several[place] for place in range(len(examples)) for several in found):
         message = {"role": "assistant", "content": result["text"], "refusal": None}
