@@ -37,12 +37,23 @@ _UNSUPPORTED = {
 }
 
 
+class _Once(argparse.Action):
+    """Refuse a second value, which argparse puts in the place of the first without a word."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        if before is not None:
+            both = " and ".join(for_message(value, 80) for value in (before, values))
+            raise UsageError(f"{flag} {both}: one config is the start; name the other in its defaults")
+        setattr(namespace, self.dest, values)
+
+
 def add_selection_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--config-dir``, ``--config-name``, ``--config``, ``--plugin``, ``-m`` and Hydra's other flags."""
     group = parser.add_argument_group(
         "config", "OVERRIDE is key=value, such as padding=longest or tokenizer.max_length=64"
     )
-    group.add_argument("--config", metavar="FILE", action="append", help="start from this YAML file")
+    group.add_argument("--config", metavar="FILE", action=_Once, help="start from this YAML file")
     group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
     group.add_argument("--help-config", action="help", help="show the flags for folders, plugins and the config itself")
     group = parser.add_argument_group(
@@ -105,11 +116,7 @@ class Selection:
                 raise UsageError("--config and --config-name both name the config to start from; pass one")
             from pipeline_kit.compose.compose import config_file
 
-            first, *others = args.config
-            if others:
-                both = " and ".join(for_message(file, 80) for file in (first, others[0]))
-                raise UsageError(f"--config {both}: one config is the start; name the other in its defaults")
-            path = config_file(first)
+            path = config_file(args.config)
             folders, name = [str(path.parent), *folders], path.stem
         for before, word, after in zip(["", *args.words], args.words, [*args.words[1:], ""], strict=False):
             if "=" not in word and not word.startswith("~"):

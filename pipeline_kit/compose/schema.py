@@ -207,15 +207,15 @@ def parse_config(data: Mapping[str, Any], registry: Registry, faults: list[Fault
     """
     if data.get("steps"):
         return _parse_steps(data, registry, faults)
-    if not any(isinstance(node := data.get(kind), Mapping) and "name" in node for kind in KINDS):
-        problem = "the config chooses no stages, and starts from no other that does."
-        raise ConfigError([*faults, Fault("defaults", problem, hint="begin it with: defaults: [config, _self_]")])
     for key in data:
         if key not in GROUPS:
             group, _, rest = str(key).partition(".")
             hint = f"write it nested: {group}: {{{for_message(rest, 80)}: ...}}" if rest and group in GROUPS else None
             known = () if hint else GROUPS
             faults.append(Fault(for_message(str(key), 80), "unknown option.", known, closest_match(key, known), hint))
+    if not any(isinstance(node := data.get(kind), Mapping) and "name" in node for kind in KINDS):
+        problem = "the config chooses no stages, and starts from no other that does."
+        raise ConfigError([*faults, Fault("defaults", problem, hint="begin it with: defaults: [config, _self_]")])
     parts, policies = _policies(data, registry, faults)
     for kind in KINDS:
         parts[kind] = _stage(kind, data.get(kind), registry, faults)

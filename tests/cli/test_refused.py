@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from harness import cli
 
+import pipeline_kit.compose.python  # noqa: F401  it would keep the build of a test that is the first to import it
+
 ROWS = '{"text": "a", "label": "POSITIVE"}\n'
 USAGE = {
     "": "usage: pipeline-kit",
