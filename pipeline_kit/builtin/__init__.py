@@ -75,6 +75,12 @@ FORMATS: tuple[tuple[str, str, str, str], ...] = (
     ("output_format", "parquet", "write.parquet:Parquet", "typed columns, through pyarrow"),
 )
 
+_OF_REQUESTS = (
+    *("max_new_tokens", "do_sample", "seed", "temperature", "top_k", "top_p", "min_p"),
+    *("stop_strings", "repetition_penalty"),
+)
+"""The options of ``model.generation`` that a request may set."""
+
 _WRITES: dict[str, Any] = {
     "postprocessor": "generated_text",
     "target": "generation:GeneratedText",
@@ -84,8 +90,7 @@ _WRITES: dict[str, Any] = {
     "model": "generate",
     "evaluator": "generation:TextEvaluator",
     "parameters": (
-        *(f"model.generation.{name}" for name in ("max_new_tokens", "do_sample", "seed", "temperature", "top_k")),
-        *(f"model.generation.{name}" for name in ("top_p", "min_p", "stop_strings", "repetition_penalty")),
+        *(f"model.generation.{name}" for name in _OF_REQUESTS),
         "postprocessor.full_text",
         "postprocessor.details",
     ),

@@ -37,7 +37,7 @@ _UNSUPPORTED = {
 }
 
 
-class _Once(argparse.Action):
+class _OneConfig(argparse.Action):
     """Refuse a second value, which argparse puts in the place of the first without a word."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
@@ -53,7 +53,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "config", "OVERRIDE is key=value, such as padding=longest or tokenizer.max_length=64"
     )
-    group.add_argument("--config", metavar="FILE", action=_Once, help="start from this YAML file")
+    group.add_argument("--config", metavar="FILE", action=_OneConfig, help="start from this YAML file")
     group.add_argument("--multirun", "-m", action="store_true", help="run every combination of a=1,2 b=x,y")
     group.add_argument("--help-config", action="help", help="show the flags for folders, plugins and the config itself")
     group = parser.add_argument_group(
@@ -121,7 +121,11 @@ class Selection:
         for before, word, after in zip(["", *args.words], args.words, [*args.words[1:], ""], strict=False):
             if "=" not in word and not word.startswith("~"):
                 apart = before.endswith("=") or after.startswith("=")
-                raise UsageError("write KEY=VALUE without spaces around the =") if apart else _stray(word)
+                if apart:
+                    raise UsageError(
+                        f"'{for_message(word, 80)}' stands apart from its =; write KEY=VALUE without spaces"
+                    )
+                raise _stray(word)
         words, plugins = tuple(args.words), tuple(args.plugin)
         return cls(words, tuple(folders), name or "config", plugins, args.multirun, tuple(_flag_overrides(args)))
 

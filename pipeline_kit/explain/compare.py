@@ -25,7 +25,7 @@ DIFFERS = "≠"
 _NUMBERS = 12
 """Numbers of a tensor's row that are set side by side."""
 
-_MOST_LIKE = 20_000
+_MOST_EQUAL_PAIRS = 20_000
 """Pairs of tokens with the same text that are all looked at: four times those of a usual text of 512 tokens."""
 
 
@@ -53,8 +53,8 @@ def token_pairs(first: SequenceTrace | None, second: SequenceTrace | None) -> li
     right = () if second is None else second.tokens
     texts, others = [token.text for token in left], [token.text for token in right]
     counts = Counter(others)
-    # Of a word that is said over and over each place is like every other: looking at them all takes cubic time.
-    matcher = SequenceMatcher(None, texts, others, autojunk=sum(counts[text] for text in texts) > _MOST_LIKE)
+    # Looking at every place of a word that repeats hundreds of times takes cubic time.
+    matcher = SequenceMatcher(None, texts, others, autojunk=sum(counts[text] for text in texts) > _MOST_EQUAL_PAIRS)
     found: list[TokenPair] = []
     for _, left_start, left_end, right_start, right_end in matcher.get_opcodes():
         for step in range(max(left_end - left_start, right_end - right_start)):

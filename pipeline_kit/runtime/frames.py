@@ -76,7 +76,7 @@ def rows_of(inputs: Any, takes: Sequence[str], fields: Fields = None) -> Iterabl
 
     :raises ExampleError: if it is neither.
     :raises UsageError: if it is a frame without the task's fields, see :func:`frame_rows`; or `fields` are named for
-        what is no frame.
+        anything but a frame.
     """
     one = is_example(inputs)
     if not one and is_frame(inputs):

@@ -173,7 +173,7 @@ class _Protocol(HttpToolsProtocol):
         self._held += len(data)
         super().data_received(data)
         if self._held > MOST_HEADER_BYTES:
-            if self._timer is not None:  # it is no trailer behind a body, which has an answer of its own
+            if self._timer is not None:  # after a trailer the answer to its request may have begun
                 self.transport.write(_TOO_LARGE)
             self.transport.close()
 

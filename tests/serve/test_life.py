@@ -189,7 +189,7 @@ def test_headers_and_bodies_that_drip_or_do_not_end_are_cut_off(tmp_path: Path) 
                 received = b"".join(iter(lambda: slow.recv(4096), b""))
                 assert received.startswith(answer)
                 assert bool(received) == bool(answer)
-        assert post(f"{url}/run", {"inputs": "a" * 2**18}).status_code == 200, "a body is no header"
+        assert post(f"{url}/run", {"inputs": "a" * 2**18}).status_code == 200, "the limit is for headers alone"
         idle = [socket.create_connection((host, int(port))) for _ in range(5)]
         with socket.create_connection((host, int(port))) as more:
             assert more.recv(4096).startswith(b"HTTP/1.1 503")

@@ -392,7 +392,7 @@ def reader_of(format: Format) -> Callable[[BinaryIO], LineReader]:
     if format not in READERS:
         known = (*FORMATS, *PLUGGED)
         raise UsageError(
-            f"there is no input format '{for_message(format, 40)}'; there are: {', '.join(known)}."
+            f"the input format '{for_message(format, 40)}' is not known; there are: {', '.join(known)}."
             + did_you_mean(format, known)
         )
     return READERS[format]

@@ -106,7 +106,7 @@ def test_a_field_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
             r"the column 'caf\\udce9' is not UTF-8.*: iconv -f ISO-8859-1",
         ),
         ("a.jsonl", "PAR1\x15\x04\n", {}, "a.jsonl: is Parquet, not lines of text; .*input.format=parquet"),
-        ("a.csv", "text\n", {"format": "josnl"}, r"no input format 'josnl'; .* Did you mean 'jsonl'\?"),
+        ("a.csv", "text\n", {"format": "josnl"}, r"the input format 'josnl' is not known; .* Did you mean 'jsonl'\?"),
         ("a.jsonl", '{"body": "x"}\n', {}, "a.jsonl: in the first 1,000 rows 'text' is missing; there are: body"),
         ("a.jsonl", '{"text": "x"}\n', {"carry": ["label"]}, "'label' of input.carry is missing; there are: text"),
         ("a.jsonl", '"x"\n', {"id": "key"}, "'key' of input.id is missing; there are: none"),
