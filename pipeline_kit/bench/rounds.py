@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from pipeline_kit.bench.sides import BenchSide, TextBatch, use_threads
+from pipeline_kit.bench.sides import BenchSide, TextBatch
 from pipeline_kit.contract.types import Device, Example
 from pipeline_kit.errors import RowError, RowFailure
+from pipeline_kit.runtime.device import prepare_process
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -125,7 +126,7 @@ def warm_up(
         failures: dict[int, RowFailure] = {}
         timings = []
         for side in sides:
-            use_threads(side.device)
+            prepare_process(side.device)
             with watch(side.device) as peak:
                 work = side.warm_up(examples)
             timings.append(Timing(work, peaks=[peak]))
@@ -159,7 +160,7 @@ def alternate(
         orders.append(turns(len(sides), len(orders)))
         for place in orders[-1]:
             side = sides[place]
-            use_threads(side.device)
+            prepare_process(side.device)
             gc.collect()  # no side pays for the rubbish of the one before
             with watch(side.device) as peak:
                 start = clock()
@@ -182,7 +183,7 @@ def latencies(
     order = list(range(len(examples)))
     Random(0).shuffle(order)  # noqa: S311 - so that short and long texts come by turns
     for side in sides:
-        use_threads(side.device)
+        prepare_process(side.device)
         for place in order[:_SINGLE_WARM_UPS]:
             side.run_one(examples[place])
     gc.collect()
@@ -190,7 +191,7 @@ def latencies(
     for number in range(most):
         example = examples[order[number % len(order)]]
         for place in turns(len(sides), number):
-            use_threads(sides[place].device)
+            prepare_process(sides[place].device)
             start = clock()
             sides[place].run_one(example)
             timings[place].single.append(clock() - start)

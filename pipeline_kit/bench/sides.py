@@ -106,11 +106,3 @@ class PipelineSide(BenchSide):
     @property
     def description(self) -> Mapping[str, Any]:
         return self.pipeline.description
-
-
-def use_threads(device: Device) -> None:
-    """Set torch's number of threads to that of a side's config: it is one number for the whole process."""
-    import torch
-
-    if torch.get_num_threads() != device.threads:
-        torch.set_num_threads(device.threads)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from pipeline_kit.bench.rounds import Clock, Timing, alternate, warm_up
-from pipeline_kit.bench.sides import BenchSide, TextBatch, use_threads
+from pipeline_kit.bench.sides import BenchSide, TextBatch
 from pipeline_kit.contract.types import Example
 from pipeline_kit.errors import RowFailure, StageError, for_message
 from pipeline_kit.evaluate.likeness import compare_results, is_varied
+from pipeline_kit.runtime.device import prepare_process
 from pipeline_kit.tune.space import Candidate, SearchSpace, reason_of
 from pipeline_kit.tune.trial import AccuracyLimits, Trial
 
@@ -146,7 +147,7 @@ class Search:
             if trial.candidate.config is None:
                 raise StageError(str(trial.candidate.problem))
             # device.threads=null leaves torch's own number, which the candidate before may have changed.
-            use_threads(self._side.device)
+            prepare_process(self._side.device)
             return self._open(trial.candidate)
         except Exception as error:
             trial.problem = reason_of(error)
@@ -157,7 +158,7 @@ class Search:
         side = self._loaded(trial)
         if side is not None:
             try:
-                use_threads(side.device)
+                prepare_process(side.device)
                 self._judge(trial, side, side.warm_up(self.examples))
             except Exception as error:  # see _time
                 trial.problem = reason_of(error)

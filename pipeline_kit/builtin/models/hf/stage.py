@@ -32,6 +32,7 @@ from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.gradients import Differentiable
 from pipeline_kit.contract.stages import Model, Panel, StageContext
 from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
+from pipeline_kit.runtime.device import prepare_process
 
 
 @final
@@ -49,7 +50,7 @@ class HfModel(Model):
     All of them are what the checkpoint returns for each row alone, whatever its batch. ``masked-lm`` returns those of
     the batch's wanted tokens alone where its head reads each token by itself, which is tried out at load.
 
-    Building it sets torch's number of CPU threads to the device's.
+    Building it prepares the process for the device, see :func:`pipeline_kit.runtime.device.prepare_process`.
     """
 
     deterministic = True
@@ -64,8 +65,7 @@ class HfModel(Model):
         self._head = config.head or context.head
         check_head_name(self._head)
         device = context.device
-        if torch.get_num_threads() != device.threads:
-            torch.set_num_threads(device.threads)
+        prepare_process(device)
         self._network = load_network(context.checkpoint, device, self._head, config.attn_implementation)
         self._takes = inputs_of(self._network)
         settings = self._network.config

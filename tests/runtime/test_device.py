@@ -1,0 +1,41 @@
+"""What a model sets for the whole process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# How much glibc keeps by itself moves with what was freed before, so that the program first has it keep nothing.
+BATCHES = """
+import ctypes
+import resource
+import torch
+from pipeline_kit.contract.types import Device
+from pipeline_kit.runtime.device import prepare_process
+
+def pages_cleared():
+    found = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            wide = torch.ones(1024, 3072)
+            torch.nn.functional.gelu(wide)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(found)
+
+ctypes.CDLL(None).mallopt(-3, 128 * 1024)
+before = pages_cleared()
+prepare_process(Device("cpu", "float32", 1))
+print(before, pages_cleared())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other rules")
+def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
+    done = subprocess.run([sys.executable, "-c", BATCHES], check=True, capture_output=True, text=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 1000  # else this shows nothing
+    assert after < 100
