@@ -41,6 +41,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _TORCH = find_spec("torch") is not None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Let a stage that is built alone have one thread, as `Device` says: tiny tensors gain nothing from more."""
+    if _TORCH:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 _NEEDS_TORCH = re.compile(r"^(?:import|from) (?:torch|transformers|pipeline_kit\.testing|model_helpers|parity)", re.M)
 
 

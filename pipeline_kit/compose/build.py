@@ -38,7 +38,7 @@ from pipeline_kit.errors import (
 from pipeline_kit.explain.record import explain, explain_steps
 from pipeline_kit.runtime.batching import BatchingPolicy
 from pipeline_kit.runtime.calls import StageCalls, no_exit
-from pipeline_kit.runtime.device import emulated
+from pipeline_kit.runtime.device import emulated, prepare_process
 from pipeline_kit.runtime.padding import PaddingPolicy
 from pipeline_kit.runtime.pipeline import Pipeline, Recipe
 from pipeline_kit.runtime.steps import Step, StepPipeline
@@ -102,6 +102,7 @@ def _build(config: PipelineConfig, plugins: Sequence[str], models: BuiltModels) 
     made_of = (config.model, config.tokenizer, replace(alone, overflow="truncate", pair_names=PAIR))
     model = next((model for known, model in models if known == made_of), None)
     if model is None:
+        prepare_process(device)
         with _reading(checkpoint, config.model):
             model = model_class(config.model.options, context)
         models.append((made_of, model))

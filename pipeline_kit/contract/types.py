@@ -130,7 +130,7 @@ class Device:
 
     :param name: as torch names it: ``cpu``, ``cuda:0``, ``mps``.
     :param dtype: the torch dtype's name, ``float32``, ``bfloat16`` or ``float16``.
-    :param threads: CPU threads that one operator may use.
+    :param threads: CPU threads that one operator may use; torch has this number already when a model is built.
     """
 
     name: str = "cpu"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from harness import checkpoint
 
 import pipeline_kit as pk
@@ -118,6 +120,36 @@ def test_a_stage_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(RegistryError, match="is not a Model"):
         pk.load(f"checkpoint.path='{BERT}'", "model=wrong", plugins=[str(tmp_path / "wrong.py")])
+
+
+COUNTING = """
+import torch
+from pipeline_kit.testing.kit import TinyModelConfig
+from pipeline_kit.testing.stages import TinyModel
+
+class Counting(TinyModel):
+    def __init__(self, config, context):
+        super().__init__(config, context)
+        self.threads = torch.get_num_threads()
+
+def register(registry):
+    registry.model("counting", f"{__name__}:Counting", TinyModelConfig)
+"""
+
+
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_a_plugins_model_finds_the_process_prepared(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    overrides = (f"checkpoint.path='{BERT}'", "task=feature-extraction", "model=counting", "device=cpu")
+    pipe = pk.load(*overrides, "device.threads=3", plugins=[str(tmp_path / "counting.py")])
+    assert vars(pipe.model)["threads"] == 3
 
 
 def test_types_of_the_public_call() -> None:

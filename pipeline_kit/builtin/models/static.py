@@ -16,7 +16,6 @@ from pipeline_kit.builtin.models.options import StaticModelConfig
 from pipeline_kit.contract.stages import Model, StageContext
 from pipeline_kit.contract.types import Checkpoint, ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import CheckpointError, for_message
-from pipeline_kit.runtime.device import prepare_process
 
 EMBEDDINGS, HEAD, BIAS = "embeddings.weight", "classifier.weight", "classifier.bias"
 
@@ -31,8 +30,6 @@ class StaticModel(Model):
 
     ``sequence-classification`` returns ``logits [B, L]``: the head on the mean of a row's token vectors,
     padding left out. ``base`` returns those vectors, ``last_hidden_state [B, T, H]``.
-
-    Building it prepares the process for the device, see :func:`pipeline_kit.runtime.device.prepare_process`.
     """
 
     deterministic = True
@@ -46,7 +43,6 @@ class StaticModel(Model):
         self._head = config.head or context.head
         check_head_name(self._head, ("base", "sequence-classification"))
         device = context.device
-        prepare_process(device)
         self._tolerance = TOLERANCES[device.dtype]
         names = [EMBEDDINGS] if self._head == "base" else [EMBEDDINGS, HEAD, BIAS]
         self._seen: list[tuple[str, torch.Tensor]] | None = None

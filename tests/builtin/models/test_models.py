@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,14 +39,6 @@ BASES: tuple[tuple[str, tuple[Side, ...]], ...] = (
     *((name, ()) for name in ("convbert", "fnet")),
 )
 """Architectures whose last hidden states are compared, and the sides on which they may be padded."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from more."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("architecture", "sides"), BASES)
@@ -102,16 +93,6 @@ def test_half_precision(dtype: str, torch_dtype: torch.dtype) -> None:
     assert largest_difference(rows_of(model, batch_of(ROWS)), expected) <= model.tolerance
     assert load(checkpoint("gpt2"), dtype=dtype).safe_padding_sides == {"right", "left"}
     assert load(checkpoint("convbert"), dtype=dtype).safe_padding_sides == frozenset()
-
-
-def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    now = torch.get_num_threads()
-    context = checkpoint_of(checkpoint())
-    HfModel(HfModelConfig(), StageContext(context, Device(threads=now), HEAD))
-    HfModel(HfModelConfig(), StageContext(context, Device(threads=now + 1), HEAD))
-    assert asked == [now + 1]
 
 
 def test_attention_kernels() -> None:

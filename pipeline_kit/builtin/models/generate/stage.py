@@ -34,7 +34,6 @@ from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.stages import Model, Panel, StageContext
 from pipeline_kit.contract.types import Encoding, ModelOutput, Side, TokenBatch
 from pipeline_kit.errors import UsageError
-from pipeline_kit.runtime.device import prepare_process
 from pipeline_kit.runtime.padding import PaddingPolicy, collate
 
 CAUSAL = "causal-lm"
@@ -52,8 +51,6 @@ class GenerateModel(Model):
 
     A row's ids are the same alone and in any batch, unless ``quantization=int8`` rounds by the range in the batch.
     Greedy and beam search see no other row; draws come from a generator for each row, seeded by its ids and ``seed``.
-
-    Building it prepares the process for the device, see :func:`pipeline_kit.runtime.device.prepare_process`.
     """
 
     deterministic = True  # what is drawn depends on the row's ids and the seed alone
@@ -67,7 +64,6 @@ class GenerateModel(Model):
         head = config.head or context.head
         check_head_name(head, GENERATION_HEADS)
         device = context.device
-        prepare_process(device)
         self._causal = head == CAUSAL
         settings = settle(config.generation, context, self._causal)  # what is wrong is seen before the weights are read
         self._network = load_network(context.checkpoint, device, head, config.attn_implementation)

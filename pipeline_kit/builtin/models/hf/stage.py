@@ -32,7 +32,6 @@ from pipeline_kit.builtin.quiet import quiet
 from pipeline_kit.contract.gradients import Differentiable
 from pipeline_kit.contract.stages import Model, Panel, StageContext
 from pipeline_kit.contract.types import ModelOutput, Side, TokenBatch
-from pipeline_kit.runtime.device import prepare_process
 
 
 @final
@@ -49,8 +48,6 @@ class HfModel(Model):
 
     All of them are what the checkpoint returns for each row alone, whatever its batch. ``masked-lm`` returns those of
     the batch's wanted tokens alone where its head reads each token by itself, which is tried out at load.
-
-    Building it prepares the process for the device, see :func:`pipeline_kit.runtime.device.prepare_process`.
     """
 
     deterministic = True
@@ -65,7 +62,6 @@ class HfModel(Model):
         self._head = config.head or context.head
         check_head_name(self._head)
         device = context.device
-        prepare_process(device)
         self._network = load_network(context.checkpoint, device, self._head, config.attn_implementation)
         self._takes = inputs_of(self._network)
         settings = self._network.config
