@@ -184,9 +184,7 @@ _SETTINGS = {
     # Intel's MKL multiplies layers that are not packed. STRICT makes it add in one order on any number of threads, so
     # that workers write the bytes of one process; see "Conditional Numerical Reproducibility" in its developer guide.
     "MKL_CBWR": "AUTO,STRICT",
-    # oneDNN, and torch's layer over it, keep what they compile for each size of a batch, 1,024 at the most: some
-    # hundred MB after a million rows. A job meets sizes in no order, so few of them serve as well: measured, 64 cost
-    # no time in batches. (One text at a time they do, which is why nothing is set outside of jobs.)
+    # See prepare_process, whose 256 are for one text at a time: a job has batches.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }

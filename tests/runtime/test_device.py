@@ -1,4 +1,4 @@
-"""What a model sets for the whole process."""
+"""What is set for the whole process before a model is built."""
 
 from __future__ import annotations
 
@@ -39,3 +39,31 @@ def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
     before, after = map(int, done.stdout.split())
     assert before > 1000  # else this shows nothing
     assert after < 100
+
+
+SIZES = """
+import resource
+import torch
+from pipeline_kit.builtin.models.hf.linears import PackedLinear
+from pipeline_kit.contract.types import Device
+from pipeline_kit.runtime.device import prepare_process
+
+prepare_process(Device("cpu", "float32", 1))
+layer = PackedLinear(torch.nn.Linear(312, 1200))
+
+def growth(sizes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.inference_mode():
+        for size in sizes:
+            layer(torch.ones(size, 312))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+growth([1000])
+print(growth(range(600, 300, -1)), growth(range(300, 0, -1)))  # downwards, so that freed memory is used again
+"""
+
+
+def test_what_is_compiled_for_sizes_of_batches_is_bounded() -> None:
+    done = subprocess.run([sys.executable, "-c", SIZES], check=True, capture_output=True, text=True)
+    first, others = map(int, done.stdout.split())
+    assert others < first / 2

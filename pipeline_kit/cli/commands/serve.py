@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 TAKES_WORDS = OVERRIDES
 MOST_PIPELINES = 32
-MOST_COMPILED = "256"
-"""For how many sizes of a batch oneDNN keeps what it compiles, 1,024 by itself; a server meets all sizes in time."""
 
 EPILOG = """\
 examples:
@@ -65,8 +62,6 @@ def execute(args: argparse.Namespace) -> int:
     config = next(iter(configs.values())).serve
     with listen(config) as port:
         _share_threads(configs)
-        for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-            os.environ.setdefault(name, MOST_COMPILED)
         pipelines = {}
         with no_collection():
             for name, own in configs.items():
