@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other rules")
+
 # How much glibc keeps by itself moves with what was freed before, so that the program first has it keep nothing.
 BATCHES = """
 import ctypes
@@ -33,7 +35,7 @@ print(before, pages_cleared())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other rules")
+@GLIBC
 def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
     done = subprocess.run([sys.executable, "-c", BATCHES], check=True, capture_output=True, text=True)
     before, after = map(int, done.stdout.split())
@@ -42,7 +44,7 @@ def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
 
 
 SIZES = """
-import resource
+import psutil
 import torch
 from pipeline_kit.builtin.models.hf.linears import PackedLinear
 from pipeline_kit.contract.types import Device
@@ -52,17 +54,18 @@ prepare_process(Device("cpu", "float32", 1))
 layer = PackedLinear(torch.nn.Linear(312, 1200))
 
 def growth(sizes):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss
     with torch.inference_mode():
         for size in sizes:
             layer(torch.ones(size, 312))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return psutil.Process().memory_info().rss - before
 
 growth([1000])
 print(growth(range(600, 300, -1)), growth(range(300, 0, -1)))  # downwards, so that freed memory is used again
 """
 
 
+@GLIBC
 def test_what_is_compiled_for_sizes_of_batches_is_bounded() -> None:
     done = subprocess.run([sys.executable, "-c", SIZES], check=True, capture_output=True, text=True)
     first, others = map(int, done.stdout.split())
