@@ -59,8 +59,9 @@ def prepare_process(device: Device) -> None:
     By itself glibc returns the memory of a batch's activations after each batch. The next batch then waits for the
     system to clear the same pages again, for a tenth of its time. Up to 256 MiB of freed memory are kept instead.
 
-    256 compiled sizes are the widths of texts that come one at a time. Batches have more sizes, and are as fast with
-    64 as with 1,024. The libraries read the variables when they first compute; what a user has set is left alone.
+    oneDNN compiles each product anew for each number of tokens. 256 kept ones are enough for some fifty lengths of
+    single texts; batches were as fast with 64 as with 1,024. The libraries read the variables when they first compute.
+    What a user has set is left alone.
     """
     import torch
 
